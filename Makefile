@@ -1,0 +1,78 @@
+# `make demo` and `make test` do all their own set-up, in .venv beside this file.
+#   PYTHON  interpreter to build .venv with (3.11 or newer; found when not given)
+#   OUT     folder of the demo's results
+#   ARGS    further arguments of scalebrain demo or pytest
+
+OUT ?= demo-out
+ARGS ?=
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+NEEDS = pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup-dev lint constraints clean
+
+help:
+	@echo "make demo       simulate a cohort, run the whole study on it, write $(OUT)/report.html"
+	@echo "make test       run the tests"
+	@echo "make lint       ruff, mypy, numpydoc, codespell, import contracts"
+	@echo "make clean      remove .venv and the caches"
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/scalebrain demo $(OUT) $(ARGS)
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+setup-dev: $(VENV)/.ready-dev
+
+lint: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/numpydoc lint $$(find scalebrain -name '*.py' | sort)
+	$(VENV)/bin/codespell
+	$(VENV)/bin/lint-imports --no-logo
+
+$(VENV)/.ready: $(VENV)/bin/python $(NEEDS)
+	$(PIP) install -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/bin/python $(NEEDS)
+	$(PIP) install -c constraints.txt -e ".[test,dev]"
+	@touch $(VENV)/.ready $@
+
+# Some systems ship Python without ensurepip: there the interpreter's own pip fills .venv.
+$(VENV)/bin/python:
+	@set -e; \
+	for python in $(PYTHON) $(if $(PYTHON),,python3.11 python3 python3.12 python3.13 python); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    found=$$python; break; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "scalebrain needs Python 3.11 or newer; found none as $(or $(PYTHON),python3.11 or python3)." >&2; \
+	  echo "Install it, or name it: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	echo "setting up $(VENV) with $$found ($$($$found -V))"; \
+	$$found -m venv $(VENV) >/dev/null 2>&1 || { \
+	  $$found -m venv --clear --without-pip $(VENV) && \
+	  $$found -m pip --python $(VENV)/bin/python install pip; \
+	} || { \
+	  rm -rf $(VENV); \
+	  echo "could not create $(VENV): $$found needs its venv module and pip." >&2; \
+	  exit 1; \
+	}
+
+# What the tests run with: a fresh environment from pyproject.toml, frozen. torch is
+# named exactly, without the local version that some indexes put behind it.
+constraints:
+	rm -rf $(VENV)-freeze
+	$(MAKE) VENV=$(VENV)-freeze $(VENV)-freeze/bin/python
+	$(VENV)-freeze/bin/python -m pip install torch==2.13.0 -e ".[test,dev]"
+	$(VENV)-freeze/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	rm -rf $(VENV)-freeze
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

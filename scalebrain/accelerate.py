@@ -1,0 +1,56 @@
+"""The only place that names a numba decorator."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+__all__ = ["inner_kernel", "kernel"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_compiling = threading.RLock()
+
+
+def kernel(*signatures: str) -> Callable[[F], F]:
+    """Compile a NumPy kernel for explicit `signatures`, without the GIL.
+
+    Compilation happens at the first call, so importing a kernel costs nothing. The
+    machine-code cache is off: a cache on a disk that workers share has crashed in the
+    field. Kernels are never ``parallel=True``: Dask owns the threads.
+
+    Parameters
+    ----------
+    *signatures
+        numba signatures, e.g. ``"void(float32[::1], float64[::1])"``.
+
+    Returns
+    -------
+    callable
+        Decorator that replaces the function by its compiled twin.
+    """
+
+    def decorate(function: F) -> F:
+        compiled: list[Any] = []
+
+        def call(*args: Any) -> Any:
+            if not compiled:
+                with _compiling:
+                    if not compiled:
+                        compiled.append(
+                            numba.njit(list(signatures), nogil=True, error_model="numpy")(function)
+                        )
+            return compiled[0](*args)
+
+        call.__name__ = function.__name__
+        call.__qualname__ = function.__qualname__
+        call.__doc__ = function.__doc__
+        call.__module__ = function.__module__
+        return cast(F, call)
+
+    return decorate
+
+
+def inner_kernel(function: F) -> F:
+    """Compile a function that only other kernels call."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy")(function))

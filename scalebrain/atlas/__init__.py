@@ -1,0 +1,1 @@
+"""Where things are: template space, parcels, nodes, regions, tracts."""

@@ -1,0 +1,208 @@
+"""Template space: the grid, the template tissue maps and the brain mask.
+
+The space is MNI152NLin2009aSym, as shipped by nilearn: 1 mm, 197 x 233 x 189 voxels, with
+an exactly left/right symmetric brain mask. Any other grid in the same space is served by
+resampling along the affine.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from scalebrain.errors import GeometryError
+
+__all__ = ["SPACE", "Grid", "resample", "template", "template_grid", "template_hash"]
+
+#: BIDS name of the template space.
+SPACE = "MNI152NLin2009aSym"
+
+TemplateName = Literal["t1", "gm", "wm", "mask"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Shape and affine of an image.
+
+    Parameters
+    ----------
+    shape
+        Number of voxels along the three axes.
+    affine
+        Row-major 4 x 4 affine from voxel indices to mm, as 16 numbers.
+    """
+
+    shape: tuple[int, int, int]
+    affine: tuple[float, ...] = field(repr=False)
+
+    @classmethod
+    def from_matrix(cls, shape: tuple[int, ...], affine: npt.ArrayLike) -> "Grid":
+        """Make a grid from a shape and a 4 x 4 matrix."""
+        matrix = np.asarray(affine, dtype=np.float64)
+        if len(shape) != 3 or matrix.shape != (4, 4):
+            raise GeometryError(
+                f"A grid needs three axes and a 4 x 4 affine; got shape {tuple(shape)} and "
+                f"an affine of shape {matrix.shape}."
+            )
+        return cls(
+            (int(shape[0]), int(shape[1]), int(shape[2])), tuple(float(v) for v in matrix.ravel())
+        )
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float64]:
+        """The affine as a 4 x 4 matrix."""
+        return np.array(self.affine, dtype=np.float64).reshape(4, 4)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of a voxel in mm3: the absolute determinant of the affine."""
+        return float(abs(np.linalg.det(self.matrix[:3, :3])))
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return int(np.prod(self.shape))
+
+    def coordinates(self, indices: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Millimeter coordinates (n, 3) of C-order flat voxel indices (n,)."""
+        ijk = np.stack(np.unravel_index(indices, self.shape), axis=1).astype(np.float64)
+        return ijk @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+
+    def difference(self, other: "Grid") -> str:
+        """Say in words how another grid differs; empty when it is the same to 1e-3 mm."""
+        if self.shape != other.shape:
+            return f"shape {other.shape}, expected {self.shape}"
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1)
+        corners = np.vstack([corners, np.ones(corners.shape[1])])
+        residual = np.abs((self.matrix - other.matrix) @ corners)[:3].max()
+        if residual > 1e-3:
+            return f"an affine that moves voxels by up to {residual:.3g} mm"
+        return ""
+
+
+def template_grid(resolution: float = 1.0) -> Grid:
+    """Grid of the template at a resolution.
+
+    Parameters
+    ----------
+    resolution
+        Edge of a voxel in mm, at least 1.
+
+    Returns
+    -------
+    Grid
+        RAS+ grid that covers the 1 mm template, with the same first voxel center.
+
+    Raises
+    ------
+    GeometryError
+        When `resolution` is below 1 mm.
+    """
+    if not resolution >= 1:
+        raise GeometryError(
+            f"The template is at 1 mm; got a resolution of {resolution} mm. Use 1 mm or more."
+        )
+    base = _base("mask")[1]
+    shape = tuple(int(np.ceil((n - 1) / resolution - 1e-9)) + 1 for n in base.shape)
+    matrix = np.diag([resolution, resolution, resolution, 1.0])
+    matrix[:3, 3] = base.matrix[:3, 3]
+    return Grid.from_matrix(shape, matrix)
+
+
+@functools.lru_cache(maxsize=4)
+def _base(name: TemplateName) -> tuple[npt.NDArray[np.float32], Grid]:
+    """Template at 1 mm with its grid."""
+    from nilearn import datasets
+
+    loaders = {
+        "t1": datasets.load_mni152_template,
+        "gm": datasets.load_mni152_gm_template,
+        "wm": datasets.load_mni152_wm_template,
+        "mask": datasets.load_mni152_brain_mask,
+    }
+    image = loaders[name](resolution=1)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    data.flags.writeable = False
+    return data, Grid.from_matrix(data.shape, image.affine)
+
+
+@functools.cache
+def template_hash() -> str:
+    """SHA-256 of the 1 mm template maps, to tell versions of the template apart."""
+    digest = hashlib.sha256()
+    for name in ("t1", "gm", "wm", "mask"):
+        data, grid = _base(name)
+        digest.update(np.asarray(grid.affine).tobytes())
+        digest.update(np.ascontiguousarray(data).tobytes())
+    return digest.hexdigest()
+
+
+def resample(
+    data: npt.NDArray[np.generic],
+    source: Grid,
+    target: Grid,
+    *,
+    order: Literal[0, 1] = 1,
+) -> npt.NDArray[np.generic]:
+    """Resample an image along the affines; zero outside the source.
+
+    Parameters
+    ----------
+    data
+        Image on `source`.
+    source, target
+        Grids.
+    order
+        0 nearest neighbor (labels and masks), 1 linear.
+
+    Returns
+    -------
+    ndarray
+        Image on `target`, of the dtype of `data`.
+    """
+    if not source.difference(target):
+        return np.array(data)
+    to_source = np.linalg.inv(source.matrix) @ target.matrix
+    # round off the noise of the inverse, so that integer offsets hit voxels exactly
+    to_source = np.round(to_source, 9)
+    return np.asarray(
+        ndimage.affine_transform(
+            data,
+            to_source[:3, :3],
+            to_source[:3, 3],
+            output_shape=target.shape,
+            order=order,
+            mode="constant",
+            cval=0,
+        )
+    )
+
+
+def template(name: TemplateName, grid: Grid) -> npt.NDArray[np.float32]:
+    """Template map on a grid.
+
+    Parameters
+    ----------
+    name
+        ``t1`` (intensity, brain only, 0-1), ``gm`` and ``wm`` (tissue probabilities) or
+        ``mask`` (bool).
+    grid
+        Grid of the result.
+
+    Returns
+    -------
+    ndarray
+        float32 (bool for ``mask``) of shape ``grid.shape``.
+
+    References
+    ----------
+    Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033
+    """
+    data, base = _base(name)
+    if name == "mask":
+        return np.asarray(resample(data, base, grid, order=0)) > 0
+    return np.asarray(resample(data, base, grid, order=1), dtype=np.float32)

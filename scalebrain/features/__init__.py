@@ -1,0 +1,1 @@
+"""From voxels to features and lesion loads; laterality; lesion policies."""

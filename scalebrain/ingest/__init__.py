@@ -1,0 +1,1 @@
+"""From a BIDS derivatives tree to a cohort store: plan, partition, finalize."""

@@ -1,0 +1,1 @@
+"""Files in and out: BIDS trees, NIfTI images, the cohort store."""

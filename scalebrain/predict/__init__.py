@@ -1,0 +1,1 @@
+"""Prediction of motor outcome, leaving one cohort out."""

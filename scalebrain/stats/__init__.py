@@ -1,0 +1,1 @@
+"""Mixed models and structural equation models of regional brain age."""

@@ -1,0 +1,306 @@
+"""The single crossing from a Dataset to a pandas DataFrame.
+
+Everything that needs a table (formulas, semopy, scikit-learn) gets it here, so that text,
+flags and missing values look the same to all of them: numbers are NumPy dtypes, text is
+``str`` with the missing value of pandas where the Dataset has ``""``, flags are ``bool``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+
+__all__ = ["calibrated_pad", "eligible_subjects", "lesional_measures", "subject_frame"]
+
+_LESIONAL = ("_ipsilesional", "_contralesional")
+
+
+def subject_frame(
+    ds: xr.Dataset,
+    names: Iterable[Hashable] | None = None,
+    *,
+    at: Hashable | None = None,
+    dim: Hashable = "region",
+) -> pd.DataFrame:
+    """One row per subject: subject-level columns and region-wise variables at one region.
+
+    Parameters
+    ----------
+    ds
+        Dataset with a ``subject`` dimension. Only the named variables are loaded; dask
+        arrays of `ds` stay lazy.
+    names
+        Variables or coordinates whose dimensions are a subset of ``(subject, dim)``.
+        Default: every such variable (those over `dim` only if `at` is given).
+    at
+        Label on `dim` (or position, where `dim` has no labels) at which variables over
+        `dim` are taken. A variable over `dim` alone becomes a constant column.
+    dim
+        The dimension besides ``subject``.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by subject, columns in the order of `names`.
+
+    Raises
+    ------
+    MissingVariableError
+        If a name, `dim` or `at` is not in `ds`.
+    StatisticsError
+        If a variable has other dimensions, or one over `dim` is asked for without `at`.
+
+    Examples
+    --------
+    >>> ds = xr.Dataset(
+    ...     {"brain_pad": (("subject", "region"), [[1.0, 2.0], [3.0, 4.0]])},
+    ...     coords={
+    ...         "subject": ["a", "b"],
+    ...         "region": ["SMN_L", "SMN_R"],
+    ...         "age": ("subject", [50, 60]),
+    ...     },
+    ... )
+    >>> subject_frame(ds, ["age", "brain_pad"], at="SMN_R")
+             age  brain_pad
+    subject
+    a         50        2.0
+    b         60        4.0
+    """
+    if "subject" not in ds.dims:
+        raise MissingVariableError(
+            "Dataset: dimension 'subject' is missing. Open a finished store with open_store."
+        )
+    allowed = {"subject", dim}
+    if names is None:
+        names = [
+            name
+            for name, variable in ds.variables.items()
+            if name not in ("subject", dim)
+            and variable.dims
+            and set(variable.dims) <= allowed
+            and (at is not None or dim not in variable.dims)
+        ]
+    else:
+        names = list(names)
+    absent = [str(name) for name in names if name not in ds.variables]
+    if absent:
+        near = sorted(str(n) for n, v in ds.variables.items() if set(v.dims) <= allowed)
+        raise MissingVariableError(
+            f"Dataset: no variable or coordinate {', '.join(map(repr, absent))}. "
+            f"Available over {_show(allowed)}: {', '.join(near)}."
+        )
+    wrong = [f"'{n}' {ds[n].dims}" for n in names if not set(ds[n].dims) <= allowed]
+    if wrong:
+        raise StatisticsError(
+            f"Variables over other dimensions than {_show(allowed)}: {', '.join(wrong)}. "
+            "Select or reduce them first, e.g. ds['tract_load'].sel(tract='CST_L', drop=True)."
+        )
+    small = _loaded(ds, names)
+    if any(dim in small[name].dims for name in names):
+        if at is None:
+            raise StatisticsError(
+                f"Variables over '{dim}' need `at`, the {dim} to take them at: "
+                f"{', '.join(repr(str(n)) for n in names if dim in small[n].dims)}."
+            )
+        small = _select(small, dim, at)
+    subjects = _subject_index(ds)
+    columns = {
+        str(name): _column(np.broadcast_to(small[name].values, (len(subjects),)), subjects)
+        for name in names
+    }
+    return pd.DataFrame(columns, index=subjects)
+
+
+def eligible_subjects(
+    ds: xr.Dataset, *, group: str | None = "stroke", included: Hashable | None = "included"
+) -> npt.NDArray[np.bool_]:
+    """Subjects of one group that passed the inclusion filter.
+
+    Parameters
+    ----------
+    ds
+        Dataset with a ``subject`` dimension.
+    group
+        Value of the variable ``group`` to keep; None, or a Dataset without ``group``,
+        keeps all.
+    included
+        Name of a bool variable over ``subject``; None, or a Dataset without it, keeps all.
+
+    Returns
+    -------
+    ndarray
+        Bool, one per subject.
+    """
+    keep = np.ones(ds.sizes["subject"], dtype=np.bool_)
+    if included is not None and included in ds.variables:
+        keep &= np.asarray(ds[included].values).astype(np.bool_)
+    if group is not None and "group" in ds.variables:
+        keep &= np.array([str(value) == group for value in ds["group"].values], dtype=np.bool_)
+    return keep
+
+
+def calibrated_pad(ds: xr.Dataset) -> xr.DataArray:
+    """``brain_pad_corrected / calibration_slope``: the deviation in true years.
+
+    The age-bias correction shrinks a true deviation by ``calibration_slope``; dividing by
+    it undoes that, so that regions of different slope can be averaged and compared. A
+    slope that is missing or not positive gives missing values.
+
+    Parameters
+    ----------
+    ds
+        Dataset with ``brain_pad_corrected (subject, region)`` and ``calibration_slope``.
+
+    Returns
+    -------
+    DataArray
+        ``(subject, region)``, years.
+
+    Raises
+    ------
+    MissingVariableError
+        If one of the two is missing.
+    """
+    _require(ds, "brain_pad_corrected", "calibration_slope")
+    slope = ds["calibration_slope"]
+    pad: xr.DataArray = ds["brain_pad_corrected"] / slope.where(slope > 0)
+    return pad.transpose("subject", "region").drop_vars(
+        [name for name in pad.coords if name not in pad.dims]
+    )
+
+
+def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """Small region- and tract-wise variables, in memory, on ipsi- and contralesional sides.
+
+    Parameters
+    ----------
+    ds
+        Dataset with native sides (relabeled here by
+        :func:`scalebrain.features.laterality.to_lesional_sides`) or lesional ones.
+    names
+        Any of ``brain_pad_corrected`` (returned divided by ``calibration_slope``, see
+        :func:`calibrated_pad`), ``lesion_load``, ``tract_load``, ``tract_load_weighted``
+        and ``tract_load_max``.
+
+    Returns
+    -------
+    Dataset
+        The named variables; ``region`` and ``tract`` end in ``_ipsilesional`` or
+        ``_contralesional``.
+
+    Raises
+    ------
+    MissingVariableError
+        If a variable is missing, with the stage that computes it.
+    """
+    _require(ds, *names)
+    small = xr.Dataset(coords={"subject": ds["subject"]} if "subject" in ds.coords else None)
+    for name in names:
+        if name == "brain_pad_corrected":
+            small[name] = calibrated_pad(ds)
+        else:
+            source = ds[name]
+            small[name] = source.drop_vars([c for c in source.coords if c not in source.dims])
+    sided = [dim for dim in ("region", "tract") if dim in small.dims]
+    native = [
+        dim
+        for dim in sided
+        if not all(str(label).endswith(_LESIONAL) for label in small[dim].values)
+    ]
+    if native:
+        _require(ds, "lesion_hemisphere")
+        small["lesion_hemisphere"] = ds["lesion_hemisphere"].drop_vars(
+            [c for c in ds["lesion_hemisphere"].coords if c != "subject"]
+        )
+    small = small.compute()
+    if native:
+        from scalebrain.features.laterality import to_lesional_sides
+
+        part = small.drop_dims([dim for dim in sided if dim not in native])
+        small = small.drop_dims(native).drop_vars("lesion_hemisphere")
+        small = small.merge(to_lesional_sides(part)[[n for n in names if n in part]])
+    return small[list(names)]
+
+
+_WAY_OUT: Mapping[str, str] = {
+    "brain_pad_corrected": "run the predict stage: brain_age(ds, model)",
+    "calibration_slope": "run the predict stage: brain_age(ds, model)",
+    "lesion_load": "run the features stage: lesion_load(ds)",
+    "tract_load": "run the features stage: tract_load(ds)",
+    "tract_load_weighted": "run the features stage: tract_load(ds)",
+    "tract_load_max": "run the features stage: tract_load(ds)",
+    "lesion_hemisphere": "run the features stage: lesion_volume(ds)",
+    "lesion_volume": "run the features stage: lesion_volume(ds)",
+    "motor_score": "add a motor score to participants.tsv and ingest again",
+}
+
+
+def _require(ds: xr.Dataset, *names: str) -> None:
+    absent = [name for name in names if name not in ds.variables]
+    if absent:
+        ways = dict.fromkeys(_WAY_OUT.get(name, "compute it first") for name in absent)
+        raise MissingVariableError(
+            f"Dataset: variable {', '.join(map(repr, absent))} is missing. "
+            f"Way out: {'; '.join(ways)}, or name your own variables."
+        )
+
+
+def _show(dims: Iterable[Hashable]) -> str:
+    return "(" + ", ".join(sorted(map(str, dims), reverse=True)) + ")"
+
+
+def _loaded(ds: xr.Dataset, names: Iterable[Hashable]) -> xr.Dataset:
+    """Only the named variables and the labels of their dimensions, in memory."""
+    wanted = list(dict.fromkeys(names))
+    dims = {dim for name in wanted for dim in ds[name].dims}
+    keep = set(wanted) | dims
+    return ds.drop_vars([name for name in ds.variables if name not in keep]).compute()
+
+
+def _select(small: xr.Dataset, dim: Hashable, at: Hashable) -> xr.Dataset:
+    if dim not in small.indexes:
+        return small.isel({dim: at})
+    try:
+        return small.sel({dim: at})
+    except KeyError:
+        labels = [str(label) for label in small[dim].values[:20]]
+        raise MissingVariableError(
+            f"'{at}' is not on dimension '{dim}'. It has: {', '.join(labels)}."
+        ) from None
+
+
+def _subject_index(ds: xr.Dataset) -> pd.Index[Any]:
+    if "subject" in ds.coords:
+        return pd.Index([str(label) for label in ds["subject"].values], name="subject")
+    return pd.RangeIndex(ds.sizes["subject"], name="subject")
+
+
+def _column(values: npt.NDArray[Any], index: pd.Index[Any]) -> pd.Series[Any]:
+    """A column of numbers, flags or text; ``""`` and None are missing text."""
+    if values.dtype.kind in "biufc":
+        return pd.Series(values.copy(), index=index)
+    items = [_plain(value) for value in values.tolist()]
+    present = [item for item in items if item is not None]
+    if present and all(isinstance(item, bool) for item in present) and len(present) == len(items):
+        return pd.Series(items, index=index, dtype=bool)
+    if present and all(isinstance(item, (int, float)) for item in present):
+        return pd.Series(np.array(items, dtype=np.float64), index=index)
+    text = [None if item is None else str(item) for item in items]
+    return pd.Series(text, index=index, dtype=None if present else object)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        value = value.decode()
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value if value else None
+    return None if value is pd.NA else value

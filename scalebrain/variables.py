@@ -1,0 +1,209 @@
+"""Dimension names and the registry of every variable that scalebrain reads or writes.
+
+A variable is named here before any function uses it. :func:`validate` checks a Dataset
+against the registry, :func:`annotate` puts units and long names on what a function
+returns.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError
+
+__all__ = ["FEATURES", "REGISTRY", "VariableSpec", "annotate", "validate"]
+
+
+@dataclass(frozen=True)
+class VariableSpec:
+    """Name, shape and meaning of one variable.
+
+    Parameters
+    ----------
+    name
+        Variable name in a Dataset.
+    dims
+        Dimension names, in order.
+    kind
+        NumPy dtype kinds that are accepted: ``f`` float, ``b`` bool, ``i`` integer,
+        ``U`` text.
+    units
+        Unit, ``"1"`` for a pure number, ``""`` for text and flags.
+    long_name
+        One sentence.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    kind: str
+    units: str
+    long_name: str
+
+
+#: Names of the node features of the volume path, in order.
+FEATURES: tuple[str, ...] = ("gm_mean", "t1w_mean", "t1w_sd", "contrast")
+
+_S = ("subject",)
+_SV = ("subject", "voxel")
+_SR = ("subject", "region")
+_ST = ("subject", "tract")
+_V = ("voxel",)
+
+REGISTRY: dict[str, VariableSpec] = {
+    spec.name: spec
+    for spec in (
+        # images
+        VariableSpec("t1w", _SV, "f", "1", "T1-weighted intensity, as in the file"),
+        VariableSpec("gm", _SV, "f", "1", "Grey-matter probability"),
+        VariableSpec("lesion_mask", _SV, "b", "", "True where the lesion mask is set"),
+        # voxels
+        VariableSpec("x", _V, "f", "mm", "Right (+), left (-)"),
+        VariableSpec("y", _V, "f", "mm", "Anterior (+), posterior (-)"),
+        VariableSpec("z", _V, "f", "mm", "Superior (+), inferior (-)"),
+        VariableSpec("parcel", _V, "i", "", "Parcel code of the voxel, 0 outside every parcel"),
+        VariableSpec("node_label", _V, "i", "", "Position on `node`, -1 outside every node"),
+        VariableSpec("white_reference", _V, "b", "", "Eroded white matter of the template"),
+        VariableSpec(
+            "tract_probability", ("tract", "voxel"), "f", "1", "Probability of the tract"
+        ),
+        # graph
+        VariableSpec("node_parcel", ("node",), "i", "", "Parcel code of the node"),
+        VariableSpec("node_x", ("node",), "f", "mm", "Centroid of the node, x"),
+        VariableSpec("node_y", ("node",), "f", "mm", "Centroid of the node, y"),
+        VariableSpec("node_z", ("node",), "f", "mm", "Centroid of the node, z"),
+        VariableSpec("edge_source", ("edge",), "i", "", "First node of an undirected edge"),
+        VariableSpec("edge_target", ("edge",), "i", "", "Second node of an undirected edge"),
+        # subjects
+        VariableSpec("age", _S, "f", "years", "Age at the scan"),
+        VariableSpec("sex", _S, "UOT", "", "F or M"),
+        VariableSpec("cohort", _S, "UOT", "", "Cohort (site) of the subject"),
+        VariableSpec("group", _S, "UOT", "", "reference or stroke"),
+        VariableSpec("days_post_stroke", _S, "f", "days", "Days from stroke to scan"),
+        VariableSpec("icv", _S, "f", "mL", "Intracranial volume"),
+        VariableSpec("motor_score", _S, "f", "1", "Motor score over its maximum, 1 is unimpaired"),
+        VariableSpec("scan_present", _S, "b", "", "The subject's T1w is in the store"),
+        VariableSpec("lesion_present", _S, "b", "", "The subject has a lesion mask"),
+        VariableSpec("scan_hash", _S, "UOT", "", "SHA-256 of the subject's stored images"),
+        VariableSpec("included", _S, "b", "", "The subject passed the inclusion filter"),
+        VariableSpec("exclusion_reason", _S, "UOT", "", "Why the subject was excluded"),
+        # lesions
+        VariableSpec("lesion_volume", _S, "f", "mL", "Volume of the whole lesion mask"),
+        VariableSpec(
+            "lesion_hemisphere",
+            _S,
+            "UOT",
+            "",
+            "L, R, bilateral, midline, none (empty mask) or unknown (no mask)",
+        ),
+        VariableSpec(
+            "laterality_index", _S, "f", "1", "(left - right) / (left + right) lesion mass"
+        ),
+        VariableSpec("lesion_load", _SR, "f", "1", "Lesioned fraction of the region"),
+        VariableSpec("tract_load", _ST, "f", "1", "Lesioned fraction of the tract"),
+        VariableSpec(
+            "tract_load_weighted", _ST, "f", "mL", "Weighted lesion load of the tract (Feng 2015)"
+        ),
+        VariableSpec(
+            "tract_load_max", _ST, "f", "1", "Largest lesioned fraction over axial sections"
+        ),
+        VariableSpec("lesion_frequency", _V, "f", "1", "Fraction of subjects lesioned here"),
+        # features
+        VariableSpec(
+            "node_features", ("subject", "node", "feature"), "f", "1", "Features of the node"
+        ),
+        VariableSpec(
+            "node_lesioned_fraction", ("subject", "node"), "f", "1", "Lesioned fraction of the node"
+        ),
+        VariableSpec(
+            "parcel_features", ("subject", "parcel", "feature"), "f", "1", "Features of the parcel"
+        ),
+        # brain age
+        VariableSpec("brain_age", _SR, "f", "years", "Predicted age of the region, uncorrected"),
+        VariableSpec("brain_age_low", _SR, "f", "years", "Lower end of the conformal interval"),
+        VariableSpec("brain_age_high", _SR, "f", "years", "Upper end of the conformal interval"),
+        VariableSpec("brain_pad", _SR, "f", "years", "brain_age - age"),
+        VariableSpec(
+            "brain_pad_corrected", _SR, "f", "years", "brain_pad less its age bias in healthy"
+        ),
+        VariableSpec(
+            "calibration_slope",
+            ("region",),
+            "f",
+            "1",
+            "Part of a true deviation that brain_pad_corrected carries",
+        ),
+        VariableSpec(
+            "imputed_fraction", _SR, "f", "1", "Fraction of the region's nodes that were imputed"
+        ),
+        VariableSpec("extrapolated", _S, "b", "", "Age is outside the ages of training"),
+        VariableSpec("out_of_fold", _S, "b", "", "Predicted by the model that did not train on it"),
+    )
+}
+
+
+def validate(
+    ds: xr.Dataset, *names: Hashable, way_out: str = "", dims: Iterable[str] = ()
+) -> None:
+    """Check that a Dataset has variables of the registered shape and kind.
+
+    Parameters
+    ----------
+    ds
+        Dataset to check.
+    *names
+        Names that must be there, as data variables or coordinates. A name outside the
+        registry is checked for presence only.
+    way_out
+        What the user can do about a missing variable, added to the message.
+    dims
+        Dimensions that must be there.
+
+    Raises
+    ------
+    MissingVariableError
+        Listing every variable or dimension that is missing or of another shape.
+    """
+    problems = []
+    for name in names:
+        if name not in ds.variables:
+            problems.append(f"variable '{name}' is missing")
+            continue
+        spec = REGISTRY.get(str(name))
+        if spec is None:
+            continue
+        variable = ds[name]
+        if set(variable.dims) != set(spec.dims):
+            problems.append(f"variable '{name}' has dims {variable.dims}, expected {spec.dims}")
+        elif variable.dtype.kind not in spec.kind:
+            problems.append(
+                f"variable '{name}' has dtype {variable.dtype}, expected kind '{spec.kind}'"
+            )
+    problems += [f"dimension '{dim}' is missing" for dim in dims if dim not in ds.dims]
+    if problems:
+        way_out = way_out or "Open a finished store with open_store, or compute it first."
+        raise MissingVariableError(f"Dataset: {'; '.join(problems)}. {way_out}")
+
+
+def annotate(ds: xr.Dataset) -> xr.Dataset:
+    """Put the registered units and long names on the variables of a Dataset.
+
+    Parameters
+    ----------
+    ds
+        Dataset; it is not changed.
+
+    Returns
+    -------
+    Dataset
+        Shallow copy whose registered variables carry ``units`` and ``long_name``.
+    """
+    out = ds.copy()
+    for name in out.variables:
+        spec = REGISTRY.get(str(name))
+        if spec is not None:
+            attrs = {"long_name": spec.long_name}
+            if spec.units:
+                attrs["units"] = spec.units
+            out[name].attrs = {**attrs, **out[name].attrs}
+    return out

@@ -1,0 +1,64 @@
+"""Settings and fixtures that all tests share."""
+
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+# Before anything imports matplotlib or starts a thread pool.
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("scalebrain", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("scalebrain")
+
+SYSTEM_PACKAGES = ".ci/system-packages.sh"
+
+
+def missing(what: str) -> NoReturn:
+    """Skip a test whose system package is missing; in CI, where it must be there, fail."""
+    reason = f"{what} is not installed: run {SYSTEM_PACKAGES} as root"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _deterministic_seeds() -> None:
+    """Start every test from the same state of every global random generator."""
+    random.seed(20260101)
+    np.random.seed(20260101)  # noqa: NPY002 - other libraries draw from the global generator
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(20260101)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium that runs headless."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    missing("Chromium")
+
+
+@pytest.fixture(scope="session")
+def mricron_templates() -> Path:
+    """Folder of mricron's templates, where a real T1w scan in MNI space lies (ch2)."""
+    folder = Path("/usr/share/mricron/templates")
+    if not any(folder.glob("ch2*")):
+        missing("mricron-data")
+    return folder
