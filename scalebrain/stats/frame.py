@@ -283,7 +283,7 @@ def _subject_index(ds: xr.Dataset) -> pd.Index[Any]:
 
 
 def _column(values: npt.NDArray[Any], index: pd.Index[Any]) -> pd.Series[Any]:
-    """A column of numbers, flags or text; ``""`` and None are missing text."""
+    """Make a column of numbers, flags or text; ``""`` and None are missing text."""
     if values.dtype.kind in "biufc":
         return pd.Series(values.copy(), index=index)
     items = [_plain(value) for value in values.tolist()]

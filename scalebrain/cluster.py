@@ -1,0 +1,150 @@
+"""Dask: opening a client, running many tasks, and one cache a worker."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scalebrain.errors import ConfigError
+from scalebrain.options import report_progress
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["active_client", "map_tasks", "once_per_worker", "open_client"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MEMORY_PER_WORKER = 1.5 * 2**30
+# glibc returns large blocks to the system at once, and each scan pays for them anew;
+# workers keep them instead.
+_WORKER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "268435456",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+@contextlib.contextmanager
+def open_client(spec: str | None = None) -> Iterator["Client | None"]:
+    """Open the Dask client that a study runs on, and close what was opened.
+
+    Parameters
+    ----------
+    spec
+        None for worker processes on this machine, one a core as far as memory allows
+        (container limits respected); ``"threads"`` for no cluster at all; or the address
+        of a running scheduler, e.g. ``"tcp://10.0.0.1:8786"``.
+
+    Yields
+    ------
+    Client or None
+        None for ``"threads"``.
+
+    Raises
+    ------
+    ConfigError
+        When `spec` is none of these, or no scheduler answers at the address.
+    """
+    if spec == "threads":
+        yield None
+        return
+    import dask
+    from distributed import Client, LocalCluster
+
+    if spec is None:
+        from distributed.system import CPU_COUNT, MEMORY_LIMIT
+
+        n_workers = max(1, min(CPU_COUNT, int(MEMORY_LIMIT // _MEMORY_PER_WORKER)))
+        settings = {
+            "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+            "distributed.scheduler.worker-saturation": "inf",
+        }
+        with (
+            dask.config.set(settings),
+            LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                host="127.0.0.1",
+            ) as local,
+            Client(local) as client,
+        ):
+            logger.info("%d workers; dashboard at %s", n_workers, client.dashboard_link)
+            yield client
+        return
+    if "://" not in spec:
+        raise ConfigError(
+            f"Scheduler '{spec}' is not known. Give nothing for this machine, 'threads', or the "
+            "address of a scheduler such as tcp://10.0.0.1:8786."
+        )
+    try:
+        client = Client(spec, timeout="20s")
+    except OSError as error:
+        raise ConfigError(f"No Dask scheduler answers at {spec}: {error}") from error
+    with client:
+        logger.info("scheduler %s; dashboard at %s", spec, client.dashboard_link)
+        yield client
+
+
+def active_client() -> "Client | None":
+    """Return the distributed client of this context, or None."""
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def map_tasks(function: Callable[[T], R], items: Sequence[T], *, label: str) -> list[R]:
+    """Run a function on every item, on Dask workers when a client is active, else on threads.
+
+    Parameters
+    ----------
+    function
+        Picklable function of one item.
+    items
+        Items, one task each.
+    label
+        Name for progress.
+
+    Returns
+    -------
+    list
+        Results in the order of `items`.
+    """
+    total = len(items)
+    results: dict[int, R] = {}
+    report_progress(label, 0, total)
+    client = active_client()
+    if client is None:
+        import os
+
+        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+            threads = {pool.submit(function, item): i for i, item in enumerate(items)}
+            for thread in as_completed(threads):
+                results[threads[thread]] = thread.result()
+                report_progress(label, len(results), total)
+    else:
+        import distributed
+
+        futures = client.map(function, items, pure=False, retries=2)
+        position = {future.key: i for i, future in enumerate(futures)}
+        for future, result in distributed.as_completed(futures, with_results=True):
+            results[position[future.key]] = result
+            report_progress(label, len(results), total)
+    return [results[i] for i in range(total)]
+
+
+def once_per_worker(function: Callable[..., R]) -> Callable[..., R]:
+    """Keep the few latest results of a function in each worker process."""
+    cached: Any = functools.lru_cache(maxsize=4)(function)
+    return functools.wraps(function)(lambda *args: cached(*args))

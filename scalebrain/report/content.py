@@ -1,0 +1,288 @@
+"""What a report is made of: results that go in, and sections, tables and figures that come out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from markupsafe import Markup
+
+from scalebrain.atlas.regions import NETWORKS, RegionSet
+
+__all__ = [
+    "MINUS",
+    "Block",
+    "Cell",
+    "Column",
+    "Figure",
+    "Flow",
+    "Note",
+    "Section",
+    "StudyResults",
+    "Table",
+    "and_list",
+    "count",
+    "finite",
+    "interval",
+    "long_region",
+    "number",
+    "p_value",
+    "percent",
+    "plural",
+    "span",
+    "split_region",
+    "text",
+    "text_values",
+]
+
+MINUS = "−"
+_MISSING = "–"
+
+_SIDES = {
+    "L": "left",
+    "R": "right",
+    "ipsilesional": "ipsilesional",
+    "contralesional": "contralesional",
+}
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything a report shows that is not in the cohort Dataset; each part may be missing.
+
+    Parameters
+    ----------
+    accuracy
+        By region: ``mae``, ``mae_mean`` (predict-the-mean), ``r``, ``n``, and optionally
+        ``deviation_r``, ``oracle_mae``, ``oracle_r``.
+    mixed
+        Mixed model of regional brain-PAD on lesion volume: ``estimate, se, df, ci_low,
+        ci_high, p, q (region, term)`` and ``n (region)``; regions are ipsilesional and
+        contralesional.
+    mixed_load
+        The same on the lesion load of the region itself.
+    sem
+        Structural equation model by ``path``, with its fit indices as scalars.
+    sem_rival
+        The same with the arrow between motor outcome and contralesional PAD reversed.
+    motor
+        Motor prediction: metrics by learner and feature group, ranked predictors.
+    recovery
+        One row an effect: ``effect, planted, estimate, ci_low, ci_high, inside``.
+    provenance
+        Anything to print: versions, seeds, configuration, wall times. Nested mappings
+        become tables of their own.
+    missing
+        Name of a field above, and the reason why it was not computed.
+    regions
+        Region set that the maps are painted with; the default set when None.
+    """
+
+    accuracy: xr.Dataset | None = None
+    mixed: xr.Dataset | None = None
+    mixed_load: xr.Dataset | None = None
+    sem: xr.Dataset | None = None
+    sem_rival: xr.Dataset | None = None
+    motor: xr.Dataset | None = None
+    recovery: pd.DataFrame | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    regions: RegionSet | None = None
+
+    def why_missing(self, name: str) -> str:
+        """Say why a part is not there."""
+        reason = self.missing.get(name, "")
+        return reason or f"This run passed no '{name}' result to the report."
+
+
+@dataclass(frozen=True)
+class Column:
+    """Head of a table column; numbers are set flush right."""
+
+    label: str
+    numeric: bool = True
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table cell, the value it sorts by, and its weight on the page."""
+
+    text: str
+    sort: str = ""
+    css: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sortable table; a long one is folded until it is opened or printed."""
+
+    key: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    folded: bool = False
+    kind: str = field(default="table", init=False)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its alternative text and caption."""
+
+    key: str
+    svg: Markup
+    caption: str
+    kind: str = field(default="figure", init=False)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph; ``tone`` is plain, caution or missing."""
+
+    text: str
+    tone: str = "plain"
+    kind: str = field(default="note", init=False)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One lane of the cohort flow chart: who came in, who was excluded and who stayed."""
+
+    group: str
+    total: int
+    excluded: Sequence[tuple[str, int]]
+    included: int
+    use: str
+
+
+@dataclass(frozen=True)
+class Flows:
+    """The flow chart: the lanes, side by side."""
+
+    total: int
+    cohorts: int
+    lanes: Sequence[Flow]
+    kind: str = field(default="flow", init=False)
+
+
+Block = Table | Figure | Note | Flows
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: one plain sentence of what was found, then the evidence."""
+
+    key: str
+    title: str
+    takeaway: str
+    blocks: Sequence[Block] = ()
+
+
+# -- numbers as text ----------------------------------------------------------------------
+
+
+def finite(value: Any) -> bool:
+    """Tell whether a value is a finite number."""
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """Write a number with a true minus sign; a missing one is a dash."""
+    if not finite(value):
+        return _MISSING
+    shown = f"{float(value):,.{digits}f}"
+    if float(shown.replace(",", "")) == 0.0:
+        shown = shown.lstrip("-")
+    return shown.replace("-", MINUS)
+
+
+def count(value: Any) -> str:
+    """Write a whole number."""
+    return number(value, 0)
+
+
+def percent(value: Any, digits: int = 0) -> str:
+    """Write a fraction as a percentage."""
+    return f"{number(100 * float(value), digits)}%" if finite(value) else _MISSING
+
+
+def p_value(value: Any) -> str:
+    """Write a p or q value: three decimals, never zero."""
+    if not finite(value):
+        return _MISSING
+    return "<0.001" if float(value) < 0.001 else f"{float(value):.3f}"
+
+
+def interval(low: Any, high: Any, digits: int = 2) -> str:
+    """Write a confidence interval, ``0.12 to 0.34``."""
+    if not (finite(low) and finite(high)):
+        return _MISSING
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def span(values: npt.ArrayLike, digits: int = 1) -> str:
+    """Write the range of the finite values; one number where they agree as written."""
+    array = np.asarray(values, dtype=np.float64)
+    array = array[np.isfinite(array)]
+    if not array.size:
+        return _MISSING
+    low, high = number(array.min(), digits), number(array.max(), digits)
+    return low if low == high else f"{low} to {high}"
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """Write a count with its noun, ``1 region``, ``3 regions``."""
+    return f"{count(n)} {one if n == 1 else many or one + 's'}"
+
+
+def and_list(words: Sequence[str], limit: int = 6) -> str:
+    """Join words as a sentence does; beyond the limit the rest is counted."""
+    shown = list(words[:limit])
+    if len(words) > limit:
+        shown.append(f"{len(words) - limit} more")
+    if len(shown) < 2:
+        return "".join(shown)
+    return ", ".join(shown[:-1]) + " and " + shown[-1]
+
+
+# -- cells --------------------------------------------------------------------------------
+
+
+def text(value: Any, css: str = "") -> Cell:
+    """Make a text cell."""
+    return Cell(str(value), str(value), css)
+
+
+def cell(shown: str, value: Any, css: str = "") -> Cell:
+    """Make a cell that shows one thing and sorts by a number."""
+    return Cell(shown, repr(float(value)) if finite(value) else "", css)
+
+
+# -- data ---------------------------------------------------------------------------------
+
+
+def text_values(array: xr.DataArray) -> npt.NDArray[np.object_]:
+    """Read a text variable of any text dtype as an object array; missing is ``""``."""
+    values = np.asarray(array.values)
+    read = ["" if v is None or v != v else str(v) for v in values.ravel().tolist()]
+    return np.array(read, dtype=object).reshape(values.shape)
+
+
+def split_region(region: str) -> tuple[str, str]:
+    """Split ``SMN_L`` or ``SMN_ipsilesional`` into network and side."""
+    network, _, side = region.rpartition("_")
+    return (network, side) if network and side in _SIDES else (region, "")
+
+
+def long_region(region: str) -> str:
+    """Write a region out, ``left sensorimotor``."""
+    network, side = split_region(region)
+    name = NETWORKS.get(network, network)
+    return f"{_SIDES[side]} {name}" if side else name
