@@ -1,0 +1,67 @@
+"""Who takes part in the study, and why someone does not."""
+
+import numpy as np
+import xarray as xr
+
+from scalebrain.variables import annotate, validate
+
+__all__ = ["inclusion"]
+
+
+def inclusion(ds: xr.Dataset, *, min_days_post_stroke: float = 180) -> xr.Dataset:
+    """Apply the inclusion criteria.
+
+    Parameters
+    ----------
+    ds
+        Store.
+    min_days_post_stroke
+        A stroke is chronic beyond this many days.
+
+    Returns
+    -------
+    Dataset
+        ``included (subject)``, and ``exclusion_reason (subject)``: the first criterion that
+        failed, empty when included.
+
+    Raises
+    ------
+    MissingVariableError
+        When `ds` is not a store.
+
+    Notes
+    -----
+    Everyone needs a scan, age, sex and intracranial volume; someone with a stroke also a
+    lesion mask that is not empty and of one hemisphere, and a known time since stroke
+    beyond the limit; a reference must have no lesion. A missing motor score excludes from
+    the motor models alone.
+    """
+    validate(ds, "scan_present", "lesion_present", "lesion_hemisphere", "age", "group")
+    side = ds["lesion_hemisphere"].values.astype(str)
+    group = ds["group"].values.astype(str)
+    stroke = group == "stroke"
+    days = ds["days_post_stroke"].values
+    volume = ds["lesion_volume"].values
+    criteria = (
+        (~ds["scan_present"].values.astype(bool), "no T1w scan"),
+        (~np.isfinite(ds["age"].values), "age missing"),
+        (ds["sex"].values.astype(str) == "", "sex missing"),
+        (~np.isfinite(ds["icv"].values), "intracranial volume missing"),
+        (~stroke & (np.nan_to_num(volume) > 0), "reference with a lesion"),
+        (stroke & ~ds["lesion_present"].values.astype(bool), "no lesion mask"),
+        (stroke & (side == "none"), "empty lesion mask"),
+        (stroke & (side == "bilateral"), "bilateral lesion"),
+        (stroke & (side == "midline"), "midline, brainstem or cerebellar lesion"),
+        (stroke & ~np.isfinite(days), "time since stroke missing"),
+        (stroke & (days <= min_days_post_stroke), f"scan within {min_days_post_stroke:g} days"),
+    )
+    reason = np.full(ds.sizes["subject"], "", dtype=object)
+    for failed, words in criteria:
+        reason[failed & (reason == "")] = words
+    reason = reason.astype(str)
+    out = xr.Dataset(
+        {"included": ("subject", reason == ""), "exclusion_reason": ("subject", reason)},
+        coords={"subject": ds["subject"]},
+    )
+    out["included"].attrs["min_days_post_stroke"] = float(min_days_post_stroke)
+    return annotate(out)
