@@ -10,7 +10,7 @@ __all__ = ["Progress", "report_progress", "show_progress"]
 Progress = Callable[[str, int, int], None]
 
 
-def _ignore(label: str, done: int, total: int) -> None:  # noqa: ARG001
+def _ignore(label: str, done: int, total: int) -> None:
     """Show nothing."""
 
 

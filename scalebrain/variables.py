@@ -64,9 +64,7 @@ REGISTRY: dict[str, VariableSpec] = {
         VariableSpec("parcel", _V, "i", "", "Parcel code of the voxel, 0 outside every parcel"),
         VariableSpec("node_label", _V, "i", "", "Position on `node`, -1 outside every node"),
         VariableSpec("white_reference", _V, "b", "", "Eroded white matter of the template"),
-        VariableSpec(
-            "tract_probability", ("tract", "voxel"), "f", "1", "Probability of the tract"
-        ),
+        VariableSpec("tract_probability", ("tract", "voxel"), "f", "1", "Probability of the tract"),
         # graph
         VariableSpec("node_parcel", ("node",), "i", "", "Parcel code of the node"),
         VariableSpec("node_x", ("node",), "f", "mm", "Centroid of the node, x"),
@@ -142,9 +140,7 @@ REGISTRY: dict[str, VariableSpec] = {
 }
 
 
-def validate(
-    ds: xr.Dataset, *names: Hashable, way_out: str = "", dims: Iterable[str] = ()
-) -> None:
+def validate(ds: xr.Dataset, *names: Hashable, way_out: str = "", dims: Iterable[str] = ()) -> None:
     """Check that a Dataset has variables of the registered shape and kind.
 
     Parameters

@@ -59,7 +59,8 @@ def test_constraints__satisfy_what_is_declared(
     project: dict[str, Any], pins: dict[str, str]
 ) -> None:
     extras = project["optional-dependencies"]
-    declared = requirements(project["dependencies"] + extras["test"] + extras["dev"])
+    frozen = [line for extra in ("test", "dev", "cluster", "cloud") for line in extras[extra]]
+    declared = requirements(project["dependencies"] + frozen)
     assert set(declared) <= set(pins)
     for name, requirement in declared.items():
         assert requirement.specifier.contains(pins[name], prereleases=True), name

@@ -252,9 +252,7 @@ def nodes() -> Nodes:
     edges = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0).astype(np.int32)
     digest = hashlib.sha256(image.tobytes())
     digest.update(edges.tobytes())
-    return Nodes(
-        image, np.array(node_parcel, dtype=np.int32), centroid, edges, digest.hexdigest()
-    )
+    return Nodes(image, np.array(node_parcel, dtype=np.int32), centroid, edges, digest.hexdigest())
 
 
 def node_image(grid: Grid) -> npt.NDArray[np.int32]:

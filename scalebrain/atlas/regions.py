@@ -103,7 +103,7 @@ class RegionSet:
 
 
 def default_regions() -> RegionSet:
-    """The 18 functional subregions: nine networks in two hemispheres, as sets of AAL parcels.
+    """Build the 18 functional subregions: nine networks in two hemispheres, sets of AAL parcels.
 
     Returns
     -------

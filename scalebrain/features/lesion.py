@@ -25,8 +25,10 @@ def _masks(ds: xr.Dataset) -> xr.DataArray:
 
 def _known(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """Values of the subjects that have a mask; missing, not zero, for the others."""
-    return values.where(ds["lesion_present"].drop_vars("subject")) if "lesion_present" in ds else (
-        values
+    return (
+        values.where(ds["lesion_present"].drop_vars("subject"))
+        if "lesion_present" in ds
+        else (values)
     )
 
 
@@ -109,9 +111,7 @@ def lesion_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Datas
         output_dtypes=[np.float64],
         dask_gufunc_kwargs={"output_sizes": {"region": size.size}},
     )
-    out = xr.Dataset(
-        {"lesion_load": _known(ds, load)}, coords={"region": list(regions.regions)}
-    )
+    out = xr.Dataset({"lesion_load": _known(ds, load)}, coords={"region": list(regions.regions)})
     return annotate(out)
 
 

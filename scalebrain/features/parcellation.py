@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.features.parcellation_numba_fns import gather_means, segment_moments
 from scalebrain.errors import GeometryError
+from scalebrain.features.parcellation_numba_fns import gather_means, segment_moments
 from scalebrain.variables import FEATURES, annotate, validate
 
 __all__ = ["node_features", "parcel_features", "segments"]

@@ -218,9 +218,7 @@ def _subjects(cohort: Cohort, records: dict[int, dict[str, Any]]) -> xr.Dataset:
     from_records = {
         name: (
             "subject",
-            np.array(
-                [np.nan if v[name] is None and name in numbers else v[name] for v in ordered]
-            ),
+            np.array([np.nan if v[name] is None and name in numbers else v[name] for v in ordered]),
         )
         for name in ordered[0]
     }

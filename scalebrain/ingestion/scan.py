@@ -56,9 +56,7 @@ def _finite(scan: Scan, path: object, values: npt.NDArray[np.float32]) -> None:
         )
 
 
-def lesion_side(
-    x: npt.NDArray[np.floating], parcel: npt.NDArray[np.integer]
-) -> tuple[str, float]:
+def lesion_side(x: npt.NDArray[np.floating], parcel: npt.NDArray[np.integer]) -> tuple[str, float]:
     """Side of a lesion.
 
     Parameters
@@ -162,8 +160,7 @@ def _read_lesion(
     _check_grid(scan, path, image, grid)
     if not np.isfinite(image.data).all() or image.data.min() < 0:
         raise ImageError(
-            f"{scan.subject}: {path} has negative or missing values, expected a mask of "
-            "0 and 1."
+            f"{scan.subject}: {path} has negative or missing values, expected a mask of 0 and 1."
         )
     highest = float(image.data.max())
     mask = image.data >= (0.5 if highest <= 1 else highest / 2)

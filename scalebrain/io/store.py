@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 from scalebrain.errors import GeometryError, StoreError
-from scalebrain.variables import annotate
+from scalebrain.variables import REGISTRY, annotate
 
 __all__ = [
     "FORMAT_VERSION",
@@ -128,10 +128,15 @@ def create_store(
                 dimension_names=("subject", "voxel"),
                 zarr_format=3,
             )
-        _text(annotate(static)).drop_attrs(deep=False).to_zarr(
-            url, mode="a", consolidated=False, zarr_format=3
-        )
+        _write(url, _text(annotate(static)))
     _update_root(url, root)
+
+
+def _write(url: str | Path, ds: xr.Dataset) -> None:
+    """Write variables with xarray, which writes the root attributes too: keep the store's."""
+    out = ds.copy()
+    out.attrs = store_attributes(url)
+    out.to_zarr(url, mode="a", consolidated=False, zarr_format=3)
 
 
 def _update_root(url: str | Path, attrs: Mapping[str, Any]) -> None:
@@ -202,9 +207,7 @@ def finalize_store(url: str | Path, subjects: xr.Dataset) -> None:
         Variables and coordinates over ``subject`` alone.
     """
     with _quiet():
-        _text(annotate(subjects)).drop_attrs(deep=False).to_zarr(
-            url, mode="a", consolidated=False, zarr_format=3
-        )
+        _write(url, _text(annotate(subjects)))
     _update_root(url, {"complete": True})
 
 
@@ -229,7 +232,9 @@ def open_store(url: str | Path) -> xr.Dataset:
     """
     attrs = store_attributes(url)
     if not attrs or "format_version" not in attrs:
-        raise StoreError(f"{url}: not a scalebrain store. Make one: scalebrain ingest BIDS_DIR {url}")
+        raise StoreError(
+            f"{url}: not a scalebrain store. Make one with: scalebrain ingest BIDS_DIR STORE"
+        )
     if attrs["format_version"] != FORMAT_VERSION:
         raise StoreError(
             f"{url}: store format {attrs['format_version']}, this version reads {FORMAT_VERSION}. "
@@ -244,6 +249,14 @@ def open_store(url: str | Path) -> xr.Dataset:
     known = set(attrs.get("saved_variables", ()))
     pending = [name for name in ds.variables if ds[name].attrs.get("saved") and name not in known]
     ds = ds.drop_vars(pending)
+    text = {n: (v.dims, v.values.astype(object).astype(str), v.attrs) for n, v in ds.variables.items()
+            if v.dtype.kind in "OT"}
+    ds = ds.assign_coords({n: v for n, v in text.items() if n in ds.coords}).assign(
+        {n: v for n, v in text.items() if n not in ds.coords}
+    )
+    rank = {name: i for i, name in enumerate(REGISTRY)}
+    order = sorted(map(str, ds.variables), key=lambda name: rank.get(name, len(rank)))
+    ds = ds[order]
     blocks: dict[str, xr.DataArray] = {}
     for name, variable in ds.data_vars.items():
         if variable.dims[:1] == ("subject",) and "voxel" in variable.dims:
@@ -253,8 +266,18 @@ def open_store(url: str | Path) -> xr.Dataset:
     ds = ds.assign(blocks)
     coordinates = [
         name
-        for name in ("age", "sex", "cohort", "group", "x", "y", "z", "parcel", "node_label",
-                     "white_reference")
+        for name in (
+            "age",
+            "sex",
+            "cohort",
+            "group",
+            "x",
+            "y",
+            "z",
+            "parcel",
+            "node_label",
+            "white_reference",
+        )
         if name in ds.data_vars
     ]
     ds = ds.set_coords(coordinates)
@@ -288,9 +311,7 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
         root |= {"format_version": FORMAT_VERSION, "complete": False, "saved_variables": []}
         with _quiet():
             zarr.create_group(str(url), zarr_format=3, attributes=root, overwrite=True)
-            _text_lazily(annotate(ds)).drop_attrs(deep=False).to_zarr(
-                url, mode="a", consolidated=False, zarr_format=3
-            )
+            _write(url, _text_lazily(annotate(ds)))
         _update_root(url, {**root, "complete": True})
         return
     existing = open_store(url)
@@ -321,9 +342,7 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
         for name in new.variables:
             if str(name) in root_group:
                 del root_group[str(name)]
-        _text(annotate(new)).drop_attrs(deep=False).to_zarr(
-            url, mode="a", consolidated=False, zarr_format=3
-        )
+        _write(url, _text(annotate(new)))
     _update_root(url, {**attrs, "saved_variables": names})
 
 

@@ -13,14 +13,17 @@ orthonormal, and the outcome as residuals of ordinary least squares of length on
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from scalebrain.accelerate import inner_kernel, kernel
 
 __all__ = ["random_intercept_reml"]
 
+FloatArray = npt.NDArray[np.float64]
+
 
 @inner_kernel
-def _inverse(a, out):  # type: ignore[no-untyped-def]
+def _inverse(a: FloatArray, out: FloatArray) -> float:
     """Inverse of a symmetric positive definite matrix; returns log|a|, NaN if it is not."""
     p = a.shape[0]
     low = np.zeros((p, p))
@@ -55,7 +58,19 @@ def _inverse(a, out):  # type: ignore[no-untyped-def]
 
 
 @inner_kernel
-def _profile(g, size, qsum, within, tsum, wy, yy, dof, a, ainv, beta):  # type: ignore[no-untyped-def]
+def _profile(
+    g: float,
+    size: FloatArray,
+    qsum: FloatArray,
+    within: FloatArray,
+    tsum: FloatArray,
+    wy: FloatArray,
+    yy: float,
+    dof: float,
+    a: FloatArray,
+    ainv: FloatArray,
+    beta: FloatArray,
+) -> tuple[float, float, float]:
     """REML deviance less its constant, its derivative in `g` and the residual sum."""
     n_groups, p = qsum.shape
     logdet_v = 0.0
@@ -106,7 +121,18 @@ def _profile(g, size, qsum, within, tsum, wy, yy, dof, a, ainv, beta):  # type: 
 
 
 @inner_kernel
-def _degrees_of_freedom(g, rss, dof, size, qsum, tsum, ainv, beta, back, df):  # type: ignore[no-untyped-def]
+def _degrees_of_freedom(
+    g: float,
+    rss: float,
+    dof: float,
+    size: FloatArray,
+    qsum: FloatArray,
+    tsum: FloatArray,
+    ainv: FloatArray,
+    beta: FloatArray,
+    back: FloatArray,
+    df: FloatArray,
+) -> None:
     """Satterthwaite: 2 v^2 over the variance of v, by the observed REML information."""
     n_groups, p = qsum.shape
     e = rss / dof
@@ -158,9 +184,21 @@ def _degrees_of_freedom(g, rss, dof, size, qsum, tsum, ainv, beta, back, df):  #
     "float64[::1], float64, float64[:,::1], float64[:,::1], float64[:,::1], float64[:,::1], "
     "float64[::1], float64[::1])"
 )
-def random_intercept_reml(  # type: ignore[no-untyped-def]
-    size, qsum, within, tsum, wy, yy, dof, back, shift, variance, df, ratio, rss_out
-):
+def random_intercept_reml(
+    size: FloatArray,
+    qsum: FloatArray,
+    within: FloatArray,
+    tsum: FloatArray,
+    wy: FloatArray,
+    yy: FloatArray,
+    dof: float,
+    back: FloatArray,
+    shift: FloatArray,
+    variance: FloatArray,
+    df: FloatArray,
+    ratio: FloatArray,
+    rss_out: FloatArray,
+) -> None:
     """Fit one outcome per row of `tsum` on a shared design; fill the last five arguments.
 
     Parameters

@@ -1,0 +1,89 @@
+"""Regional brain age and stroke lesion statistics for large cohorts, on Dask and xarray."""
+
+import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scalebrain.cluster import open_client
+    from scalebrain.features.inclusion import inclusion
+    from scalebrain.features.laterality import to_lesional_sides
+    from scalebrain.features.lesion import (
+        lesion_frequency,
+        lesion_load,
+        lesion_volume,
+        tract_load,
+    )
+    from scalebrain.features.parcellation import node_features, parcel_features
+    from scalebrain.graph.inference import brain_age
+    from scalebrain.graph.model import BrainAgeModel
+    from scalebrain.ingestion.cohort import ingest
+    from scalebrain.io.store import open_store, save_store, unpack
+    from scalebrain.pipeline import run_study
+    from scalebrain.predict.motor import predict_motor
+    from scalebrain.simulate.cohort import simulate_cohort
+    from scalebrain.stats.mixed import mixed_model
+    from scalebrain.stats.sem import sem
+
+__version__ = _version("scalebrain")
+
+_HOME = {
+    "BrainAgeModel": "graph.model",
+    "brain_age": "graph.inference",
+    "inclusion": "features.inclusion",
+    "ingest": "ingestion.cohort",
+    "lesion_frequency": "features.lesion",
+    "lesion_load": "features.lesion",
+    "lesion_volume": "features.lesion",
+    "mixed_model": "stats.mixed",
+    "node_features": "features.parcellation",
+    "open_client": "cluster",
+    "open_store": "io.store",
+    "parcel_features": "features.parcellation",
+    "predict_motor": "predict.motor",
+    "run_study": "pipeline",
+    "save_store": "io.store",
+    "sem": "stats.sem",
+    "simulate_cohort": "simulate.cohort",
+    "to_lesional_sides": "features.laterality",
+    "tract_load": "features.lesion",
+    "unpack": "io.store",
+}
+
+__all__ = [
+    "BrainAgeModel",
+    "__version__",
+    "brain_age",
+    "inclusion",
+    "ingest",
+    "lesion_frequency",
+    "lesion_load",
+    "lesion_volume",
+    "mixed_model",
+    "node_features",
+    "open_client",
+    "open_store",
+    "parcel_features",
+    "predict_motor",
+    "run_study",
+    "save_store",
+    "sem",
+    "simulate_cohort",
+    "to_lesional_sides",
+    "tract_load",
+    "unpack",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'scalebrain' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"scalebrain.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

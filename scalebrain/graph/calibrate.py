@@ -1,0 +1,102 @@
+"""Calibration on held-out healthy subjects: age bias and conformal intervals."""
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["conformal_radius", "fit_bias", "region_metrics"]
+
+Array = npt.NDArray[np.float64]
+
+
+def fit_bias(age: Array, predicted: Array) -> tuple[Array, Array]:
+    """Fit the age bias of every region by Huber regression.
+
+    Parameters
+    ----------
+    age
+        (subject,) years.
+    predicted
+        (subject, region) years, of subjects that the network has not seen.
+
+    Returns
+    -------
+    intercept, slope
+        (region,) such that ``predicted - age`` is about ``intercept + slope * age``.
+
+    References
+    ----------
+    Huber 1964, doi:10.1214/aoms/1177703732; de Lange and Cole 2020,
+    doi:10.1016/j.nicl.2020.102229
+    """
+    from sklearn.linear_model import HuberRegressor
+
+    center, spread = age.mean(), max(age.std(), 1e-3)
+    x = ((age - center) / spread)[:, None]
+    intercept, slope = np.empty(predicted.shape[1]), np.empty(predicted.shape[1])
+    for r in range(predicted.shape[1]):
+        delta = predicted[:, r] - age
+        scale = max(float(delta.std()), 1e-6)
+        fit = HuberRegressor(alpha=0.0, max_iter=1000).fit(x, delta / scale)
+        slope[r] = fit.coef_[0] * scale / spread
+        intercept[r] = fit.intercept_ * scale - slope[r] * center
+    return intercept, slope
+
+
+def conformal_radius(residuals: Array, coverage: float) -> Array:
+    """Half-width of the split-conformal interval of every region.
+
+    Parameters
+    ----------
+    residuals
+        (subject, region) absolute errors of held-out subjects, years.
+    coverage
+        Wanted coverage.
+
+    Returns
+    -------
+    ndarray
+        (region,) years; infinite when there are too few subjects for the coverage.
+
+    Notes
+    -----
+    The ceil((n + 1) coverage)-th smallest residual.
+    """
+    n = len(residuals)
+    rank = int(np.ceil((n + 1) * coverage))
+    if rank > n:
+        return np.full(residuals.shape[1], np.inf)
+    return np.asarray(np.sort(residuals, axis=0)[rank - 1])
+
+
+def region_metrics(
+    age: Array, predicted: Array, fold: npt.NDArray[np.int64], regions: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """Score out-of-fold predictions of every region beside predicting the mean.
+
+    Parameters
+    ----------
+    age
+        (subject,) years.
+    predicted
+        (subject, region) out-of-fold years.
+    fold
+        (subject,) fold of every subject.
+    regions
+        Names.
+
+    Returns
+    -------
+    dict
+        For each region ``mae``, ``mae_mean`` (predicting the mean age of the training
+        subjects), ``r`` and ``n``.
+    """
+    baseline = np.array([age[fold != f].mean() for f in fold])
+    return {
+        region: {
+            "mae": float(np.abs(predicted[:, r] - age).mean()),
+            "mae_mean": float(np.abs(baseline - age).mean()),
+            "r": float(np.corrcoef(predicted[:, r], age)[0, 1]),
+            "n": float(len(age)),
+        }
+        for r, region in enumerate(regions)
+    }

@@ -1,0 +1,380 @@
+"""The brain-age model: fit, predict, save, load."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.atlas.regions import RegionSet
+from scalebrain.errors import ModelFileError, StatisticsError
+from scalebrain.graph.build import Graph, build_graph
+from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
+from scalebrain.graph.impute import Imputer
+from scalebrain.graph.train import Fold, Training, assign_folds, forward, train_fold
+from scalebrain.variables import validate
+
+__all__ = ["BrainAgeModel", "build_network", "features_of", "load_network", "subject_keys"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_MAX_BYTES = 2**31
+
+
+def features_of(ds: xr.Dataset) -> xr.Dataset:
+    """Dataset with ``node_features``, computed when a store does not have them yet."""
+    if "node_features" in ds:
+        return ds
+    from scalebrain.features.parcellation import node_features
+
+    return ds.assign(node_features(ds).data_vars)
+
+
+def subject_keys(ds: xr.Dataset) -> list[str]:
+    """Short hash of every subject's scan (of its id where there is none)."""
+    ids = ds["subject"].values.astype(str)
+    scans = ds["scan_hash"].values.astype(str) if "scan_hash" in ds else np.full(len(ids), "")
+    return [
+        hashlib.sha256((scan or subject).encode()).hexdigest()[:16]
+        for scan, subject in zip(scans, ids, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class BrainAgeModel:
+    """Regional brain ages from node features: K networks with their calibration.
+
+    Parameters
+    ----------
+    graph
+        Nodes, edges and regions.
+    features
+        Names of the node features, in order.
+    training
+        Hyper-parameters.
+    folds
+        What every fold learned.
+    radius
+        (region,) half-width of the conformal interval, years.
+    fold_of
+        Fold of every training subject, by the hash of its scan.
+    metrics
+        Out-of-fold scores of every region.
+    about
+        Provenance: space, versions, training ages, simulated or not.
+    path
+        Directory that the model was saved to or loaded from.
+    """
+
+    graph: Graph
+    features: tuple[str, ...]
+    training: Training
+    folds: tuple[Fold, ...]
+    radius: npt.NDArray[np.float64]
+    fold_of: dict[str, int]
+    metrics: dict[str, dict[str, float]]
+    about: dict[str, Any]
+    path: str = ""
+
+    @classmethod
+    def fit(
+        cls,
+        ds: xr.Dataset,
+        *,
+        regions: RegionSet | None = None,
+        training: Training | None = None,
+        coverage: float = 0.9,
+    ) -> "BrainAgeModel":
+        """Train on the healthy references of a store.
+
+        Parameters
+        ----------
+        ds
+            Store with references; node features are computed when they are not there.
+        regions
+            Regions; the default 18 subregions when None.
+        training
+            Hyper-parameters; the defaults when None.
+        coverage
+            Coverage of the conformal interval.
+
+        Returns
+        -------
+        BrainAgeModel
+            Model of all folds, calibrated on their held-out subjects.
+
+        Raises
+        ------
+        StatisticsError
+            When there are too few references.
+
+        Notes
+        -----
+        Folds are by subject, stratified by age. The subjects that decide when training
+        stops come from the training folds, never from the held-out one.
+        """
+        validate(ds, "age", "group")
+        training = training if training is not None else Training()
+        graph = build_graph(ds, regions=regions)
+        ds = features_of(ds)
+        chosen = (ds["group"].values.astype(str) == "reference") & np.isfinite(ds["age"].values)
+        for name in ("included", "scan_present"):
+            if name in ds:
+                chosen &= ds[name].values.astype(bool)
+        x = np.asarray(ds["node_features"].isel(subject=np.flatnonzero(chosen)).values, np.float64)
+        complete = np.isfinite(x).all(axis=(1, 2))
+        if not complete.all():
+            logger.warning("%d references with missing nodes are left out", (~complete).sum())
+        who = np.flatnonzero(chosen)[complete]
+        if not who.size:
+            raise StatisticsError(
+                "No reference subject with age and a complete scan. Mark healthy subjects with "
+                "group 'reference' in participants.tsv."
+            )
+        x = x[complete][:, graph.rows]
+        age = np.asarray(ds["age"].values[who], dtype=np.float64)
+        fold_of = assign_folds(age, training.folds, seed=training.seed)
+        predicted = np.full((len(age), len(graph.regions)), np.nan)
+        folds = []
+        for number in range(training.folds):
+            held = fold_of == number
+            fold = train_fold(x[~held], age[~held], graph, training, number=number)
+            network = build_network(fold, graph, training, x.shape[-1])
+            predicted[held], _ = forward(fold, network, x[held], graph)
+            intercept, slope = fit_bias(age[held], predicted[held])
+            folds.append(replace(fold, intercept=intercept, slope=slope))
+        keys = np.array(subject_keys(ds))[who]
+        return cls(
+            graph=graph,
+            features=tuple(str(f) for f in ds["feature"].values),
+            training=training,
+            folds=tuple(folds),
+            radius=conformal_radius(np.abs(predicted - age[:, None]), coverage),
+            fold_of={str(k): int(f) for k, f in zip(keys, fold_of, strict=True)},
+            metrics=region_metrics(age, predicted, fold_of, graph.regions),
+            about={
+                "space": str(ds.attrs.get("space", "")),
+                "simulated": str(ds.attrs.get("simulated", "false")),
+                "age_min": float(age.min()),
+                "age_max": float(age.max()),
+                "n_training": len(age),
+                "coverage": float(coverage),
+                "lesion_policy": str(ds["node_features"].attrs.get("lesion_policy", "")),
+                "versions": {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")},
+            },
+        )
+
+    def predict(self, ds: xr.Dataset) -> xr.Dataset:
+        """Predict regional brain ages; see :func:`scalebrain.brain_age`."""
+        from scalebrain.graph.inference import brain_age
+
+        return brain_age(ds, self)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over graph and weights."""
+        digest = hashlib.sha256(self.graph.fingerprint.encode())
+        for name, values in sorted(self._arrays().items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Everything that goes into the safetensors file."""
+        out: dict[str, npt.NDArray[np.generic]] = {
+            "edges": self.graph.edges,
+            "rows": self.graph.rows,
+            "region_of_row": self.graph.region_of_row,
+            "radius": self.radius,
+        }
+        for i, fold in enumerate(self.folds):
+            out |= {f"fold{i}.weights.{k}": v for k, v in fold.weights.items()}
+            for name in ("center", "spread", "curve", "intercept", "slope"):
+                out[f"fold{i}.{name}"] = getattr(fold, name)
+            out[f"fold{i}.age"] = np.array([fold.age_center, fold.age_spread])
+            for r in range(len(self.graph.regions)):
+                out[f"fold{i}.impute_mean.{r}"] = fold.imputer.means[r]
+                out[f"fold{i}.impute_covariance.{r}"] = fold.imputer.covariances[r]
+        return out
+
+    def save(self, path: str | Path) -> "BrainAgeModel":
+        """Write the model directory: weights.safetensors, model.json and MODEL_CARD.md.
+
+        Parameters
+        ----------
+        path
+            Directory; made when it does not exist.
+
+        Returns
+        -------
+        BrainAgeModel
+            The model, knowing its directory.
+        """
+        from safetensors.numpy import save_file
+
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = folder / "model.json"
+        description.unlink(missing_ok=True)  # until it is whole again, there is no model
+        arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
+        save_file(arrays, folder / "weights.safetensors")
+        (folder / "MODEL_CARD.md").write_text(self._card(), encoding="utf-8")
+        content = {
+            "format": _FORMAT,
+            "graph_sha256": self.graph.fingerprint,
+            "fingerprint": self.fingerprint,
+            "n_nodes": self.graph.n_nodes,
+            "regions": list(self.graph.regions),
+            "features": list(self.features),
+            "training": asdict(self.training),
+            "fold_of": self.fold_of,
+            "metrics": self.metrics,
+            "about": self.about,
+        }
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+        partial = folder / "model.json.part"
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(description)
+        return replace(self, path=str(folder.resolve()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "BrainAgeModel":
+        """Load a model directory.
+
+        Parameters
+        ----------
+        path
+            Directory that :meth:`save` wrote.
+
+        Returns
+        -------
+        BrainAgeModel
+            Model that predicts what the saved one did, bit for bit.
+
+        Raises
+        ------
+        ModelFileError
+            When a file is missing, truncated, of another format or not what its
+            fingerprint says. Nothing in the directory is ever executed.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        folder = Path(path)
+        way_out = "Train again: scalebrain train STORE MODEL_DIR."
+        try:
+            description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+            if description["format"] != _FORMAT:
+                raise ModelFileError(
+                    f"{folder}: model format {description['format']}, this version reads "
+                    f"{_FORMAT}. {way_out}"
+                )
+            weights = folder / "weights.safetensors"
+            if weights.stat().st_size > _MAX_BYTES:
+                raise ModelFileError(f"{weights}: larger than any model of this format.")
+            arrays = load_file(weights)
+            model = cls._restore(description, arrays)
+        except OSError as error:
+            raise ModelFileError(f"{folder}: not a model directory ({error}). {way_out}") from error
+        except SafetensorError as error:
+            raise ModelFileError(f"{folder}: damaged weights ({error}). {way_out}") from error
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, ModelFileError):
+                raise
+            raise ModelFileError(f"{folder}: damaged model.json ({error!r}). {way_out}") from error
+        if model.fingerprint != description["fingerprint"]:
+            raise ModelFileError(f"{folder}: weights and model.json do not match. {way_out}")
+        return replace(model, path=str(folder.resolve()))
+
+    @classmethod
+    def _restore(cls, d: dict[str, Any], a: dict[str, npt.NDArray[Any]]) -> "BrainAgeModel":
+        """Model from its description and arrays."""
+        regions = tuple(str(r) for r in d["regions"])
+        members = tuple(a["rows"][a["region_of_row"] == r] for r in range(len(regions)))
+        graph = Graph(int(d["n_nodes"]), a["edges"], regions, members)
+        folds = []
+        for i in range(int(d["training"]["folds"])):
+            prefix = f"fold{i}.weights."
+            folds.append(
+                Fold(
+                    weights={k[len(prefix) :]: v for k, v in a.items() if k.startswith(prefix)},
+                    center=a[f"fold{i}.center"],
+                    spread=a[f"fold{i}.spread"],
+                    age_center=float(a[f"fold{i}.age"][0]),
+                    age_spread=float(a[f"fold{i}.age"][1]),
+                    imputer=Imputer(
+                        tuple(a[f"fold{i}.impute_mean.{r}"] for r in range(len(regions))),
+                        tuple(a[f"fold{i}.impute_covariance.{r}"] for r in range(len(regions))),
+                    ),
+                    curve=a[f"fold{i}.curve"],
+                    intercept=a[f"fold{i}.intercept"],
+                    slope=a[f"fold{i}.slope"],
+                )
+            )
+        return cls(
+            graph=graph,
+            features=tuple(str(f) for f in d["features"]),
+            training=Training(**d["training"]),
+            folds=tuple(folds),
+            radius=a["radius"],
+            fold_of={str(k): int(v) for k, v in d["fold_of"].items()},
+            metrics=d["metrics"],
+            about=d["about"],
+        )
+
+    def _card(self) -> str:
+        """Model card, in Markdown."""
+        about = self.about
+        simulated = (
+            "**Trained on simulated people. It says nothing about a real brain.**\n\n"
+            if about["simulated"] == "true"
+            else ""
+        )
+        rows = "\n".join(
+            f"| {region} | {m['mae']:.2f} | {m['mae_mean']:.2f} | {m['r']:.2f} |"
+            for region, m in self.metrics.items()
+        )
+        return (
+            f"# Regional brain-age model\n\n{simulated}"
+            "Research use only; not a medical device.\n\n"
+            f"- Layer: {self.training.layer}; {len(self.folds)} folds; seed {self.training.seed}\n"
+            f"- Node features: {', '.join(self.features)}\n"
+            f"- Space: {about['space']}\n"
+            f"- Trained on {about['n_training']} references aged {about['age_min']:.1f} to "
+            f"{about['age_max']:.1f} years; elsewhere predictions are marked as extrapolated\n"
+            f"- Interval: split-conformal, {about['coverage']:.0%}\n\n"
+            "Out-of-fold accuracy on the references, years:\n\n"
+            "| region | MAE | MAE of predicting the mean | r |\n| - | - | - | - |\n"
+            f"{rows}\n"
+        )
+
+
+def build_network(fold: Fold, graph: Graph, training: Training, n_features: int) -> Any:
+    """Network of a fold with its weights, in evaluation mode, on the best device."""
+    import torch
+
+    from scalebrain.graph.layers import RegionalNetwork
+
+    network = RegionalNetwork(
+        graph, n_features, layer=training.layer, channels=training.channels  # type: ignore[arg-type]
+    )
+    try:
+        network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in fold.weights.items()})
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"The weights do not fit the network: {error}. Train again."
+        ) from error
+    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def load_network(model: BrainAgeModel) -> list[Any]:
+    """Networks of all folds of a model."""
+    n = len(model.features)
+    return [build_network(fold, model.graph, model.training, n) for fold in model.folds]

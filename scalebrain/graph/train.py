@@ -1,0 +1,273 @@
+"""Training: one network a fold, early stopping on subjects that are not held out."""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from scalebrain.errors import StatisticsError
+from scalebrain.graph.build import Graph
+from scalebrain.graph.impute import Imputer, fit_imputer, impute
+from scalebrain.options import report_progress
+
+__all__ = ["Fold", "Training", "assign_folds", "forward", "standardize", "train_fold"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Hyper-parameters.
+
+    Parameters
+    ----------
+    layer
+        ``cheb``, ``gcn`` or ``spectral``.
+    channels
+        Filters a convolution.
+    folds
+        Number of folds.
+    epochs
+        At most this many epochs.
+    patience
+        Stop after this many epochs without a better validation error.
+    batch
+        Subjects a batch.
+    learning_rate
+        Step of Adam.
+    decay
+        L2 on the weights of single nodes and on the readout.
+    validation
+        Fraction of the training subjects that decides when to stop.
+    masked
+        Largest fraction of a region that is masked and imputed in augmented copies.
+    seed
+        Seed of folds, weights, batches and masks.
+    """
+
+    layer: str = "cheb"
+    channels: int = 16
+    folds: int = 5
+    epochs: int = 200
+    patience: int = 20
+    batch: int = 32
+    learning_rate: float = 3e-3
+    decay: float = 3e-3
+    validation: float = 0.15
+    masked: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What one fold learned.
+
+    Parameters
+    ----------
+    weights
+        Parameters of the network by name.
+    center, spread
+        (feature,) mean and SD of the training subjects.
+    age_center, age_spread
+        Mean and SD of the training ages, years.
+    imputer
+        Imputer of missing nodes.
+    curve
+        (epoch, 2) training and validation mean absolute error, years.
+    intercept, slope
+        (region,) age bias on the held-out subjects, years and years a year.
+    """
+
+    weights: dict[str, npt.NDArray[np.float32]]
+    center: Array
+    spread: Array
+    age_center: float
+    age_spread: float
+    imputer: Imputer
+    curve: Array
+    intercept: Array = field(default_factory=lambda: np.zeros(0))
+    slope: Array = field(default_factory=lambda: np.zeros(0))
+
+
+def assign_folds(age: Array, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Assign every subject to a fold, stratified by age.
+
+    Parameters
+    ----------
+    age
+        (subject,) years.
+    n_folds
+        Number of folds.
+    seed
+        Seed.
+
+    Returns
+    -------
+    ndarray
+        (subject,) fold.
+
+    Raises
+    ------
+    StatisticsError
+        With fewer than four subjects a fold.
+    """
+    if len(age) < 4 * n_folds:
+        raise StatisticsError(
+            f"{len(age)} reference subjects are too few for {n_folds} folds. "
+            "Bring more, or ask for fewer folds."
+        )
+    rng = np.random.default_rng([seed, 1])
+    order = np.argsort(age, kind="stable")
+    fold = np.empty(len(age), dtype=np.int64)
+    for start in range(0, len(age), n_folds):
+        chunk = order[start : start + n_folds]
+        fold[chunk] = rng.permutation(n_folds)[: len(chunk)]
+    return fold
+
+
+def standardize(x: Array, center: Array, spread: Array) -> Array:
+    """Standardize features by training means and SDs."""
+    return np.asarray((x - center) / spread)
+
+
+def _masked_copies(
+    z: Array, graph: Graph, imputer: Imputer, fraction: float, rng: np.random.Generator
+) -> Array:
+    """Copies of subjects in which part of every region was masked and imputed."""
+    copies = z.copy()
+    for members in np.array_split(rng.permutation(len(z)), min(8, len(z))):
+        for r in range(len(graph.regions)):
+            rows = np.flatnonzero(graph.region_of_row == r)
+            n_masked = int(rng.uniform(0, fraction) * len(rows))
+            first = int(rng.integers(len(rows)))
+            # nodes are numbered piece by piece, so a run of them is a patch of cortex
+            copies[np.ix_(members, rows[(first + np.arange(n_masked)) % len(rows)])] = np.nan
+    return impute(copies, graph, imputer)[0]
+
+
+def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number: int) -> Fold:
+    """Train the network of one fold.
+
+    Parameters
+    ----------
+    x
+        (subject, row, feature) features of the training subjects, complete.
+    age
+        (subject,) years.
+    graph
+        Graph.
+    training
+        Hyper-parameters.
+    number
+        Number of the fold, for seeds and progress.
+
+    Returns
+    -------
+    Fold
+        Weights at the best validation error.
+    """
+    import torch
+
+    from scalebrain.graph.layers import RegionalNetwork
+
+    rng = np.random.default_rng([training.seed, 2, number])
+    torch.manual_seed(training.seed * 1000 + number)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    center = x.mean(axis=(0, 1))
+    spread = np.maximum(x.std(axis=(0, 1)), 1e-8)
+    age_center, age_spread = float(age.mean()), float(max(age.std(), 1e-3))
+    z = standardize(x, center, spread)
+    order = rng.permutation(len(z))
+    n_validation = max(2, round(training.validation * len(z)))
+    held, used = order[:n_validation], order[n_validation:]
+    imputer = fit_imputer(z[used], graph)
+    copies = _masked_copies(z[used], graph, imputer, training.masked, rng)
+
+    def tensor(values: Array) -> "torch.Tensor":
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+    inputs = tensor(np.concatenate([z[used], copies]))
+    target = tensor((np.tile(age[used], 2) - age_center) / age_spread)
+    check, check_age = tensor(z[held]), tensor((age[held] - age_center) / age_spread)
+    network = RegionalNetwork(
+        graph, x.shape[-1], layer=training.layer, channels=training.channels  # type: ignore[arg-type]
+    ).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+    bf16 = device.type == "cuda"
+    best, best_weights, stale, curve = np.inf, network.state_dict(), 0, []
+    for epoch in range(training.epochs):
+        network.train()
+        shuffled = torch.as_tensor(rng.permutation(len(inputs)), device=device)
+        errors = []
+        for index in shuffled.split(training.batch):
+            optimizer.zero_grad()
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                predicted = network(inputs[index])
+            difference = predicted.float() - target[index][:, None]
+            # each region is its own regression: the sum over regions, not their mean
+            loss = difference.square().mean(dim=0).sum()
+            penalty = (
+                network.node_weight.square().sum()
+                + network.skip_weight.square().sum()
+                + 0.1 * network.mean_weight.square().sum()
+            )
+            (loss + training.decay * penalty * 10).backward()
+            optimizer.step()
+            errors.append(float(difference.detach().abs().mean()))
+        network.eval()
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            residual = network(check).float() - check_age[:, None]
+        score = float(residual.square().mean())
+        curve.append((np.mean(errors) * age_spread, float(residual.abs().mean()) * age_spread))
+        report_progress(f"train fold {number + 1}", epoch + 1, training.epochs)
+        if score < best * (1 - 1e-4):
+            best, stale = score, 0
+            best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        else:
+            stale += 1
+            if stale >= training.patience:
+                break
+    report_progress(f"train fold {number + 1}", training.epochs, training.epochs)
+    logger.info("fold %d: %d epochs, validation MAE %.2f y", number + 1, len(curve), curve[-1][1])
+    weights = {k: v.cpu().numpy().astype(np.float32) for k, v in best_weights.items()}
+    return Fold(weights, center, spread, age_center, age_spread, imputer, np.array(curve))
+
+
+def forward(fold: Fold, network: object, x: Array, graph: Graph) -> tuple[Array, Array]:
+    """Predict ages with the network of one fold.
+
+    Parameters
+    ----------
+    fold
+        Fold.
+    network
+        Its network, with the fold's weights, in evaluation mode.
+    x
+        (subject, row, feature); NaN where a node is missing.
+    graph
+        Graph.
+
+    Returns
+    -------
+    age
+        (subject, region) years; NaN for a region without an intact node.
+    imputed
+        (subject, region) imputed fraction.
+    """
+    import torch
+
+    if not isinstance(network, torch.nn.Module):
+        raise TypeError(f"expected a torch module, got {type(network).__name__}")
+    z, fraction = impute(standardize(x, fold.center, fold.spread), graph, fold.imputer)
+    device = next(network.parameters()).device
+    out = np.empty((len(z), len(graph.regions)))
+    with torch.inference_mode():
+        for start in range(0, len(z), 256):
+            part = torch.as_tensor(np.nan_to_num(z[start : start + 256]), dtype=torch.float32)
+            out[start : start + 256] = network(part.to(device)).float().cpu().numpy()
+    age = fold.age_center + fold.age_spread * out
+    age[fraction >= 1] = np.nan
+    return age, fraction

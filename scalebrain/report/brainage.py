@@ -1,0 +1,394 @@
+"""How good the regional brain ages are in people without a stroke."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.report import drawing
+from scalebrain.report.content import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Note,
+    Section,
+    StudyResults,
+    Table,
+    cell,
+    count,
+    finite,
+    long_region,
+    number,
+    percent,
+    plural,
+    span,
+    split_region,
+    text,
+)
+
+__all__ = ["accuracy_section"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_TITLE = "How well age is read from each region"
+_DEFAULT_LEVEL = 0.9
+
+
+def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
+    """Put the error of each region beside guessing the mean, and beside the best possible.
+
+    Parameters
+    ----------
+    ds
+        Store with ``brain_age``; intervals and calibration are shown where it has them.
+    results
+        Results with ``accuracy``.
+
+    Returns
+    -------
+    Section
+        With the reason in place of what is missing.
+    """
+    accuracy = results.accuracy
+    blocks: list[Block] = []
+    takeaway = "The accuracy of the brain ages was not measured."
+    coverage, level = _coverage(ds)
+    if accuracy is None:
+        blocks.append(Note(results.why_missing("accuracy"), "missing"))
+    else:
+        accuracy = accuracy.reset_coords(drop=True)
+        mae, mean = _column(accuracy, "mae"), _column(accuracy, "mae_mean")
+        known = np.isfinite(mae) & np.isfinite(mean)
+        better = int((mae < mean)[known].sum())
+        takeaway = (
+            f"In people without a stroke, reading age from the scan beats guessing the mean age in "
+            f"{better} of {plural(int(known.sum()), 'region')}: the mean absolute error is "
+            f"{span(mae)} years, against {span(mean)} years for the guess."
+        )
+        blocks.append(_error_figure(accuracy))
+        blocks += _deviation_blocks(accuracy, results)
+        blocks.append(_table(accuracy, ds, coverage, level))
+    scatter = _scatter_figure(ds, accuracy)
+    if scatter is None:
+        reason = "No age plot: the data set has no brain_age for included reference people."
+        blocks.append(Note(reason, "missing"))
+    else:
+        blocks.insert(1 if accuracy is not None else len(blocks), scatter)
+    if coverage is not None:
+        blocks.append(_coverage_note(coverage, level))
+    return Section("accuracy", _TITLE, takeaway, blocks)
+
+
+def _column(table: xr.Dataset, name: str) -> FloatArray:
+    if name not in table.variables:
+        return np.full(table.sizes["region"], np.nan)
+    values: FloatArray = np.asarray(table[name].values, dtype=np.float64)
+    return values
+
+
+def _reference(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
+    keep = np.ones(ds.sizes["subject"], dtype=np.bool_)
+    if "included" in ds.variables:
+        keep &= np.asarray(ds["included"].values, dtype=np.bool_)
+    if "group" in ds.variables:
+        keep &= np.array([str(v) == "reference" for v in ds["group"].values.tolist()])
+    return keep
+
+
+def _coverage(ds: xr.Dataset) -> tuple[dict[str, float] | None, float]:
+    """How often the interval holds the age of a reference person, and how often it should."""
+    if not {"brain_age_low", "brain_age_high", "age", "region"} <= set(ds.variables):
+        return None, _DEFAULT_LEVEL
+    keep = _reference(ds)
+    age = np.asarray(ds["age"].values, dtype=np.float64)[keep, None]
+    rows = np.flatnonzero(keep)
+    low = ds["brain_age_low"].transpose("subject", "region").isel(subject=rows)
+    high = ds["brain_age_high"].transpose("subject", "region").isel(subject=rows)
+    low_values = np.asarray(low.values, dtype=np.float64)
+    high_values = np.asarray(high.values, dtype=np.float64)
+    known = np.isfinite(low_values) & np.isfinite(high_values) & np.isfinite(age)
+    inside = known & (low_values <= age) & (age <= high_values)
+    n = known.sum(axis=0)
+    if not n.any():
+        return None, _DEFAULT_LEVEL
+    share = inside.sum(axis=0) / np.where(n > 0, n, np.nan)
+    level = _DEFAULT_LEVEL
+    for attrs in (ds["brain_age_low"].attrs, ds["brain_age_high"].attrs, ds.attrs):
+        for name in ("coverage", "level", "confidence"):
+            if finite(attrs.get(name)) and 0 < float(attrs[name]) < 1:
+                level = float(attrs[name])
+                break
+        else:
+            continue
+        break
+    return dict(zip(map(str, ds["region"].values), map(float, share), strict=True)), level
+
+
+def _coverage_note(coverage: dict[str, float], level: float) -> Note:
+    values = [v for v in coverage.values() if math.isfinite(v)]
+    return Note(
+        f"Prediction intervals: the {percent(level)} conformal interval holds the true age of "
+        f"{percent(float(np.mean(values)))} of reference people on average over regions "
+        f"({percent(min(values))} to {percent(max(values))} by region)."
+    )
+
+
+def _error_figure(accuracy: xr.Dataset) -> Figure:
+    regions = [str(r) for r in accuracy["region"].values]
+    mae, mean = _column(accuracy, "mae"), _column(accuracy, "mae_mean")
+    oracle = _column(accuracy, "oracle_mae")
+    rows = np.arange(len(regions))[::-1].astype(np.float64)
+    with drawing.drawing():
+        figure = drawing.canvas(7.6, 1.0 + 0.24 * len(regions))
+        axes = figure.subplots()
+        axes.hlines(rows, mae, mean, color=drawing.LINE, linewidth=2.5, zorder=1)
+        axes.scatter(
+            mean,
+            rows,
+            marker="|",
+            s=90,
+            linewidths=2,
+            color=drawing.MUTED,
+            label="guess the mean age",
+        )
+        axes.scatter(mae, rows, s=46, color=drawing.ACCENT, label="brain age", zorder=3)
+        if np.isfinite(oracle).any():
+            axes.scatter(
+                oracle,
+                rows,
+                marker="D",
+                s=26,
+                facecolors=drawing.PAPER,
+                edgecolors=drawing.TRUTH,
+                linewidths=1.5,
+                label="best possible (simulation)",
+                zorder=2,
+            )
+        axes.set_yticks(rows, [_short(r) for r in regions])
+        axes.set_ylim(-0.7, len(regions) - 0.3)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("Mean absolute error, years (smaller is better)")
+        axes.grid(axis="x")
+        figure.legend(loc="outside upper left", ncols=3, handletextpad=0.3)
+        alt = (
+            f"Mean absolute error in years of {len(regions)} regions: brain age {span(mae)}, "
+            f"guessing the mean age {span(mean)}"
+        )
+        if np.isfinite(oracle).any():
+            alt += f", best possible {span(oracle)}"
+        svg = drawing.render(figure, "mae", alt + ".")
+    caption = (
+        "Mean absolute error of the predicted age in reference people, each predicted by a model "
+        "that did not see them, beside the error of guessing the mean age of the others."
+    )
+    if np.isfinite(oracle).any():
+        caption += (
+            " Diamonds: the smallest error possible given the noise that the simulation put in."
+        )
+    return Figure("mae", svg, caption)
+
+
+def _short(region: str) -> str:
+    network, side = split_region(region)
+    return f"{long_region(region)} ({network})" if side else region
+
+
+def _deviation_blocks(accuracy: xr.Dataset, results: StudyResults) -> list[Block]:
+    """Whether people whose region truly is older are predicted older; needs a truth."""
+    r = _column(accuracy, "deviation_r")
+    if not np.isfinite(r).any():
+        reason = results.missing.get(
+            "deviation",
+            "Whether a region predicted older truly is older cannot be tested: no true regional "
+            "age is known for these people.",
+        )
+        return [Note(reason, "missing")]
+    oracle = _column(accuracy, "oracle_r")
+    regions = [str(region) for region in accuracy["region"].values]
+    order = np.arange(len(regions))
+    note = Note(
+        f"Beyond age: the predicted deviation of a region from the person's age correlates with the true "
+        f"deviation at r = {span(r, 2)} (median {number(np.nanmedian(r))}; above zero in "
+        f"{int((r > 0).sum())} of {plural(int(np.isfinite(r).sum()), 'region')})"
+        + (
+            f"; the best possible correlation is {span(oracle, 2)}."
+            if np.isfinite(oracle).any()
+            else "."
+        )
+    )
+    with drawing.drawing():
+        figure = drawing.canvas(7.6, 2.7)
+        axes = figure.subplots()
+        colors = [drawing.side_color(split_region(region)[1]) for region in regions]
+        axes.bar(order, r, width=0.62, color=colors, alpha=0.85)
+        if np.isfinite(oracle).any():
+            axes.scatter(
+                order,
+                oracle,
+                marker="D",
+                s=26,
+                facecolors=drawing.PAPER,
+                edgecolors=drawing.TRUTH,
+                linewidths=1.5,
+                zorder=3,
+                label="best possible",
+            )
+            figure.legend(loc="outside upper left")
+        axes.axhline(0, color=drawing.MUTED, linewidth=0.8)
+        axes.set_xticks(order, regions, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_ylim(min(0.0, float(np.nanmin(r))) * 1.1, 1)
+        axes.set_ylabel("correlation with the truth")
+        axes.grid(axis="y")
+        svg = drawing.render(
+            figure,
+            "deviation",
+            f"Correlation of predicted and true deviation from age in {len(regions)} regions, "
+            f"{span(r, 2)}.",
+        )
+    caption = (
+        "Correlation between predicted and true regional deviation from chronological age, "
+        "over reference people. Left regions (L) and right regions (R) in two colors."
+    )
+    return [note, Figure("deviation", svg, caption)]
+
+
+def _scatter_figure(ds: xr.Dataset, accuracy: xr.Dataset | None) -> Figure | None:
+    if not {"brain_age", "age", "region"} <= set(ds.variables):
+        return None
+    rows = np.flatnonzero(_reference(ds))
+    age = np.asarray(ds["age"].values, dtype=np.float64)[rows]
+    small = ds["brain_age"].transpose("subject", "region").isel(subject=rows)
+    predicted = np.asarray(small.values, dtype=np.float64)
+    known = np.isfinite(predicted) & np.isfinite(age)[:, None]
+    if not known.any():
+        return None
+    error = np.array(
+        [
+            np.abs(predicted[k, i] - age[k]).mean() if k.any() else np.nan
+            for i, k in enumerate(known.T)
+        ]
+    )
+    order = [int(i) for i in np.argsort(error, kind="stable") if np.isfinite(error[i])]
+    picks = list(dict.fromkeys((order[0], order[len(order) // 2], order[-1])))
+    names = ["smallest error", "typical", "largest error"]
+    regions = [str(region) for region in ds["region"].values]
+    low = float(min(np.nanmin(predicted[:, picks]), np.nanmin(age))) - 2
+    high = float(max(np.nanmax(predicted[:, picks]), np.nanmax(age))) + 2
+    with drawing.drawing():
+        figure = drawing.canvas(8.6, 3.35)
+        panels: Sequence[object] = np.atleast_1d(
+            figure.subplots(1, len(picks), sharex=True, sharey=True)
+        ).tolist()
+        for i, axes in zip(picks, panels, strict=True):
+            _scatter_panel(axes, age, predicted[:, i], low, high)
+            label = names[picks.index(i)] if len(picks) == 3 else ""
+            fitted = known[:, i]
+            r = _correlation(age[fitted], predicted[fitted, i])
+            axes.set_title(f"{long_region(regions[i])}", loc="left")  # type: ignore[attr-defined]
+            axes.text(  # type: ignore[attr-defined]
+                0.03,
+                0.97,
+                f"{label}\nMAE {number(error[i], 1)} y, r {number(r)}",
+                transform=axes.transAxes,  # type: ignore[attr-defined]
+                va="top",
+                fontsize=8.5,
+                color=drawing.MUTED,
+            )
+        figure.supxlabel("age, years", fontsize=9.5, color=drawing.MUTED)
+        figure.supylabel("brain age, years", fontsize=9.5, color=drawing.MUTED)
+        svg = drawing.render(
+            figure,
+            "scatter",
+            f"Brain age against age of {len(rows)} reference people in {len(picks)} regions: "
+            + "; ".join(f"{long_region(regions[i])}, error {number(error[i], 1)}" for i in picks),
+        )
+    return Figure(
+        "scatter",
+        svg,
+        f"Brain age against age of {count(len(rows))} reference people, uncorrected, in the regions with the "
+        "smallest, a middle and the largest error. Dashed: perfect agreement. A slope below "
+        "the dashed line is regression to the mean, which the corrected brain-PAD removes.",
+    )
+
+
+def _correlation(a: FloatArray, b: FloatArray) -> float:
+    if a.size < 3 or a.std() == 0 or b.std() == 0:
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _scatter_panel(axes: object, x: FloatArray, y: FloatArray, low: float, high: float) -> None:
+    from matplotlib.axes import Axes
+
+    if not isinstance(axes, Axes):
+        return
+    axes.plot([low, high], [low, high], color=drawing.MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.scatter(x, y, s=14, color=drawing.ACCENT, alpha=0.6, linewidths=0)
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() > 2 and x[known].std() > 0:
+        slope, start = np.polyfit(x[known], y[known], 1)
+        ends = np.array([x[known].min(), x[known].max()])
+        axes.plot(ends, start + slope * ends, color=drawing.ACCENT, linewidth=1.8)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    axes.grid()
+
+
+def _table(
+    accuracy: xr.Dataset, ds: xr.Dataset, coverage: dict[str, float] | None, level: float
+) -> Table:
+    slopes: dict[str, float] = {}
+    if "calibration_slope" in ds.variables and "region" in ds.variables:
+        slopes = dict(
+            zip(
+                map(str, ds["region"].values),
+                map(float, np.asarray(ds["calibration_slope"].values, dtype=np.float64)),
+                strict=True,
+            )
+        )
+    optional = [
+        ("oracle_mae", "best possible MAE", 2, "Smallest error possible given the noise"),
+        ("deviation_r", "deviation r", 2, "Predicted against true regional deviation"),
+        ("oracle_r", "best possible r", 2, "Largest correlation possible given the noise"),
+    ]
+    shown = [o for o in optional if np.isfinite(_column(accuracy, o[0])).any()]
+    columns = [
+        Column("Region", numeric=False),
+        Column("MAE, years"),
+        Column("guess-the-mean MAE"),
+        Column("gain"),
+        Column("r with age"),
+        *(Column(label, hint=hint) for _, label, _, hint in shown),
+        *([Column("calibration slope")] if slopes else []),
+        *([Column(f"{percent(level)} interval holds")] if coverage is not None else []),
+        Column("n"),
+    ]
+    columns_of = {name: _column(accuracy, name) for name in ("mae", "mae_mean", "r", "n")}
+    columns_of |= {name: _column(accuracy, name) for name, *_ in shown}
+    rows: list[list[Cell]] = []
+    for i, region in enumerate(str(r) for r in accuracy["region"].values):
+        mae, mean = columns_of["mae"][i], columns_of["mae_mean"][i]
+        gain = 1 - mae / mean if finite(mean) and mean > 0 else math.nan
+        row = [
+            text(_short(region)),
+            cell(number(mae), mae, "" if mae < mean else "caution"),
+            cell(number(mean), mean),
+            cell(percent(gain), gain),
+            cell(number(columns_of["r"][i]), columns_of["r"][i]),
+        ]
+        row += [cell(number(columns_of[k][i], d), columns_of[k][i]) for k, _, d, _ in shown]
+        if slopes:
+            slope = slopes.get(region, math.nan)
+            row.append(cell(number(slope), slope))
+        if coverage is not None:
+            held = coverage.get(region, math.nan)
+            row.append(cell(percent(held), held))
+        row.append(cell(count(columns_of["n"][i]), columns_of["n"][i]))
+        rows.append(row)
+    return Table("accuracy-table", "Accuracy by region.", columns, rows, folded=True)
+
+

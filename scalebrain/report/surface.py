@@ -1,0 +1,201 @@
+"""Values of parcels on the cortex: four views drawn from the fsaverage5 meshes of nilearn."""
+
+import functools
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from markupsafe import Markup
+
+from scalebrain.errors import MissingVariableError
+from scalebrain.report import drawing
+
+__all__ = ["surface_figure", "vertex_parcels"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Hemisphere = Literal["left", "right"]
+
+_REACH_MM = 4.0
+_GRAY = 0.80
+_LIGHT = np.array([0.15, 0.35, 0.92])
+
+
+@functools.cache
+def _mesh(hemisphere: Hemisphere) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Pial vertices, vertices halfway to the white surface, and triangles."""
+    from nilearn.datasets import fetch_surf_fsaverage
+    from nilearn.surface import load_surf_mesh
+
+    paths = fetch_surf_fsaverage("fsaverage5")  # lies inside the package
+    pial = load_surf_mesh(paths[f"pial_{hemisphere}"])
+    white = load_surf_mesh(paths[f"white_{hemisphere}"])
+    vertices = np.asarray(pial.coordinates, dtype=np.float64)
+    middle = (vertices + np.asarray(white.coordinates, dtype=np.float64)) / 2
+    return vertices, middle, np.asarray(pial.faces, dtype=np.int64)
+
+
+def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
+    """Parcel of each fsaverage5 vertex: the nearest one on its own side.
+
+    Parameters
+    ----------
+    ds
+        Dataset with ``x``, ``y``, ``z`` and ``parcel`` on ``voxel``.
+    hemisphere
+        Side of the mesh.
+
+    Returns
+    -------
+    ndarray of int
+        Shape (vertex,); 0 where no parcel lies within 4 mm of mid-thickness, or within
+        the length of a voxel where voxels are larger than that.
+
+    Raises
+    ------
+    MissingVariableError
+        When a coordinate is missing.
+    """
+    from scipy.spatial import cKDTree
+
+    absent = [name for name in ("x", "y", "z", "parcel") if name not in ds.variables]
+    if absent:
+        raise MissingVariableError(
+            f"Dataset: {', '.join(absent)} missing. Open a finished store with open_store."
+        )
+    mm = np.stack([np.asarray(ds[a].values, dtype=np.float64) for a in "xyz"], axis=1)
+    parcel = np.asarray(ds["parcel"].values).astype(np.int64)
+    own = (parcel > 0) & ((mm[:, 0] < 0) if hemisphere == "left" else (mm[:, 0] > 0))
+    _, middle, _ = _mesh(hemisphere)
+    out = np.zeros(len(middle), dtype=np.int64)
+    if not own.any():
+        return out
+    affine = np.asarray(ds.attrs.get("affine", np.eye(4).ravel()), dtype=np.float64)
+    voxel = float(np.abs(np.diag(affine.reshape(4, 4))[:3]).max())
+    distance, nearest = cKDTree(mm[own]).query(middle, distance_upper_bound=max(_REACH_MM, voxel))
+    found = np.isfinite(distance)
+    out[found] = parcel[own][nearest[found]]
+    return out
+
+
+def surface_figure(
+    ds: xr.Dataset,
+    values: Mapping[int, float],
+    *,
+    key: str,
+    limit: float,
+    colors: FloatArray,
+    label: str,
+    alt: str,
+) -> Markup:
+    """Draw the cortex in four views, the left hemisphere as the lesioned one.
+
+    Parameters
+    ----------
+    ds
+        Dataset with ``x``, ``y``, ``z`` and ``parcel``.
+    values
+        Value of each parcel code.
+    key
+        Prefix of ids.
+    limit
+        Value of the last color; the first one is its negative.
+    colors
+        Lookup table (n, 3).
+    label
+        Label of the color bar.
+    alt
+        Alternative text.
+
+    Returns
+    -------
+    Markup
+        An ``<svg>`` element.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    views: tuple[tuple[Hemisphere, bool, str], ...] = (
+        ("left", True, "ipsilesional, lateral"),
+        ("left", False, "ipsilesional, medial"),
+        ("right", False, "contralesional, medial"),
+        ("right", True, "contralesional, lateral"),
+    )
+    parcels = {side: vertex_parcels(ds, side) for side in ("left", "right")}
+    with drawing.drawing():
+        figure = drawing.canvas(8.8, 2.75)
+        grid = figure.subplots(1, 4)
+        for axes, (side, lateral, title) in zip(grid, views, strict=True):
+            at_vertex = np.array([values.get(int(code), np.nan) for code in parcels[side]])
+            picture, extent = _picture(side, lateral, at_vertex, limit, colors)
+            axes.imshow(picture, extent=extent, origin="lower", interpolation="none")
+            axes.set_axis_off()
+            axes.set_title(title, fontsize=9, pad=3)
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(-limit, limit), ListedColormap(colors)),
+            ax=list(grid),
+            orientation="horizontal",
+            shrink=0.42,
+            aspect=40,
+            pad=0.04,
+        )
+        bar.set_label(label)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        return drawing.render(figure, key, alt)
+
+
+def _picture(
+    hemisphere: Hemisphere, lateral: bool, values: FloatArray, limit: float, colors: FloatArray
+) -> tuple[FloatArray, tuple[float, float, float, float]]:
+    """Rasterize one view: parallel projection along x, nearest triangle in front."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+
+    vertices, _, faces = _mesh(hemisphere)
+    outward = 1.0 if hemisphere == "right" else -1.0
+    toward = outward if lateral else -outward  # the eye is on this side of x
+    depth = toward * vertices[:, 0]
+    across = toward * vertices[:, 1]  # seen from the right (+x), front (+y) is on the right
+    up = vertices[:, 2]
+    corners = np.stack([across, up], axis=1)[faces]
+    normals = np.cross(
+        vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
+    )
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    facing = toward * normals[:, 0]
+    light = _LIGHT[[2, 1, 0]] * np.array([toward, 1.0, 1.0])
+    shade = np.clip(normals @ (light / np.linalg.norm(light)), 0, 1)
+    face_values = _face_values(values[faces])
+    rgb = np.full((len(faces), 3), _GRAY)
+    known = np.isfinite(face_values)
+    index = np.rint((face_values[known] / limit + 1) / 2 * (len(colors) - 1))
+    rgb[known] = colors[np.clip(index, 0, len(colors) - 1).astype(np.intp)]
+    rgb = np.clip(rgb * (0.58 + 0.46 * shade[:, None]), 0, 1)
+    order = np.argsort(depth[faces].mean(axis=1), kind="stable")
+    order = order[facing[order] > 0]
+    low, high = corners.reshape(-1, 2).min(axis=0) - 2, corners.reshape(-1, 2).max(axis=0) + 2
+    width, height = high - low
+    figure = Figure(figsize=(width / 40, height / 40), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+    axes.add_collection(
+        PolyCollection(list(corners[order]), facecolors=rgb[order], edgecolors=rgb[order], lw=0.3)
+    )
+    figure.patch.set_alpha(0.0)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba(), dtype=np.float64)[::-1] / 255
+    return picture, (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
+
+
+def _face_values(corners: FloatArray) -> FloatArray:
+    """Value of the majority of a triangle's corners, so that borders stay sharp."""
+    a, b, c = corners.T
+    with np.errstate(invalid="ignore"):
+        same_bc = (b == c) | (np.isnan(b) & np.isnan(c))
+    return np.asarray(np.where(same_bc, b, a))

@@ -1,0 +1,337 @@
+"""The template brain on a grid, prepared once a process for drawing people."""
+
+import functools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from scalebrain.atlas.parcels import parcel_image
+from scalebrain.atlas.space import Grid, template, template_grid
+from scalebrain.atlas.tracts import cst_probability
+from scalebrain.errors import ConfigError
+from scalebrain.simulate.factors import PARCELS, parcel_factors
+from scalebrain.simulate.images_numba_fns import render
+from scalebrain.simulate.parameters import SimulationParameters
+
+__all__ = ["Anatomy", "Territory", "anatomy", "territory", "tissue_constants"]
+
+_SHIFTS = np.linspace(-6, 6, 25)
+_CURVE_VOXELS = 250_000
+
+# Nearest parcels of the middle cerebral artery's territory, both hemispheres: frontal
+# convexity, insula, central, parietal convexity, basal ganglia, temporal convexity.
+_MIDDLE_CEREBRAL = (
+    *(1, 2, 7, 8, 11, 12, 13, 14, 15, 16, 17, 18, 29, 30, 57, 58),
+    *(61, 62, 63, 64, 65, 66, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86),
+)
+_CEREBELLUM = 91
+_FORBIDDEN = np.float32(np.inf)
+_OUTSIDE_TERRITORY = 1.2
+_MIDLINE_MM = 5.0
+_VENTRICLE = 0.7
+
+Float32 = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+F = TypeVar("F")
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Template brain on a grid, in the voxel order of a NIfTI file.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    inside
+        Flat positions of the brain's voxels in a file (voxel,), sorted.
+    kji
+        Their indices along the third, second and first axis (voxel, 3).
+    grey, white
+        Tissue probabilities, indexed (k, j, i).
+    detail
+        Intensity of the template that its tissues do not explain, (k, j, i).
+    blend, weight
+        The four parcels that matter most to a voxel, as positions in `PARCELS`, and
+        their weights (voxel, 4).
+    label
+        Parcel code of the voxel, 0 for none (voxel,).
+    volume_curve
+        Log grey-matter volume of a parcel against shift, relative to shift 0
+        (parcel, shift); increasing along shift.
+    """
+
+    grid: Grid
+    inside: npt.NDArray[np.intp]
+    kji: npt.NDArray[np.int16]
+    grey: Float32
+    white: Float32
+    detail: Float32
+    blend: npt.NDArray[np.int16]
+    weight: Float32
+    label: npt.NDArray[np.int32]
+    volume_curve: Array
+
+    def shift(self, log_volume: Array) -> Array:
+        """Shift of the tissue border that gives each parcel a log volume (parcel,)."""
+        return np.array(
+            [
+                np.interp(value, curve, _SHIFTS)
+                for value, curve in zip(log_volume, self.volume_curve, strict=True)
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Territory:
+    """Where lesions grow and what they damage, per brain voxel of an `Anatomy`.
+
+    Parameters
+    ----------
+    side
+        -1 left, 1 right, 0 where no lesion may grow (voxel,).
+    penalty
+        Cost of leaving the territory of the middle cerebral artery (voxel,).
+    position
+        Millimeter coordinates (voxel, 3).
+    tract
+        Probability of the corticospinal tract by side, ``{"L": (voxel,), "R": ...}``.
+    salience
+        Voxels of the salience network by side.
+    """
+
+    side: npt.NDArray[np.int8]
+    penalty: Float32
+    position: Float32
+    tract: Mapping[str, Float32]
+    salience: Mapping[str, npt.NDArray[np.bool_]]
+
+
+def tissue_constants(parameters: SimulationParameters, *, texture: float) -> Array:
+    """Pack the constants of the `render` kernel."""
+    return np.array(
+        [
+            parameters.sharpness,
+            parameters.thinning_to_white,
+            parameters.grey_white_contrast,
+            parameters.csf_intensity,
+            texture,
+        ]
+    )
+
+
+def anatomy(resolution: float, parameters: SimulationParameters) -> Anatomy:
+    """Template brain at a resolution, prepared once a process.
+
+    Parameters
+    ----------
+    resolution
+        Edge of a voxel in mm.
+    parameters
+        Parameters of the simulation; those of tissue and blending matter.
+
+    Returns
+    -------
+    Anatomy
+        Shared and read-only.
+
+    Raises
+    ------
+    ConfigError
+        When voxels are so large that a parcel has none.
+    """
+    with _lock:  # several threads of a worker ask at once; one prepares
+        return _anatomy(
+            float(resolution),
+            parameters.parcel_blend_mm,
+            tuple(tissue_constants(parameters, texture=0.0).tolist()),
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def _anatomy(resolution: float, blend_mm: float, constants: tuple[float, ...]) -> Anatomy:
+    grid = template_grid(resolution)
+    mask = template("mask", grid)
+    t1, grey, white = (_file_order(template(name, grid)) for name in ("t1", "gm", "wm"))
+    inside = np.flatnonzero(_file_order(mask))
+    kji = np.stack(np.unravel_index(inside, mask.shape[::-1]), axis=1).astype(np.int16)
+    labels = _file_order(parcel_image(grid))
+    label = labels.ravel()[inside]
+    missing = sorted(set(PARCELS) - set(np.unique(label).tolist()))
+    used = set(np.flatnonzero(~parcel_factors().outside) + 1)
+    if used & set(missing):
+        raise ConfigError(
+            f"At {resolution} mm the parcels {sorted(used & set(missing))} have no voxel. "
+            "Simulate at 6 mm or finer."
+        )
+    blend, weight = _blend(labels, inside, blend_mm / resolution)
+
+    tissue = np.array(constants)
+    # intensity of the template relative to white matter, less what its tissues explain
+    plain = _Template(kji, grey, white, np.zeros_like(grey), blend, weight)
+    explained, gm = plain.draw(np.zeros(len(PARCELS)), tissue)
+    reference = float(np.median(t1.ravel()[inside[white.ravel()[inside] > 0.95]]))
+    detail = np.zeros_like(grey)
+    detail.ravel()[inside] = np.clip(t1.ravel()[inside] / reference - explained, -0.35, 0.35)
+
+    curve = plain.volume_curves(label, tissue)
+    return Anatomy(grid, inside, kji, grey, white, detail, blend, weight, label, curve)
+
+
+@dataclass(frozen=True)
+class _Template:
+    """The undeformed template, for what is measured on it."""
+
+    kji: npt.NDArray[np.int16]
+    grey: Float32
+    white: Float32
+    detail: Float32
+    blend: npt.NDArray[np.int16]
+    weight: Float32
+
+    def draw(self, shift: Array, tissue: Array, step: int = 1) -> tuple[Float32, Float32]:
+        """T1w intensity and grey matter of every `step`-th voxel."""
+        kji = np.ascontiguousarray(self.kji[::step])
+        n = len(kji)
+        t1w, gm = np.empty(n, np.float32), np.empty(n, np.float32)
+        render(
+            kji,
+            self.grey,
+            self.white,
+            self.detail,
+            np.zeros((3, n), np.float32),
+            np.ascontiguousarray(self.blend[::step]),
+            np.ascontiguousarray(self.weight[::step]),
+            shift,
+            np.zeros(len(PARCELS)),
+            tissue,
+            t1w,
+            gm,
+        )
+        return t1w, gm
+
+    def volume_curves(self, label: npt.NDArray[np.int32], tissue: Array) -> Array:
+        """Log volume of each parcel against shift, on a sample of a fine grid's voxels."""
+        step = max(1, len(label) // _CURVE_VOXELS)
+        sample = label[::step]
+        volume = np.empty((len(PARCELS), _SHIFTS.size))
+        for column, shift in enumerate(_SHIFTS):
+            gm = self.draw(np.full(len(PARCELS), shift), tissue, step)[1]
+            volume[:, column] = np.bincount(sample, weights=gm, minlength=PARCELS[-1] + 1)[1:]
+        at_zero = volume[:, _SHIFTS.size // 2]
+        volume[at_zero <= 0] = np.exp(_SHIFTS)  # a parcel without a voxel on a coarse grid
+        at_zero = volume[:, _SHIFTS.size // 2, np.newaxis]
+        return np.asarray(np.log(volume / at_zero))
+
+
+def _file_order(image: npt.NDArray[F]) -> npt.NDArray[F]:  # type: ignore[type-var]
+    """Reorder (i, j, k) to contiguous (k, j, i), the order of a NIfTI file."""
+    return np.ascontiguousarray(image.transpose(2, 1, 0))
+
+
+def _blend(
+    labels: npt.NDArray[np.int32], inside: npt.NDArray[np.intp], sigma: float
+) -> tuple[npt.NDArray[np.int16], Float32]:
+    """Four heaviest parcels of each brain voxel, after smoothing the filled parcels."""
+    nearest = ndimage.distance_transform_edt(
+        labels == 0, return_distances=False, return_indices=True
+    )
+    filled = labels[tuple(nearest)]
+    n = inside.size
+    slot_of = np.full(labels.size, -1, np.int64)
+    slot_of[inside] = np.arange(n)
+    best = np.zeros((n, 4), np.float32)
+    which = np.zeros((n, 4), np.int16)
+    margin = int(np.ceil(3 * sigma)) + 1
+    for code, found in enumerate(ndimage.find_objects(filled, max_label=PARCELS[-1]), start=1):
+        if found is None:
+            continue
+        box = tuple(
+            slice(max(0, s.start - margin), min(size, s.stop + margin))
+            for s, size in zip(found, labels.shape, strict=True)
+        )
+        share = (filled[box] == code).astype(np.float32)
+        if sigma > 0:
+            share = ndimage.gaussian_filter(share, sigma, truncate=3.0, mode="nearest")
+        flat = np.arange(labels.size).reshape(labels.shape)[box]
+        keep = share > 0.01
+        slots = slot_of[flat[keep]]
+        values = share[keep][slots >= 0]
+        slots = slots[slots >= 0]
+        # the new parcel replaces the lightest of the four where it is heavier
+        lightest = best[slots].argmin(axis=1)
+        heavier = values > best[slots, lightest]
+        best[slots[heavier], lightest[heavier]] = values[heavier]
+        which[slots[heavier], lightest[heavier]] = code - 1
+    best /= best.sum(axis=1, keepdims=True)
+    return which, best
+
+
+def territory(resolution: float, parameters: SimulationParameters) -> Territory:
+    """Where lesions may grow at a resolution, prepared once a process.
+
+    Parameters
+    ----------
+    resolution
+        Edge of a voxel in mm.
+    parameters
+        Parameters of the simulation.
+
+    Returns
+    -------
+    Territory
+        Shared and read-only.
+    """
+    brain = anatomy(resolution, parameters)
+    with _lock:
+        return _territory(brain.grid.affine, _Keyed(brain))
+
+
+class _Keyed:
+    """Hands an `Anatomy` to a cache without hashing its arrays."""
+
+    def __init__(self, brain: Anatomy) -> None:
+        self.brain = brain
+
+    def __hash__(self) -> int:
+        return hash(self.brain.grid)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and other.brain.grid == self.brain.grid
+
+
+@functools.lru_cache(maxsize=2)
+def _territory(_affine: tuple[float, ...], keyed: _Keyed) -> Territory:
+    brain = keyed.brain
+    grid = brain.grid
+    ijk = brain.kji[:, ::-1].astype(np.float64)
+    position = ijk @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
+    x, y, z = position.T
+    nearest = brain.blend[np.arange(len(x)), brain.weight.argmax(axis=1)].astype(int) + 1
+    csf = 1 - (brain.grey + brain.white).ravel()[brain.inside]
+    brainstem = (z < -8) & (np.abs(x) < 20) & (y > -45) & (y < -8)
+    forbidden = (
+        (np.abs(x) < _MIDLINE_MM)
+        | (nearest >= _CEREBELLUM)
+        | brainstem
+        | (csf > _VENTRICLE)
+        # on the other side of the midline than its nearest parcel
+        | ((nearest % 2 == 1) != (x < 0))
+    )
+    side = np.where(forbidden, 0, np.sign(x)).astype(np.int8)
+    penalty = np.where(np.isin(nearest, _MIDDLE_CEREBRAL), 0.0, _OUTSIDE_TERRITORY)
+    tract = {
+        name[-1]: _file_order(image).ravel()[brain.inside]
+        for name, image in cst_probability(grid).items()
+    }
+    parcels = parcel_factors().regions.parcels
+    salience = {s: np.isin(brain.label, parcels[f"SAL_{s}"]) for s in ("L", "R")}
+    return Territory(
+        side, penalty.astype(np.float32), position.astype(np.float32), tract, salience
+    )

@@ -1,0 +1,357 @@
+"""Formulas: which variables they name, which rows they can use, which columns they make."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+
+__all__ = ["ParsedFormula", "design_matrix", "outcome_vector", "parse_formula", "usable_rows"]
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+_RANDOM = re.compile(r"\+\s*\(\s*1\s*\|\s*([^()|]+?)\s*\)")
+
+
+@dataclass(frozen=True)
+class ParsedFormula:
+    """A formula split in two, with the variables that each side names.
+
+    Parameters
+    ----------
+    text
+        As the user wrote it.
+    outcome
+        Expression on the left.
+    predictors
+        formulaic's form of the right side.
+    outcome_names
+        Variables of the left side.
+    predictor_names
+        Variables of the right side.
+    """
+
+    text: str
+    outcome: Any
+    predictors: Any
+    outcome_names: tuple[str, ...]
+    predictor_names: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Variables of both sides, each once."""
+        return tuple(dict.fromkeys(self.outcome_names + self.predictor_names))
+
+    @property
+    def is_plain(self) -> bool:
+        """True if the left side is one variable as it is, without a function."""
+        return [str(term) for term in self.outcome] == list(self.outcome_names)
+
+
+def parse_formula(
+    formula: str, ds: xr.Dataset, *, groups: Hashable, dim: Hashable
+) -> ParsedFormula:
+    """Parse a Wilkinson formula and check the names in it against a Dataset.
+
+    Parameters
+    ----------
+    formula
+        E.g. ``"brain_pad_corrected ~ scale(log10(lesion_volume)) + age"``. A term
+        ``(1 | cohort)`` is accepted where it repeats `groups`.
+    ds
+        Dataset whose variables and coordinates may be named.
+    groups
+        Grouping variable of the random intercept.
+    dim
+        Dimension besides ``subject``.
+
+    Returns
+    -------
+    ParsedFormula
+        The formula in parts.
+
+    Raises
+    ------
+    StatisticsError
+        If the formula is malformed or holds another random effect.
+    MissingVariableError
+        If it names something that is neither in `ds` nor a function.
+    """
+    from formulaic import Formula
+    from formulaic.errors import FormulaicError
+
+    for name in _RANDOM.findall(formula):
+        if name != str(groups):
+            raise StatisticsError(
+                f"Formula '{formula}': random intercept by '{name}', but groups='{groups}'. "
+                f"Pass groups='{name}' and leave '(1 | {name})' out."
+            )
+    fixed = _RANDOM.sub("", formula)
+    if "|" in fixed:
+        raise StatisticsError(
+            f"Formula '{formula}': only one random intercept is fitted, named by `groups`. "
+            "Leave every '|' out of the formula."
+        )
+    try:
+        parsed = Formula(fixed)
+    except FormulaicError as error:
+        first = str(error).splitlines()[0]
+        raise StatisticsError(f"Formula '{formula}' cannot be parsed: {first}") from error
+    if not hasattr(parsed, "lhs") or not hasattr(parsed, "rhs"):
+        raise StatisticsError(
+            f"Formula '{formula}' has no outcome. Write 'outcome ~ predictor + predictor'."
+        )
+    if len(list(parsed.lhs)) != 1:
+        raise StatisticsError(
+            f"Formula '{formula}': expected one outcome, got {len(list(parsed.lhs))}."
+        )
+    sides = []
+    unknown: list[str] = []
+    for side in (parsed.lhs, parsed.rhs):
+        names, bad = _variables(side, ds)
+        sides.append(names)
+        unknown += [name for name in bad if name not in unknown]
+    if unknown:
+        near = sorted(
+            str(n) for n, v in ds.variables.items() if v.dims and set(v.dims) <= {"subject", dim}
+        )
+        raise MissingVariableError(
+            f"Formula '{formula}': {', '.join(map(repr, unknown))} is neither a variable of the "
+            f"Dataset nor a function. Variables over (subject, {dim}): {', '.join(near)}."
+        )
+    return ParsedFormula(formula, parsed.lhs, parsed.rhs, sides[0], sides[1])
+
+
+def usable_rows(
+    parsed: ParsedFormula, frame: pd.DataFrame, *, extra: Sequence[str] = ()
+) -> tuple[BoolArray, dict[str, BoolArray]]:
+    """Find the rows that every variable and every transformation of the formula can use.
+
+    Parameters
+    ----------
+    parsed
+        The formula. Its outcome counts only if `frame` has the columns of it.
+    frame
+        One row per subject.
+    extra
+        Further columns that must not be missing.
+
+    Returns
+    -------
+    rows
+        Bool, True where the row is used.
+    reasons
+        For each reason, the rows that it excludes.
+    """
+    reasons: dict[str, BoolArray] = {}
+    with_outcome = all(name in frame for name in parsed.outcome_names)
+    wanted = (parsed.outcome_names if with_outcome else ()) + parsed.predictor_names
+    for name in dict.fromkeys((*wanted, *extra)):
+        column = frame[name]
+        if column.dtype.kind in "fc":
+            bad = ~np.isfinite(column.to_numpy())
+        else:
+            bad = column.isna().to_numpy(dtype=np.bool_)
+        if bad.any():
+            reasons[f"{name} missing or infinite"] = bad
+    rows = np.ones(len(frame), dtype=np.bool_)
+    for bad in reasons.values():
+        rows &= ~bad
+    if not rows.any():
+        return rows, reasons
+    part = frame[rows]
+    seen: dict[str, BoolArray] = {}
+    context = _tolerant(seen)
+    sides = [parsed.predictors, *([parsed.outcome] if with_outcome else [])]
+    for side in sides:
+        matrix = _evaluate(parsed, side, part, context)
+        for name in matrix.columns:
+            bad = ~np.isfinite(matrix[name].to_numpy(dtype=np.float64))
+            if bad.any():
+                seen.setdefault(f"{name} not finite", bad)
+    used = rows.copy()
+    inside = np.flatnonzero(rows)
+    found: list[BoolArray] = []
+    for reason, bad in seen.items():
+        if any(np.array_equal(bad, other) for other in found):
+            continue  # the same rows again, seen from an outer function
+        found.append(bad)
+        full = np.zeros(len(frame), dtype=np.bool_)
+        full[inside[bad]] = True
+        reasons[reason] = full
+        used &= ~full
+    return used, reasons
+
+
+def design_matrix(parsed: ParsedFormula, frame: pd.DataFrame) -> pd.DataFrame:
+    """Evaluate the right side on the rows of `frame`, all of which are used.
+
+    Parameters
+    ----------
+    parsed
+        The formula.
+    frame
+        The rows used; ``scale`` takes mean and standard deviation from them.
+
+    Returns
+    -------
+    DataFrame
+        float64, one column per term of the design.
+
+    Raises
+    ------
+    StatisticsError
+        If a term makes no column (one level only) or a value is not finite.
+    """
+    matrix = _evaluate(parsed, parsed.predictors, frame, {})
+    made = matrix.model_spec.term_slices
+    empty = [str(term) for term, columns in made.items() if columns.start == columns.stop]
+    if empty:
+        raise StatisticsError(
+            f"Formula '{parsed.text}': {', '.join(map(repr, empty))} has the same value in all "
+            f"{len(frame)} rows used, so it has no effect to estimate. Leave it out."
+        )
+    table = pd.DataFrame(
+        {str(name): matrix[name].to_numpy(dtype=np.float64) for name in matrix.columns},
+        index=frame.index,
+    )
+    _check_finite(parsed, table)
+    return table
+
+
+def outcome_vector(parsed: ParsedFormula, frame: pd.DataFrame) -> FloatArray:
+    """Evaluate the left side on the rows of `frame`.
+
+    Parameters
+    ----------
+    parsed
+        The formula.
+    frame
+        The rows used.
+
+    Returns
+    -------
+    ndarray
+        float64, one value per row.
+
+    Raises
+    ------
+    StatisticsError
+        If the outcome is text or makes more than one column.
+    """
+    matrix = _evaluate(parsed, parsed.outcome, frame, {})
+    if matrix.shape[1] != 1 or any(
+        frame[name].dtype.kind not in "biuf" for name in parsed.outcome_names
+    ):
+        raise StatisticsError(
+            f"Formula '{parsed.text}': the outcome must be one column of numbers, got "
+            f"{', '.join(map(repr, matrix.columns))}."
+        )
+    _check_finite(parsed, matrix)
+    values: FloatArray = matrix.iloc[:, 0].to_numpy(dtype=np.float64)
+    return values
+
+
+def _check_finite(parsed: ParsedFormula, table: pd.DataFrame) -> None:
+    bad = [
+        str(name)
+        for name in table.columns
+        if not np.isfinite(table[name].to_numpy(dtype=np.float64)).all()
+    ]
+    if bad:
+        raise StatisticsError(
+            f"Formula '{parsed.text}': {', '.join(map(repr, bad))} is not finite on rows whose "
+            "variables are. Check for a constant under scale(), a logarithm of a negative "
+            "number or a division by zero."
+        )
+
+
+def _evaluate(
+    parsed: ParsedFormula, side: Any, frame: pd.DataFrame, context: dict[str, Any]
+) -> Any:
+    from formulaic import model_matrix
+    from formulaic.errors import FormulaicError
+
+    try:
+        with np.errstate(all="ignore"):
+            return model_matrix(side, frame, context=context, na_action="ignore")
+    except (FormulaicError, TypeError, ValueError, AttributeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StatisticsError(
+            f"Formula '{parsed.text}' cannot be evaluated on {len(frame)} rows: {first}"
+        ) from error
+
+
+def _tolerant(seen: dict[str, BoolArray]) -> dict[str, Any]:
+    """Functions that note the rows they cannot use instead of spoiling the others."""
+
+    def noting(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(values: Any) -> Any:
+            result = np.asarray(function(np.asarray(values, dtype=np.float64)))
+            bad = ~np.isfinite(result)
+            if bad.any():
+                label = f"{name}({getattr(values, 'name', None) or '...'}) not finite"
+                seen[label] = seen.get(label, False) | bad
+                result = np.where(bad, np.median(result[~bad]) if not bad.all() else 0.0, result)
+            return result
+
+        return call
+
+    def scale(values: Any, center: Any = True, scale: Any = True, ddof: float = 1) -> Any:
+        numbers = np.array(values, dtype=np.float64)
+        fine = np.isfinite(numbers)
+        if center is True:
+            numbers = numbers - (numbers[fine].mean() if fine.any() else 0.0)
+        if scale is True:
+            spread = np.sqrt((numbers[fine] ** 2).sum() / max(int(fine.sum()) - ddof, 1))
+            numbers = numbers / (spread if spread > 0 else 1.0)
+        return numbers
+
+    return {
+        "log": noting("log", np.log),
+        "log10": noting("log10", np.log10),
+        "log2": noting("log2", np.log2),
+        "exp": noting("exp", np.exp),
+        "scale": scale,
+        "center": lambda values: scale(values, scale=False),
+    }
+
+
+def _variables(side: Any, ds: xr.Dataset) -> tuple[tuple[str, ...], list[str]]:
+    """Variables of `ds` that a side names, and names that are nothing known."""
+    from formulaic.transforms import TRANSFORMS
+
+    names: dict[str, None] = {}
+    unknown: list[str] = []
+    for term in side:
+        for factor in term.factors:
+            expression = str(factor.expr)
+            if expression in ds.variables:
+                names[expression] = None
+                continue
+            for quoted in re.findall(r"`([^`]+)`", expression):
+                (names.setdefault(quoted) if quoted in ds.variables else unknown.append(quoted))
+            try:
+                tree = ast.parse(re.sub(r"`[^`]+`", "0", expression), mode="eval")
+            except SyntaxError:
+                unknown.append(expression)
+                continue
+            for node in ast.walk(tree):
+                if not isinstance(node, ast.Name):
+                    continue
+                if node.id in ds.variables:
+                    names[node.id] = None
+                elif node.id not in TRANSFORMS and not hasattr(builtins, node.id):
+                    unknown.append(node.id)
+    return tuple(names), unknown
