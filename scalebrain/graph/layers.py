@@ -43,7 +43,8 @@ def _propagate(matrix: Tensor, x: Tensor) -> Tensor:
 
 def _sparse(index: Tensor, weight: Tensor, n: int) -> Tensor:
     """CSR matrix from weighted edges."""
-    return torch.sparse_coo_tensor(index, weight, (n, n)).coalesce().to_sparse_csr()
+    matrix = torch.sparse_coo_tensor(index, weight, (n, n), check_invariants=True)
+    return matrix.coalesce().to_sparse_csr()
 
 
 class SharedChebConv(ChebConv):

@@ -32,6 +32,7 @@ _MIDDLE_CEREBRAL = (
 _CEREBELLUM = 91
 _FORBIDDEN = np.float32(np.inf)
 _OUTSIDE_TERRITORY = 1.2
+_MEDIAL, _MEDIAL_MM = 1.0, 15.0
 _MIDLINE_MM = 5.0
 _VENTRICLE = 0.7
 
@@ -157,11 +158,11 @@ def anatomy(resolution: float, parameters: SimulationParameters) -> Anatomy:
 @functools.lru_cache(maxsize=2)
 def _anatomy(resolution: float, blend_mm: float, constants: tuple[float, ...]) -> Anatomy:
     grid = template_grid(resolution)
-    mask = template("mask", grid)
     t1, grey, white = (_file_order(template(name, grid)) for name in ("t1", "gm", "wm"))
-    inside = np.flatnonzero(_file_order(mask))
-    kji = np.stack(np.unravel_index(inside, mask.shape[::-1]), axis=1).astype(np.int16)
     labels = _file_order(parcel_image(grid))
+    # the voxels that an ingest keeps: the brain mask and what parcels stick out of it
+    inside = np.flatnonzero((_file_order(template("mask", grid)) > 0) | (labels > 0))
+    kji = np.stack(np.unravel_index(inside, labels.shape), axis=1).astype(np.int16)
     label = labels.ravel()[inside]
     missing = sorted(set(PARCELS) - set(np.unique(label).tolist()))
     used = set(np.flatnonzero(~parcel_factors().outside) + 1)
@@ -325,7 +326,9 @@ def _territory(_affine: tuple[float, ...], keyed: _Keyed) -> Territory:
         | ((nearest % 2 == 1) != (x < 0))
     )
     side = np.where(forbidden, 0, np.sign(x)).astype(np.int8)
-    penalty = np.where(np.isin(nearest, _MIDDLE_CEREBRAL), 0.0, _OUTSIDE_TERRITORY)
+    within = np.isin(brain.blend + 1, _MIDDLE_CEREBRAL)
+    penalty = _OUTSIDE_TERRITORY * (1 - (brain.weight * within).sum(axis=1))
+    penalty += _MEDIAL * np.clip(1 - (np.abs(x) - _MIDLINE_MM) / _MEDIAL_MM, 0, 1)
     tract = {
         name[-1]: _file_order(image).ravel()[brain.inside]
         for name, image in cst_probability(grid).items()
