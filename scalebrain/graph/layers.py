@@ -4,6 +4,7 @@ Parameters are those of torch-geometric's layers. Its message passing would gath
 edge of every subject; as all subjects have one graph, a batch is one sparse product.
 """
 
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -44,7 +45,9 @@ def _propagate(matrix: Tensor, x: Tensor) -> Tensor:
 def _sparse(index: Tensor, weight: Tensor, n: int) -> Tensor:
     """CSR matrix from weighted edges."""
     matrix = torch.sparse_coo_tensor(index, weight, (n, n), check_invariants=True)
-    return matrix.coalesce().to_sparse_csr()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return matrix.coalesce().to_sparse_csr()
 
 
 class SharedChebConv(ChebConv):

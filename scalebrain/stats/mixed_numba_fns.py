@@ -159,7 +159,7 @@ def _degrees_of_freedom(
                 spread[i, j] += product
                 curved[i, j] += 2.0 * product * n / grown
     step = ainv @ spread
-    dd_rss -= 2.0 * (pull @ (ainv @ pull))
+    dd_rss -= 2.0 * float(pull @ (ainv @ pull))
     dd_logdet += np.trace(ainv @ curved) - np.trace(step @ step)
     h_gg = dd_logdet + dd_rss / e
     h_ge = -d_rss / (e * e)

@@ -1,0 +1,166 @@
+"""The report page: gathers the sections and writes one self-contained file."""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.errors import GeometryError
+from scalebrain.report.brainage import accuracy_section
+from scalebrain.report.cohort import cohort_section, facts, lesion_section, people
+from scalebrain.report.content import Section, StudyResults
+from scalebrain.report.effects import effect_map_section, forest_section
+from scalebrain.report.methods import REFERENCES, limits, methods_text, provenance_blocks
+from scalebrain.report.motor import motor_section
+from scalebrain.report.pathmodel import sem_section
+from scalebrain.report.recovery import recovery_section
+from scalebrain.report.templating import environment, source
+from scalebrain.report.volume import background_vector
+from scalebrain.variables import validate
+
+__all__ = ["StudyResults", "render_report", "write_report"]
+
+
+def render_report(
+    ds: xr.Dataset,
+    *,
+    results: StudyResults,
+    title: str = "Regional brain age after stroke",
+    background: npt.ArrayLike | None = None,
+) -> str:
+    """Make the report of a study as one HTML page.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a finished store. Per-subject tables are loaded; of the images only a
+        few rows of ``t1w``, and none when `background` is given.
+    results
+        Statistics and provenance. What is missing is named on the page with its reason.
+    title
+        Title of the page.
+    background
+        Image to draw maps on (voxel,), for instance the mean T1w of the reference people.
+        By default the mean of six of them.
+
+    Returns
+    -------
+    str
+        HTML that needs no other file and no network. The same input gives the same text.
+
+    Raises
+    ------
+    MissingVariableError
+        When `ds` is not a store.
+    GeometryError
+        When `background` has another length than ``voxel``.
+    """
+    validate(ds, "group", "cohort", dims=("subject",))
+    if background is None:
+        gray = background_vector(ds)
+    else:
+        gray = np.asarray(background, dtype=np.float64)
+        if gray.shape != (ds.sizes.get("voxel", 0),):
+            raise GeometryError(
+                f"background has shape {gray.shape}, expected ({ds.sizes.get('voxel', 0)},), one "
+                "value a voxel. Pass ds['t1w'].mean('subject'), or leave it out."
+            )
+    table = people(ds)
+    simulated = str(ds.attrs.get("simulated", "false")).lower() == "true"
+    sections = [
+        cohort_section(table),
+        lesion_section(ds, table, gray),
+        accuracy_section(ds, results),
+        effect_map_section(ds, results, gray),
+        forest_section(results),
+        sem_section(results),
+        motor_section(results),
+        recovery_section(results, simulated=simulated),
+    ]
+    script = source("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment().get_template("page.html.j2").render(
+        title=title,
+        simulated=simulated,
+        trained_on_simulated=_trained_on_simulated(ds),
+        facts=facts(table, results),
+        sections=sections,
+        nav=_nav(sections),
+        methods=methods_text(ds, results),
+        references=REFERENCES,
+        limits=limits(simulated or _trained_on_simulated(ds)),
+        provenance=provenance_blocks(ds, results.provenance),
+        style=source("page.css"),
+        script=script,
+        script_hash=f"sha256-{digest}",
+    )
+
+
+def write_report(
+    ds: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    results: StudyResults,
+    title: str = "Regional brain age after stroke",
+    background: npt.ArrayLike | None = None,
+) -> Path:
+    """Write the report of a study to one self-contained HTML file.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a finished store.
+    path
+        File to write; it appears complete or not at all.
+    results
+        Statistics and provenance. What is missing is named on the page with its reason.
+    title
+        Title of the page.
+    background
+        Image to draw maps on (voxel,); by default the mean of six reference people.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    See Also
+    --------
+    render_report : The page as text.
+    """
+    page = render_report(ds, results=results, title=title, background=background)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8", newline="\n")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _trained_on_simulated(ds: xr.Dataset) -> bool:
+    if "brain_age" not in ds.variables:
+        return False
+    attrs = ds["brain_age"].attrs
+    return str(attrs.get("model_trained_on_simulated", "false")).lower() == "true"
+
+
+def _nav(sections: list[Section]) -> list[tuple[str, str]]:
+    short = {
+        "cohort": "Cohort",
+        "lesions": "Lesions",
+        "accuracy": "Accuracy",
+        "map": "Brain map",
+        "forest": "Effects",
+        "sem": "Path model",
+        "motor": "Motor score",
+        "recovery": "Planted effects",
+    }
+    links = [(section.key, short.get(section.key, section.title)) for section in sections]
+    return [*links, ("methods", "Methods"), ("limits", "Limits"), ("provenance", "Provenance")]

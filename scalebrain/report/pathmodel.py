@@ -1,0 +1,488 @@
+"""The structural equation model as a path diagram, with its fit and its rivals."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+
+from scalebrain.report.content import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Note,
+    Section,
+    StudyResults,
+    Table,
+    and_list,
+    cell,
+    count,
+    finite,
+    interval,
+    number,
+    p_value,
+    plural,
+    text,
+)
+from scalebrain.report.templating import environment
+
+__all__ = ["Arrow", "Path", "path_diagram", "read_paths", "sem_section"]
+
+_LABELS = {
+    "cst": "Corticospinal tract lesion load",
+    "ipsi": "Ipsilesional brain-PAD",
+    "contra": "Contralesional brain-PAD",
+    "motor": "Motor score",
+    "age": "Age",
+    "sex": "Sex",
+    "icv": "Intracranial volume",
+    "days_post_stroke": "Days since stroke",
+    "lesion_volume": "Lesion volume",
+}
+_DIAMOND = {"cst": (0.0, 0.5), "ipsi": (0.5, 0.0), "motor": (1.0, 0.5), "contra": (0.5, 1.0)}
+_WIDTH, _HEIGHT, _BOX_W, _BOX_H = 900.0, 470.0, 190.0, 58.0
+_MOST_BOXES = 9
+
+
+@dataclass(frozen=True)
+class Path:
+    """A directed path of a structural model, standardized."""
+
+    outcome: str
+    cause: str
+    std: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero; without one, whether p is below 0.05."""
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return self.low > 0 or self.high < 0
+        return math.isfinite(self.p) and self.p < 0.05
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A path on the page, from border to border, with the place of its label."""
+
+    path: Path
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label_x: float
+    label_y: float
+    width: float
+    css: str
+    estimate: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class _Box:
+    name: str
+    lines: tuple[str, ...]
+    x: float
+    y: float
+
+
+def read_paths(sem: xr.Dataset) -> list[Path]:
+    """Read the regressions of a structural model; covariances and loadings are left out."""
+    names = [str(path) for path in np.atleast_1d(sem["path"].values)]
+
+    def values(name: str) -> list[float]:
+        if name not in sem.variables:
+            return [math.nan] * len(names)
+        return [float(v) for v in np.atleast_1d(sem[name].values)]
+
+    columns = zip(
+        names,
+        values("std_estimate"),
+        values("std_ci_low"),
+        values("std_ci_high"),
+        values("p"),
+        strict=True,
+    )
+    out = []
+    for name, std, low, high, p in columns:
+        outcome, sign, cause = name.partition(" ~ ")
+        if sign and "~" not in cause:
+            out.append(Path(outcome.strip(), cause.strip(), std, low, high, p))
+    return out
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, name)
+
+
+def sem_section(results: StudyResults) -> Section:
+    """Draw the structural model and say what its fit can tell, and what it cannot."""
+    title = "From damage to movement"
+    sem = results.sem
+    if sem is None:
+        note = Note(results.why_missing("sem"), "missing")
+        return Section("sem", title, "No structural equation model was fitted.", [note])
+    paths = read_paths(sem)
+    known = [path for path in paths if math.isfinite(path.std)]
+    blocks: list[Block] = []
+    takeaway = "The structural equation model has no regression path."
+    if known:
+        strong = max(known, key=lambda path: abs(path.std))
+        clear = [path for path in known if path.clear]
+        takeaway = (
+            f"The strongest path leads from {_label(strong.cause)} to {_label(strong.outcome)}: "
+            f"{number(strong.std)} standard deviations for each standard deviation"
+            + (
+                f" (95% interval {interval(strong.low, strong.high)}). "
+                if finite(strong.low)
+                else ". "
+            )
+            + f"{len(clear)} of {plural(len(known), 'path')} "
+            + f"{'has' if len(clear) == 1 else 'have'} an interval that excludes zero."
+        )
+        blocks.append(_diagram(sem, known))
+    fit = _fit_note(sem)
+    if fit is not None:
+        blocks.append(fit)
+    if _saturated(sem):
+        blocks.append(
+            Note(
+                "The model is saturated: it has as many paths as there are covariances, so it "
+                "fits perfectly whatever the truth, and so does the model with the arrow reversed. "
+                "These data cannot tell which of the two comes first.",
+                "caution",
+            )
+        )
+    if sem.attrs.get("improper"):
+        words = and_list([str(name) for name in sem.attrs["improper"]])
+        blocks.append(Note(f"Negative variance of {words}: do not trust this fit.", "caution"))
+    blocks.append(_path_table(sem))
+    blocks += _indirect_table(sem)
+    blocks += _rival_tables(sem, results)
+    blocks += _variables_note(sem)
+    return Section("sem", title, takeaway, blocks)
+
+
+def _saturated(sem: xr.Dataset) -> bool:
+    if "saturated" in sem.attrs:
+        return bool(sem.attrs["saturated"])
+    return "df" in sem.variables and float(sem["df"]) == 0
+
+
+def _diagram(sem: xr.Dataset, paths: list[Path]) -> Block:
+    names = _order(paths)
+    if len(names) > _MOST_BOXES:
+        return Note(
+            f"The model has {len(names)} variables, too many for a legible diagram; the table "
+            "lists every path.",
+            "missing",
+        )
+    n = f", {count(sem['n'])} people" if "n" in sem.variables else ""
+    alt = "Path diagram. " + "; ".join(
+        f"{_label(p.cause)} to {_label(p.outcome)} {number(p.std)} ({interval(p.low, p.high)})"
+        for p in paths
+    )
+    return Figure(
+        "sem-diagram",
+        path_diagram(paths, alt),
+        f"Standardized path coefficients with 95% intervals{n}. Solid: the interval excludes "
+        "zero; dashed: it does not. Orange raises, blue lowers; the wider, the stronger. Arrows "
+        "are what the model assumes, not what the data prove.",
+    )
+
+
+def _order(paths: list[Path]) -> list[str]:
+    """Variables from causes to outcomes; a circle keeps the order of the model."""
+    names = list(dict.fromkeys(name for p in paths for name in (p.cause, p.outcome)))
+    ordered: list[str] = []
+    while len(ordered) < len(names):
+        left = [name for name in names if name not in ordered]
+        free = [
+            name
+            for name in left
+            if not any(p.outcome == name and p.cause in left and p.cause != name for p in paths)
+        ]
+        ordered += free or left[:1]
+    return ordered
+
+
+def path_diagram(paths: list[Path], alt: str) -> Markup:
+    """Draw paths as boxes and arrows.
+
+    Parameters
+    ----------
+    paths
+        Paths of the model.
+    alt
+        Alternative text.
+
+    Returns
+    -------
+    Markup
+        An ``<svg>`` element; every name in it is escaped.
+    """
+    names = _order(paths)
+    places = _places(names)
+    boxes = {
+        name: _Box(name, _wrap(_label(name)), *places[name]) for name in names
+    }
+    arrows = [_arrow(path, boxes, set(names) == set(_DIAMOND)) for path in paths]
+    template = environment().get_template("paths.svg.j2")
+    return Markup(
+        template.render(
+            boxes=list(boxes.values()),
+            arrows=sorted(arrows, key=lambda arrow: arrow.width),
+            alt=alt,
+            width=_WIDTH,
+            height=_HEIGHT,
+            box_w=_BOX_W,
+            box_h=_BOX_H,
+        )
+    )
+
+
+def _places(names: list[str]) -> dict[str, tuple[float, float]]:
+    free_x, free_y = _WIDTH - _BOX_W - 20, _HEIGHT - _BOX_H - 20
+    if set(names) == set(_DIAMOND):
+        unit = _DIAMOND
+    else:
+        turns = np.linspace(np.pi, -np.pi, len(names), endpoint=False)
+        unit = {
+            name: (0.5 + 0.5 * math.cos(t), 0.5 - 0.5 * math.sin(t))
+            for name, t in zip(names, turns, strict=True)
+        }
+    return {
+        name: (10 + _BOX_W / 2 + x * free_x, 10 + _BOX_H / 2 + y * free_y)
+        for name, (x, y) in unit.items()
+    }
+
+
+def _wrap(label: str, width: int = 22) -> tuple[str, ...]:
+    lines: list[str] = []
+    for word in label.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    kept = [line if len(line) <= width + 2 else line[: width + 1] + "…" for line in lines[:2]]
+    return tuple(kept)
+
+
+def _arrow(path: Path, boxes: dict[str, _Box], diamond: bool) -> Arrow:
+    a, b = boxes[path.cause], boxes[path.outcome]
+    x1, y1 = _border(a, b, 2)
+    x2, y2 = _border(b, a, 7)
+    # Paths that cross in the middle carry their label nearer to where they start.
+    crossing = diamond and (a.x == b.x or a.y == b.y)
+    t = 0.27 if crossing else 0.5
+    strength = min(abs(path.std), 1.0)
+    css = ("up" if path.std >= 0 else "down") + ("" if path.clear else " unclear")
+    return Arrow(
+        path,
+        x1,
+        y1,
+        x2,
+        y2,
+        x1 + t * (x2 - x1),
+        y1 + t * (y2 - y1),
+        1.4 + 6 * strength,
+        css,
+        number(path.std),
+        interval(path.low, path.high) if finite(path.low) else "",
+    )
+
+
+def _border(box: _Box, toward: _Box, gap: float) -> tuple[float, float]:
+    dx, dy = toward.x - box.x, toward.y - box.y
+    scale = min(
+        (_BOX_W / 2 + gap) / abs(dx) if dx else math.inf,
+        (_BOX_H / 2 + gap) / abs(dy) if dy else math.inf,
+    )
+    return (box.x, box.y) if math.isinf(scale) else (box.x + scale * dx, box.y + scale * dy)
+
+
+def _scalar(sem: xr.Dataset, name: str) -> float:
+    return float(sem[name]) if name in sem.variables and not sem[name].dims else math.nan
+
+
+def _fit_note(sem: xr.Dataset) -> Note | None:
+    get = {name: _scalar(sem, name) for name in ("chi2", "df", "cfi", "tli", "rmsea", "srmr")}
+    if not any(map(math.isfinite, get.values())):
+        return None
+    p = _scalar(sem, "p_chi2")
+    low, high = _scalar(sem, "rmsea_low"), _scalar(sem, "rmsea_high")
+    parts = [
+        f"chi-squared {number(get['chi2'])} on {count(get['df'])} degrees of freedom"
+        + (f" (p {_p(p)})" if finite(p) else ""),
+        f"CFI {number(get['cfi'], 3)}",
+        f"TLI {number(get['tli'], 3)}",
+        f"RMSEA {number(get['rmsea'], 3)}"
+        + (f" (90% interval {interval(low, high, 3)})" if finite(low) else ""),
+        f"SRMR {number(get['srmr'], 3)}",
+        f"AIC {number(_scalar(sem, 'aic'), 1)}",
+        f"BIC {number(_scalar(sem, 'bic'), 1)}",
+        f"n {count(_scalar(sem, 'n'))}",
+    ]
+    return Note("Fit: " + "; ".join(part for part in parts if "–" not in part) + ".")
+
+
+def _p(value: float) -> str:
+    shown = p_value(value)
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
+def _path_table(sem: xr.Dataset) -> Table:
+    names = [str(path) for path in np.atleast_1d(sem["path"].values)]
+
+    def at(name: str, i: int) -> float:
+        return float(np.atleast_1d(sem[name].values)[i]) if name in sem.variables else math.nan
+
+    rows = []
+    for i, name in enumerate(names):
+        row = [text(_arrow_text(name))]
+        for value, low, high in (
+            ("std_estimate", "std_ci_low", "std_ci_high"),
+            ("estimate", "ci_low", "ci_high"),
+        ):
+            row.append(cell(_significant(at(value, i)), at(value, i)))
+            shown = finite(at(low, i)) and finite(at(high, i))
+            limits = f"{_significant(at(low, i))} to {_significant(at(high, i))}" if shown else "–"
+            row.append(cell(limits, at(low, i)))
+        row.append(cell(p_value(at("p", i)), at("p", i)))
+        rows.append(row)
+    return Table(
+        "sem-table",
+        "Paths of the model. Standardized: in standard deviations, with bootstrap intervals that "
+        "resample whole cohorts. Raw: in the units of the variables.",
+        [
+            Column("Path", numeric=False),
+            Column("standardized"),
+            Column("95% CI"),
+            Column("raw estimate"),
+            Column("95% CI"),
+            Column("raw p"),
+        ],
+        rows,
+        folded=True,
+    )
+
+
+def _significant(value: float) -> str:
+    """Two decimals, or three significant digits where two decimals would show nothing."""
+    if not math.isfinite(value) or value == 0 or abs(value) >= 0.1:
+        return number(value)
+    return number(value, min(6, 2 - math.floor(math.log10(abs(value)))))
+
+
+def _arrow_text(name: str) -> str:
+    outcome, sign, cause = name.partition(" ~ ")
+    return f"{_label(cause)} → {_label(outcome)}" if sign and "~" not in cause else name
+
+
+def _indirect_table(sem: xr.Dataset) -> list[Block]:
+    if "indirect" not in sem.dims or "indirect_std_estimate" not in sem.variables:
+        return []
+    rows: list[list[Cell]] = []
+    for i, chain in enumerate(str(c) for c in sem["indirect"].values):
+        value = float(sem["indirect_std_estimate"].values[i])
+        low, high = (
+            float(sem[f"indirect_std_ci_{end}"].values[i])
+            if f"indirect_std_ci_{end}" in sem.variables
+            else math.nan
+            for end in ("low", "high")
+        )
+        rows.append(
+            [
+                text(" → ".join(_label(step.strip()) for step in chain.split("->"))),
+                cell(number(value, 3), value),
+                cell(interval(low, high, 3), low),
+            ]
+        )
+    if not rows:
+        return []
+    columns = [Column("Chain", numeric=False), Column("standardized effect"), Column("95% CI")]
+    return [Table("indirect", "Indirect effects, along chains.", columns, rows, folded=True)]
+
+
+def _rival_tables(sem: xr.Dataset, results: StudyResults) -> list[Block]:
+    blocks: list[Block] = []
+    if "model" in sem.dims and sem.sizes["model"] > 1 and "model_aic" in sem.variables:
+        columns = [("chi2", 2), ("df", 0), ("p", 3), ("cfi", 3), ("rmsea", 3), ("srmr", 3)]
+        columns += [("aic", 1), ("bic", 1)]
+        shown = [(k, d) for k, d in columns if f"model_{k}" in sem.variables]
+        rows = []
+        for i, name in enumerate(str(m) for m in sem["model"].values):
+            row = [text(name)]
+            for key, digits in shown:
+                value = float(sem[f"model_{key}"].values[i])
+                row.append(cell(p_value(value) if key == "p" else number(value, digits), value))
+            rows.append(row)
+        heads = {"chi2": "chi-squared", "p": "p", "df": "df"}
+        blocks.append(
+            Table(
+                "rivals",
+                "Rival models of the same variables: the arrow between motor score and the "
+                "contralesional side as specified, reversed, and removed where it says so. "
+                "Lower AIC and BIC fit better; equal values cannot be told apart.",
+                [
+                    Column("Model", numeric=False),
+                    *(Column(heads.get(key, key.upper())) for key, _ in shown),
+                ],
+                rows,
+            )
+        )
+    if "rival_path" in sem.dims and "rival_std_estimate" in sem.variables:
+        rows = []
+        for i, name in enumerate(str(path) for path in sem["rival_path"].values):
+            model, _, path = name.partition(": ")
+            std = float(sem["rival_std_estimate"].values[i])
+            p = float(sem["rival_p"].values[i]) if "rival_p" in sem.variables else math.nan
+            rows.append(
+                [
+                    text(model),
+                    text(_arrow_text(path)),
+                    cell(number(std), std),
+                    cell(p_value(p), p),
+                ]
+            )
+        blocks.append(
+            Table(
+                "rival-paths",
+                "Paths of the rival models.",
+                [
+                    Column("Model", numeric=False),
+                    Column("Path", numeric=False),
+                    Column("standardized"),
+                    Column("raw p"),
+                ],
+                rows,
+                folded=True,
+            )
+        )
+    if not blocks:
+        reason = results.missing.get("rivals", "No rival model was fitted beside this one.")
+        blocks.append(Note(reason, "missing"))
+    return blocks
+
+
+def _variables_note(sem: xr.Dataset) -> list[Block]:
+    variables = sem.attrs.get("variables")
+    parts = []
+    if isinstance(variables, dict):
+        parts.append(
+            "Variables: " + "; ".join(f"{_label(str(k))}: {v}" for k, v in variables.items()) + "."
+        )
+    parts += [
+        f"{head}: {sem.attrs[name]}."
+        for head, name in (
+            ("Estimator", "estimator"),
+            ("Bootstrap", "bootstrap"),
+            ("Rows not used", "rows_dropped"),
+        )
+        if sem.attrs.get(name)
+    ]
+    return [Note(" ".join(parts), "small")] if parts else []
