@@ -104,7 +104,8 @@ class RegionalNetwork(nn.Module):
     Notes
     -----
     Convolution weights are shared by the regions, the readout is each region's own: the
-    mean over its nodes, plus a weight for every node and filter that starts at zero.
+    mean over its nodes, plus a weight for every node and filter, plus a linear path from
+    the features.
     """
 
     def __init__(self, graph: Graph, n_features: int, *, layer: Layer, channels: int = 16) -> None:
@@ -128,6 +129,8 @@ class RegionalNetwork(nn.Module):
         self._constants["size"] = torch.bincount(out_region, minlength=n_regions).float()
         self._constants["in_region"] = region
         self._constants["in_size"] = torch.bincount(region, minlength=n_regions).float()
+        self._constants["sum"] = nn.functional.one_hot(out_region, n_regions).T.float()
+        self._constants["in_sum"] = nn.functional.one_hot(region, n_regions).T.float()
         width = widths[-1]
         self.mean_weight = nn.Parameter(torch.zeros(n_regions, width + n_features))
         self.node_weight = nn.Parameter(torch.zeros(len(out_region), width))
@@ -153,16 +156,14 @@ class RegionalNetwork(nn.Module):
             shape = (len(c["region"]), *h.shape[1:])
             h = h.new_zeros(shape).scatter_reduce(0, index, h, "amax", include_self=False)
         h = h.float()
-        n_regions = len(c["size"])
 
-        def by_region(values: Tensor, region: Tensor) -> Tensor:
-            zeros = values.new_zeros((n_regions, *values.shape[1:]))
-            return zeros.index_add(0, region, values)
+        def by_region(values: Tensor, member: Tensor) -> Tensor:
+            return (member @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
 
-        mean = by_region(h, c["region"]) / c["size"][:, None, None]
-        mean_in = by_region(inputs, c["in_region"]) / c["in_size"][:, None, None]
+        mean = by_region(h, c["sum"]) / c["size"][:, None, None]
+        mean_in = by_region(inputs, c["in_sum"]) / c["in_size"][:, None, None]
         both = torch.cat([mean, mean_in], dim=-1)
         out = (both * self.mean_weight[:, None]).sum(-1)
-        out = out + by_region((h * self.node_weight[:, None]).sum(-1), c["region"])
-        out = out + by_region((inputs * self.skip_weight[:, None]).sum(-1), c["in_region"])
+        out = out + by_region((h * self.node_weight[:, None]).sum(-1), c["sum"])
+        out = out + by_region((inputs * self.skip_weight[:, None]).sum(-1), c["in_sum"])
         return (out + self.bias[:, None]).T

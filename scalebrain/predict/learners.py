@@ -162,7 +162,8 @@ def tune_and_fit(
     -------
     TunedModel
         Fitted, with the settings chosen by squared error (for a class: of its probability,
-        the Brier score). Forests are searched with a third of the trees. An inner fold that would train on one class predicts its rate.
+        the Brier score). Forests are searched with a third of the trees. An inner fold
+        that would train on one class predicts its rate.
     """
     grid = _grid(learner, classify, n_trees)
     n_search = max(20, n_trees // 3) if learner == "random_forest" else n_trees

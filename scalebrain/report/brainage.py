@@ -390,5 +390,3 @@ def _table(
         row.append(cell(count(columns_of["n"][i]), columns_of["n"][i]))
         rows.append(row)
     return Table("accuracy-table", "Accuracy by region.", columns, rows, folded=True)
-
-

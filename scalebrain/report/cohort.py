@@ -20,7 +20,6 @@ from scalebrain.report.content import (
     Section,
     StudyResults,
     Table,
-    and_list,
     cell,
     count,
     finite,
@@ -357,9 +356,7 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
     with drawing.drawing():
         figure = drawing.canvas(8.6, 6.9)
         grid = figure.subplots(3, 4)
-        for axes, axis, at in zip(
-            grid.ravel(), [2] * 8 + [1] * 4, [*axial, *coronal], strict=True
-        ):
+        for axes, axis, at in zip(grid.ravel(), [2] * 8 + [1] * 4, [*axial, *coronal], strict=True):
             base = gray.plane(axis, at)
             picture = overlay_slice(
                 base, volume.plane(axis, at), colors=colors, limits=(1, top), enlarge=enlarge

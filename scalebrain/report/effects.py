@@ -160,7 +160,10 @@ def effect_map_section(
     models = _models(results)
     if not models:
         return Section(
-            "map", title, "No effect was estimated.", [Note(results.why_missing("mixed"), "missing")]
+            "map",
+            title,
+            "No effect was estimated.",
+            [Note(results.why_missing("mixed"), "missing")],
         )
     regions = results.regions or default_regions()
     blocks: list[Block] = []
@@ -183,9 +186,7 @@ def _strongest(effects: Effects) -> str:
         return "No region has an estimate."
     parts = []
     for side in _SIDES:
-        at = [
-            i for i, r in enumerate(effects.regions) if known[i] and split_region(r)[1] == side
-        ]
+        at = [i for i, r in enumerate(effects.regions) if known[i] and split_region(r)[1] == side]
         if at:
             values = effects.estimate[at]
             parts.append(
@@ -255,9 +256,7 @@ def _parcel_values(
             if np.isfinite(effects.estimate[i]):
                 members.setdefault(int(code), []).append(i)
     values = {code: float(effects.estimate[at].mean()) for code, at in members.items()}
-    shared = {
-        code: [effects.regions[i] for i in at] for code, at in members.items() if len(at) > 1
-    }
+    shared = {code: [effects.regions[i] for i in at] for code, at in members.items() if len(at) > 1}
     return values, shared
 
 
@@ -326,8 +325,7 @@ def _panels(
                 axes.text(
                     where,
                     -0.02,
-                    f"{_SHORT[side]}\n"
-                    f"{number(effects.estimate[i])}{' *' if passes else ''}",
+                    f"{_SHORT[side]}\n{number(effects.estimate[i])}{' *' if passes else ''}",
                     transform=axes.transAxes,
                     ha="center",
                     va="top",
@@ -476,7 +474,9 @@ def _forest_table(effects: Effects) -> Table:
     ]
     return Table(
         f"table-{effects.key}",
-        f"Effect of {effects.cause} on corrected brain-PAD, years {effects.unit}.".replace(" .", "."),
+        f"Effect of {effects.cause} on corrected brain-PAD, years {effects.unit}.".replace(
+            " .", "."
+        ),
         [
             Column("Region", numeric=False),
             Column("estimate"),

@@ -62,8 +62,7 @@ REFERENCES: tuple[Reference, ...] = (
     ),
     Reference(
         "Huber 1964",
-        "Huber. Robust estimation of a location parameter. Annals of Mathematical "
-        "Statistics 1964.",
+        "Huber. Robust estimation of a location parameter. Annals of Mathematical Statistics 1964.",
         "10.1214/aoms/1177703732",
     ),
     Reference(
@@ -102,9 +101,7 @@ REFERENCES: tuple[Reference, ...] = (
         "package with random effects in Python. 2021.",
         "10.48550/arXiv.2106.01140",
     ),
-    Reference(
-        "nilearn", "Nilearn contributors. nilearn. Zenodo.", "10.5281/zenodo.8397156"
-    ),
+    Reference("nilearn", "Nilearn contributors. nilearn. Zenodo.", "10.5281/zenodo.8397156"),
     Reference(
         "Fey 2019",
         "Fey and Lenssen. Fast graph representation learning with PyTorch Geometric. 2019.",

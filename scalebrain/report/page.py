@@ -83,20 +83,24 @@ def render_report(
     ]
     script = source("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment().get_template("page.html.j2").render(
-        title=title,
-        simulated=simulated,
-        trained_on_simulated=_trained_on_simulated(ds),
-        facts=facts(table, results),
-        sections=sections,
-        nav=_nav(sections),
-        methods=methods_text(ds, results),
-        references=REFERENCES,
-        limits=limits(simulated or _trained_on_simulated(ds)),
-        provenance=provenance_blocks(ds, results.provenance),
-        style=source("page.css"),
-        script=script,
-        script_hash=f"sha256-{digest}",
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            simulated=simulated,
+            trained_on_simulated=_trained_on_simulated(ds),
+            facts=facts(table, results),
+            sections=sections,
+            nav=_nav(sections),
+            methods=methods_text(ds, results),
+            references=REFERENCES,
+            limits=limits(simulated or _trained_on_simulated(ds)),
+            provenance=provenance_blocks(ds, results.provenance),
+            style=source("page.css"),
+            script=script,
+            script_hash=f"sha256-{digest}",
+        )
     )
 
 

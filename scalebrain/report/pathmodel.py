@@ -227,9 +227,7 @@ def path_diagram(paths: list[Path], alt: str) -> Markup:
     """
     names = _order(paths)
     places = _places(names)
-    boxes = {
-        name: _Box(name, _wrap(_label(name)), *places[name]) for name in names
-    }
+    boxes = {name: _Box(name, _wrap(_label(name)), *places[name]) for name in names}
     arrows = [_arrow(path, boxes, set(names) == set(_DIAMOND)) for path in paths]
     template = environment().get_template("paths.svg.j2")
     return Markup(

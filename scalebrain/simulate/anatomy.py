@@ -15,13 +15,15 @@ from scalebrain.atlas.space import Grid, template, template_grid
 from scalebrain.atlas.tracts import cst_probability
 from scalebrain.errors import ConfigError
 from scalebrain.simulate.factors import PARCELS, parcel_factors
-from scalebrain.simulate.images_numba_fns import render
+from scalebrain.simulate.images_numba_fns import render, spline_field
 from scalebrain.simulate.parameters import SimulationParameters
 
-__all__ = ["Anatomy", "Territory", "anatomy", "territory", "tissue_constants"]
+__all__ = ["Anatomy", "Territory", "anatomy", "smooth_field", "territory", "tissue_constants"]
 
-_SHIFTS = np.linspace(-6, 6, 25)
+_SHIFTS = np.linspace(-6, 6, 17)
 _CURVE_VOXELS = 250_000
+_CURVE_BRAINS = 3
+_CURVE_SEED = 20260
 
 # Nearest parcels of the middle cerebral artery's territory, both hemispheres: frontal
 # convexity, insula, central, parietal convexity, basal ganglia, temporal convexity.
@@ -151,12 +153,20 @@ def anatomy(resolution: float, parameters: SimulationParameters) -> Anatomy:
         return _anatomy(
             float(resolution),
             parameters.parcel_blend_mm,
+            parameters.deformation_mm,
+            parameters.deformation_knots_mm,
             tuple(tissue_constants(parameters, texture=0.0).tolist()),
         )
 
 
 @functools.lru_cache(maxsize=2)
-def _anatomy(resolution: float, blend_mm: float, constants: tuple[float, ...]) -> Anatomy:
+def _anatomy(
+    resolution: float,
+    blend_mm: float,
+    deformation_mm: float,
+    knots_mm: float,
+    constants: tuple[float, ...],
+) -> Anatomy:
     grid = template_grid(resolution)
     t1, grey, white = (_file_order(template(name, grid)) for name in ("t1", "gm", "wm"))
     labels = _file_order(parcel_image(grid))
@@ -174,61 +184,86 @@ def _anatomy(resolution: float, blend_mm: float, constants: tuple[float, ...]) -
     blend, weight = _blend(labels, inside, blend_mm / resolution)
 
     tissue = np.array(constants)
+    shape = (grey, white, np.zeros_like(grey), blend, weight)
     # intensity of the template relative to white matter, less what its tissues explain
-    plain = _Template(kji, grey, white, np.zeros_like(grey), blend, weight)
-    explained, gm = plain.draw(np.zeros(len(PARCELS)), tissue)
+    still = np.zeros((3, len(kji)), np.float32)
+    explained = _draw(kji, still, *shape, np.zeros(len(PARCELS)), tissue)[0]
     reference = float(np.median(t1.ravel()[inside[white.ravel()[inside] > 0.95]]))
     detail = np.zeros_like(grey)
     detail.ravel()[inside] = np.clip(t1.ravel()[inside] / reference - explained, -0.35, 0.35)
 
-    curve = plain.volume_curves(label, tissue)
+    # Volume against shift is measured on deformed brains, which respond more than the
+    # template itself; on a fine grid a sample of the voxels is enough.
+    step = max(1, len(kji) // _CURVE_VOXELS)
+    sample = (kji[::step].copy(), label[::step])
+    sampled = (grey, white, shape[2], blend[::step].copy(), weight[::step].copy())
+    rng = np.random.default_rng(_CURVE_SEED)
+    volume = np.zeros((len(PARCELS), _SHIFTS.size))
+    for _ in range(_CURVE_BRAINS):
+        warp = smooth_field(sample[0], grid, rng, knots_mm=knots_mm, n_fields=3)
+        warp *= np.float32(deformation_mm / resolution)
+        for column, shift in enumerate(_SHIFTS):
+            gm = _draw(sample[0], warp, *sampled, np.full(len(PARCELS), shift), tissue)[1]
+            volume[:, column] += np.bincount(sample[1], gm, PARCELS[-1] + 1)[1:]
+    volume[volume[:, _SHIFTS.size // 2] <= 0] = np.exp(_SHIFTS)  # no voxel on a coarse grid
+    curve = np.log(volume / volume[:, _SHIFTS.size // 2, np.newaxis])
     return Anatomy(grid, inside, kji, grey, white, detail, blend, weight, label, curve)
 
 
-@dataclass(frozen=True)
-class _Template:
-    """The undeformed template, for what is measured on it."""
+def _draw(
+    kji: npt.NDArray[np.int16],
+    warp: Float32,
+    grey: Float32,
+    white: Float32,
+    detail: Float32,
+    blend: npt.NDArray[np.int16],
+    weight: Float32,
+    shift: Array,
+    tissue: Array,
+) -> tuple[Float32, Float32]:
+    """T1w intensity and grey matter with template contrast."""
+    t1w, gm = np.empty(len(kji), np.float32), np.empty(len(kji), np.float32)
+    contrast = np.zeros(len(PARCELS))
+    render(kji, grey, white, detail, warp, blend, weight, shift, contrast, tissue, t1w, gm)
+    return t1w, gm
 
-    kji: npt.NDArray[np.int16]
-    grey: Float32
-    white: Float32
-    detail: Float32
-    blend: npt.NDArray[np.int16]
-    weight: Float32
 
-    def draw(self, shift: Array, tissue: Array, step: int = 1) -> tuple[Float32, Float32]:
-        """T1w intensity and grey matter of every `step`-th voxel."""
-        kji = np.ascontiguousarray(self.kji[::step])
-        n = len(kji)
-        t1w, gm = np.empty(n, np.float32), np.empty(n, np.float32)
-        render(
-            kji,
-            self.grey,
-            self.white,
-            self.detail,
-            np.zeros((3, n), np.float32),
-            np.ascontiguousarray(self.blend[::step]),
-            np.ascontiguousarray(self.weight[::step]),
-            shift,
-            np.zeros(len(PARCELS)),
-            tissue,
-            t1w,
-            gm,
-        )
-        return t1w, gm
+def smooth_field(
+    kji: npt.NDArray[np.int16],
+    grid: Grid,
+    rng: np.random.Generator,
+    *,
+    knots_mm: float,
+    n_fields: int = 1,
+) -> Float32:
+    """Draw smooth random fields of unit SD.
 
-    def volume_curves(self, label: npt.NDArray[np.int32], tissue: Array) -> Array:
-        """Log volume of each parcel against shift, on a sample of a fine grid's voxels."""
-        step = max(1, len(label) // _CURVE_VOXELS)
-        sample = label[::step]
-        volume = np.empty((len(PARCELS), _SHIFTS.size))
-        for column, shift in enumerate(_SHIFTS):
-            gm = self.draw(np.full(len(PARCELS), shift), tissue, step)[1]
-            volume[:, column] = np.bincount(sample, weights=gm, minlength=PARCELS[-1] + 1)[1:]
-        at_zero = volume[:, _SHIFTS.size // 2]
-        volume[at_zero <= 0] = np.exp(_SHIFTS)  # a parcel without a voxel on a coarse grid
-        at_zero = volume[:, _SHIFTS.size // 2, np.newaxis]
-        return np.asarray(np.log(volume / at_zero))
+    Parameters
+    ----------
+    kji
+        Voxel indices along the third, second and first axis (voxel, 3).
+    grid
+        Their grid.
+    rng
+        Random generator.
+    knots_mm
+        Distance of the knots of the cubic B-splines.
+    n_fields
+        Number of fields.
+
+    Returns
+    -------
+    ndarray
+        float32 (field, voxel).
+    """
+    spacing = max(knots_mm / abs(grid.affine[0]), 1.0)
+    n_knots = [int((size - 1) / spacing) + 4 for size in grid.shape[::-1]]
+    knots = rng.standard_normal((n_fields, *n_knots))
+    # mean of the squared weights of a cubic B-spline over a cell is 151/315 an axis
+    knots /= (151 / 315) ** 1.5
+    out = np.empty((n_fields, len(kji)), np.float32)
+    spline_field(kji, knots, spacing, out)
+    return out
 
 
 def _file_order(image: npt.NDArray[F]) -> npt.NDArray[F]:  # type: ignore[type-var]

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.simulate.anatomy import Anatomy, tissue_constants
+from scalebrain.simulate.anatomy import Anatomy, smooth_field, tissue_constants
 from scalebrain.simulate.factors import FieldModel, offset_model, parcel_factors
 from scalebrain.simulate.images_numba_fns import render
-from scalebrain.simulate.lesions import smooth_field
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import CohortEffects, Person, generator
 
@@ -119,9 +118,9 @@ def draw_scan(
     log_contrast = log_contrast + rescan_model(p.contrast_rescan_sd).draw(rng)[0]
 
     voxel_mm = abs(brain.grid.affine[0])
-    warp = smooth_field(brain, own, knots_mm=p.deformation_knots_mm, n_fields=3)
+    warp = smooth_field(brain.kji, brain.grid, own, knots_mm=p.deformation_knots_mm, n_fields=3)
     warp *= np.float32(p.deformation_mm / voxel_mm)
-    jitter = smooth_field(brain, rng, knots_mm=p.deformation_knots_mm, n_fields=3)
+    jitter = smooth_field(brain.kji, brain.grid, rng, knots_mm=p.deformation_knots_mm, n_fields=3)
     warp += jitter * np.float32(p.registration_jitter_mm / voxel_mm)
     n = len(brain.inside)
     t1w, gm = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -146,7 +145,7 @@ def draw_scan(
         t1w[lesion] += depth * (np.float32(p.csf_intensity) - t1w[lesion])
         gm[lesion] *= np.float32(_GREY_IN_LESION)
 
-    bias = smooth_field(brain, rng, knots_mm=p.bias_knots_mm)[0]
+    bias = smooth_field(brain.kji, brain.grid, rng, knots_mm=p.bias_knots_mm)[0]
     t1w *= np.exp(np.float32(p.bias_sd) * bias)
     noise = np.float32(cohorts.noise[person.cohort])
     # Rician: magnitude of a complex signal with noise in both channels

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.simulate.anatomy import Anatomy, Territory
-from scalebrain.simulate.images_numba_fns import grow, spline_field
+from scalebrain.simulate.anatomy import Anatomy, Territory, smooth_field
+from scalebrain.simulate.images_numba_fns import grow
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import Person, generator
 
-__all__ = ["Lesion", "grow_lesion", "smooth_field"]
+__all__ = ["Lesion", "grow_lesion"]
 
 # Centers (|x|, y, z in mm) around which lesions start, and the jitter (mm) around them.
 _CORTICAL = (
@@ -55,45 +55,6 @@ class Lesion:
     volume: float
     cst_load: float
     salience_load: float
-
-
-def smooth_field(
-    brain: Anatomy,
-    rng: np.random.Generator,
-    *,
-    knots_mm: float,
-    n_fields: int = 1,
-    kji: npt.NDArray[np.int16] | None = None,
-) -> npt.NDArray[np.float32]:
-    """Draw smooth random fields of unit SD on the brain's voxels.
-
-    Parameters
-    ----------
-    brain
-        Template brain.
-    rng
-        Random generator.
-    knots_mm
-        Distance of the knots of the cubic B-splines.
-    n_fields
-        Number of fields.
-    kji
-        Voxels; all of the brain's by default.
-
-    Returns
-    -------
-    ndarray
-        float32 (field, voxel).
-    """
-    kji = brain.kji if kji is None else kji
-    spacing = max(knots_mm / abs(brain.grid.affine[0]), 1.0)
-    n_knots = [int((size - 1) / spacing) + 4 for size in brain.grey.shape]
-    knots = rng.standard_normal((n_fields, *n_knots))
-    # mean of the squared weights of a cubic B-spline over a cell is 151/315 an axis
-    knots /= (151 / 315) ** 1.5
-    out = np.empty((n_fields, len(kji)), np.float32)
-    spline_field(kji, knots, spacing, out)
-    return out
 
 
 def grow_lesion(
@@ -142,7 +103,7 @@ def grow_lesion(
     radius = (person.lesion_volume * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     noise = np.zeros(len(allowed), np.float32)
     for knots_mm in _NOISE_KNOTS_MM:
-        noise += smooth_field(brain, rng, knots_mm=knots_mm, kji=kji)[0] / np.float32(2**0.5)
+        noise += smooth_field(kji, brain.grid, rng, knots_mm=knots_mm)[0] / np.float32(2**0.5)
     cost = np.full(brain.grey.shape, np.inf, np.float32)
     cost.ravel()[brain.inside[allowed]] = (
         distance / np.float32(radius)
