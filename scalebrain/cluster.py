@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -104,7 +105,9 @@ def active_client() -> "Client | None":
         return None
 
 
-def map_tasks(function: Callable[[T], R], items: Sequence[T], *, label: str) -> list[R]:
+def map_tasks(
+    function: Callable[[T], R], items: Sequence[T], *, label: str, threads: int | None = None
+) -> list[R]:
     """Run a function on every item, on Dask workers when a client is active, else on threads.
 
     Parameters
@@ -115,6 +118,8 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], *, label: str) -> 
         Items, one task each.
     label
         Name for progress.
+    threads
+        Threads where no client is active; one a core when None.
 
     Returns
     -------
@@ -126,12 +131,10 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], *, label: str) -> 
     report_progress(label, 0, total)
     client = active_client()
     if client is None:
-        import os
-
-        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-            threads = {pool.submit(function, item): i for i, item in enumerate(items)}
-            for thread in as_completed(threads):
-                results[threads[thread]] = thread.result()
+        with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
+            running = {pool.submit(function, item): i for i, item in enumerate(items)}
+            for task in as_completed(running):
+                results[running[task]] = task.result()
                 report_progress(label, len(results), total)
     else:
         import distributed

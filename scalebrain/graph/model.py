@@ -13,6 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.regions import RegionSet
+from scalebrain.cluster import map_tasks
 from scalebrain.errors import ModelFileError, StatisticsError
 from scalebrain.graph.build import Graph, build_graph
 from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
@@ -142,10 +143,13 @@ class BrainAgeModel:
         age = np.asarray(ds["age"].values[who], dtype=np.float64)
         fold_of = assign_folds(age, training.folds, seed=training.seed)
         predicted = np.full((len(age), len(graph.regions)), np.nan)
+        jobs = [
+            (x[fold_of != number], age[fold_of != number], graph, training, number)
+            for number in range(training.folds)
+        ]
         folds = []
-        for number in range(training.folds):
+        for number, fold in enumerate(map_tasks(_train, jobs, label="train", threads=1)):
             held = fold_of == number
-            fold = train_fold(x[~held], age[~held], graph, training, number=number)
             network = build_network(fold, graph, training, x.shape[-1])
             predicted[held], _ = forward(fold, network, x[held], graph)
             intercept, slope = fit_bias(age[held], predicted[held])
@@ -354,6 +358,12 @@ class BrainAgeModel:
             "| region | MAE | MAE of predicting the mean | r |\n| - | - | - | - |\n"
             f"{rows}\n"
         )
+
+
+def _train(job: tuple[Any, Any, Graph, Training, int]) -> Fold:
+    """Train one fold, as a task."""
+    x, age, graph, training, number = job
+    return train_fold(x, age, graph, training, number=number)
 
 
 def build_network(fold: Fold, graph: Graph, training: Training, n_features: int) -> Any:

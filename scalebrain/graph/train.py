@@ -9,7 +9,6 @@ import numpy.typing as npt
 from scalebrain.errors import StatisticsError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.impute import Imputer, fit_imputer, impute
-from scalebrain.options import report_progress
 
 __all__ = ["Fold", "Training", "assign_folds", "forward", "standardize", "train_fold"]
 
@@ -193,6 +192,8 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
     from scalebrain.graph.layers import RegionalNetwork
 
     rng = np.random.default_rng([training.seed, 2, number])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order, so the weights do not depend on the machine
     torch.manual_seed(training.seed * 1000 + number)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     center = x.mean(axis=(0, 1))
@@ -247,7 +248,6 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
         score = float(residual.square().mean())
         trained = float(np.mean(errors)) * age_spread if errors else np.nan
         curve.append((trained, float(residual.abs().mean()) * age_spread))
-        report_progress(f"train fold {number + 1}", epoch, training.epochs)
         if score < best * (1 - 1e-4):
             best, stale = score, 0
             best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -255,8 +255,8 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
             stale += 1
             if stale >= training.patience:
                 break
-    report_progress(f"train fold {number + 1}", training.epochs, training.epochs)
     logger.info("fold %d: %d epochs, validation MAE %.2f y", number + 1, len(curve), curve[-1][1])
+    torch.set_num_threads(threads)
     weights = {k: v.cpu().numpy().astype(np.float32) for k, v in best_weights.items()}
     return Fold(weights, center, spread, age_center, age_spread, imputer, np.array(curve))
 

@@ -28,11 +28,13 @@ __all__ = [
     "finalize_store",
     "open_store",
     "read_records",
+    "read_results",
     "row_hash",
     "save_store",
     "store_attributes",
     "unpack",
     "write_record",
+    "write_results",
     "write_rows",
 ]
 
@@ -249,11 +251,7 @@ def open_store(url: str | Path) -> xr.Dataset:
     known = set(attrs.get("saved_variables", ()))
     pending = [name for name in ds.variables if ds[name].attrs.get("saved") and name not in known]
     ds = ds.drop_vars(pending)
-    text = {n: (v.dims, v.values.astype(object).astype(str), v.attrs) for n, v in ds.variables.items()
-            if v.dtype.kind in "OT"}
-    ds = ds.assign_coords({n: v for n, v in text.items() if n in ds.coords}).assign(
-        {n: v for n, v in text.items() if n not in ds.coords}
-    )
+    ds = _readable(ds)
     rank = {name: i for i, name in enumerate(REGISTRY)}
     order = sorted(map(str, ds.variables), key=lambda name: rank.get(name, len(rank)))
     ds = ds[order]
@@ -436,3 +434,81 @@ def unpack(array: xr.DataArray) -> xr.DataArray:
         )
     out.attrs = {**array.attrs, "affine": affine}
     return out
+
+
+def write_results(
+    results: Mapping[str, xr.Dataset], url: str | Path, *, attrs: Mapping[str, Any]
+) -> None:
+    """Write small Datasets of statistics, one group each; what was there is replaced.
+
+    Parameters
+    ----------
+    results
+        Datasets by name.
+    url
+        Path of the store of results.
+    attrs
+        Root attributes.
+    """
+    with _quiet():
+        zarr.create_group(str(url), zarr_format=3, attributes={"complete": False}, overwrite=True)
+        for name, ds in results.items():
+            plain = _text(ds)
+            for variable in plain.variables:
+                plain[variable].attrs = {k: _plain(v) for k, v in plain[variable].attrs.items()}
+            plain.attrs = {k: _plain(v) for k, v in ds.attrs.items()}
+            plain.to_zarr(url, group=name, mode="w", consolidated=False, zarr_format=3)
+    _update_root(url, {**attrs, "complete": True, "names": sorted(results)})
+
+
+def _plain(value: Any) -> Any:
+    """Value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return value
+
+
+def read_results(url: str | Path) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:
+    """Read what :func:`write_results` wrote.
+
+    Parameters
+    ----------
+    url
+        Path of the store of results.
+
+    Returns
+    -------
+    results
+        Datasets by name, in memory.
+    attrs
+        Root attributes.
+
+    Raises
+    ------
+    StoreError
+        When there is none, or its writing was interrupted.
+    """
+    attrs = store_attributes(url)
+    if not attrs.get("complete"):
+        raise StoreError(f"{url}: no finished results. Run the study again.")
+    out = {}
+    for name in attrs["names"]:
+        with _quiet(), xr.open_zarr(url, group=name, consolidated=False, chunks=None) as ds:
+            out[name] = _readable(ds.load())
+    return out, attrs
+
+
+def _readable(ds: xr.Dataset) -> xr.Dataset:
+    """Text of a store as fixed-width NumPy text, which every library takes."""
+    text = {
+        n: (v.dims, v.values.astype(object).astype(str), v.attrs)
+        for n, v in ds.variables.items()
+        if v.dtype.kind in "OT"
+    }
+    return ds.assign_coords({n: v for n, v in text.items() if n in ds.coords}).assign(
+        {n: v for n, v in text.items() if n not in ds.coords}
+    )

@@ -71,7 +71,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
         blocks.append(_error_figure(accuracy))
         blocks += _deviation_blocks(accuracy, results)
         blocks.append(_table(accuracy, ds, coverage, level))
-    scatter = _scatter_figure(ds, accuracy)
+    scatter = _scatter_figure(ds)
     if scatter is None:
         reason = "No age plot: the data set has no brain_age for included reference people."
         blocks.append(Note(reason, "missing"))
@@ -210,8 +210,8 @@ def _deviation_blocks(accuracy: xr.Dataset, results: StudyResults) -> list[Block
     regions = [str(region) for region in accuracy["region"].values]
     order = np.arange(len(regions))
     note = Note(
-        f"Beyond age: the predicted deviation of a region from the person's age correlates with the true "
-        f"deviation at r = {span(r, 2)} (median {number(np.nanmedian(r))}; above zero in "
+        f"Beyond age: the predicted deviation of a region from the person's age correlates with "
+        f"the true deviation at r = {span(r, 2)} (median {number(np.nanmedian(r))}; above zero in "
         f"{int((r > 0).sum())} of {plural(int(np.isfinite(r).sum()), 'region')})"
         + (
             f"; the best possible correlation is {span(oracle, 2)}."
@@ -255,7 +255,7 @@ def _deviation_blocks(accuracy: xr.Dataset, results: StudyResults) -> list[Block
     return [note, Figure("deviation", svg, caption)]
 
 
-def _scatter_figure(ds: xr.Dataset, accuracy: xr.Dataset | None) -> Figure | None:
+def _scatter_figure(ds: xr.Dataset) -> Figure | None:
     if not {"brain_age", "age", "region"} <= set(ds.variables):
         return None
     rows = np.flatnonzero(_reference(ds))
@@ -308,9 +308,10 @@ def _scatter_figure(ds: xr.Dataset, accuracy: xr.Dataset | None) -> Figure | Non
     return Figure(
         "scatter",
         svg,
-        f"Brain age against age of {count(len(rows))} reference people, uncorrected, in the regions with the "
-        "smallest, a middle and the largest error. Dashed: perfect agreement. A slope below "
-        "the dashed line is regression to the mean, which the corrected brain-PAD removes.",
+        f"Brain age against age of {count(len(rows))} reference people, uncorrected, in the "
+        "regions with the smallest, a middle and the largest error. Dashed: perfect agreement. "
+        "A slope below the dashed line is regression to the mean, which the corrected brain-PAD "
+        "removes.",
     )
 
 

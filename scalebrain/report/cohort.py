@@ -85,7 +85,7 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
         (
             count(len(included)),
             "people analyzed",
-            f"of {count(len(table))} in the data set, {plural(table['cohort'].nunique(), 'cohort')}",
+            f"of {count(len(table))} in {plural(table['cohort'].nunique(), 'cohort')}",
         )
     ]
     for group in sorted(table["group"].unique()):
@@ -302,9 +302,9 @@ def lesion_section(
     mm = [float(ds[a].values[peak]) for a in "xyz"]
     hemisphere = "left" if mm[0] < 0 else "right" if mm[0] > 0 else "midline"
     takeaway = (
-        f"Lesions overlap most in the {hemisphere} hemisphere, where {top} of {plural(n, 'person', 'people')} "
-        f"({percent(top / n)}) share a lesioned place; {percent((counts > 0).mean())} of the "
-        "brain is lesioned in at least one person."
+        f"Lesions overlap most in the {hemisphere} hemisphere, where {top} of "
+        f"{plural(n, 'person', 'people')} ({percent(top / n)}) share a lesioned "
+        f"place; {percent((counts > 0).mean())} of the brain is lesioned in at least one person."
     )
     volumes = lesioned["lesion_volume"].to_numpy()
     volumes = volumes[np.isfinite(volumes)]
@@ -391,7 +391,7 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
         bar.set_ticks(ticks, labels=[str(t) for t in ticks])
         bar.minorticks_off()
         bar.set_label(f"People with a lesion here (of {n})")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         svg = drawing.render(
             figure,
             "lesionmap",

@@ -142,8 +142,9 @@ def _finding(effects: Effects) -> str:
     if not signs:
         low = int((effects.p < 0.05).sum())
         return (
-            f"No association of {effects.cause} with brain-PAD passes the 5% false discovery rate over "
-            f"{plural(tested, 'region')}; {low} {'has' if low == 1 else 'have'} a raw p below 0.05."
+            f"No association of {effects.cause} with brain-PAD passes the 5% false discovery "
+            f"rate over {plural(tested, 'region')}; {low} {'has' if low == 1 else 'have'} a raw p "
+            "below 0.05."
         )
     subject = "Larger lesions go" if effects.key == "mixed" else f"More of {effects.cause} goes"
     return f"{subject} with {and_list(signs)} at a 5% false discovery rate."
@@ -193,7 +194,8 @@ def _strongest(effects: Effects) -> str:
                 f"{number(values.mean())} years on average in {side} regions ({span(values, 2)})"
             )
     return (
-        f"A lesion one standard deviation larger goes with a brain age different by {and_list(parts)}."
+        "A lesion one standard deviation larger goes with a brain age different by "
+        f"{and_list(parts)}."
         if effects.key == "mixed"
         else f"The estimate is {and_list(parts)}."
     )
@@ -342,7 +344,7 @@ def _panels(
             pad=0.03,
         )
         bar.set_label(f"years of brain-PAD {effects.unit}".strip())
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         svg = drawing.render(
             figure,
             f"panels-{effects.key}",
@@ -442,8 +444,8 @@ def _forest_figure(effects: Effects) -> Figure:
     return Figure(
         f"forest-{effects.key}",
         svg,
-        "Estimates with 95% confidence intervals from a mixed model for each region. Filled: q below 0.05, "
-        "the Benjamini-Hochberg false discovery rate over all regions shown.",
+        "Estimates with 95% confidence intervals from a mixed model for each region. Filled: q "
+        "below 0.05, the Benjamini-Hochberg false discovery rate over all regions shown.",
     )
 
 
@@ -474,9 +476,8 @@ def _forest_table(effects: Effects) -> Table:
     ]
     return Table(
         f"table-{effects.key}",
-        f"Effect of {effects.cause} on corrected brain-PAD, years {effects.unit}.".replace(
-            " .", "."
-        ),
+        f"Effect of {effects.cause} on corrected brain-PAD, "
+        f"{' '.join(('years', effects.unit)).strip()}.",
         [
             Column("Region", numeric=False),
             Column("estimate"),

@@ -13,8 +13,7 @@ __all__ = [
     "REFERENCES",
     "Provenance",
     "Reference",
-    "limits",
-    "methods_text",
+    "methods_facts",
     "provenance_blocks",
 ]
 
@@ -131,8 +130,8 @@ class Provenance:
     code: str = ""
 
 
-def methods_text(ds: xr.Dataset, results: StudyResults) -> list[tuple[str, str]]:
-    """Describe what was computed, with the formulas and settings of this run.
+def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
+    """Collect the settings of this run that the methods text names.
 
     Parameters
     ----------
@@ -143,101 +142,30 @@ def methods_text(ds: xr.Dataset, results: StudyResults) -> list[tuple[str, str]]
 
     Returns
     -------
-    list of (str, str)
-        Heading and paragraph.
+    dict
+        ``space``, ``min_days``, ``coverage``, ``lesion_policy`` (``""`` where unknown) and
+        ``formulas``.
     """
-    space = str(ds.attrs.get("space", "the template space"))
-    limit = ds["included"].attrs.get("min_days_post_stroke") if "included" in ds else None
-    coverage = ds["brain_age_low"].attrs.get("coverage") if "brain_age_low" in ds else None
-    policy = (
-        str(ds["node_features"].attrs.get("lesion_policy", "")) if "node_features" in ds else ""
+
+    def setting(variable: str, name: str) -> Any:
+        return ds[variable].attrs.get(name) if variable in ds.variables else None
+
+    days, coverage = (
+        setting("included", "min_days_post_stroke"),
+        setting("brain_age_low", "coverage"),
     )
-    out = [
-        (
-            "Images and regions",
-            f"T1-weighted images and lesion masks in {space} (Fonov 2011) were read on one grid. Gray "
-            "matter of the AAL parcels (Tzourio-Mazoyer 2002) was divided into compact nodes; the "
-            "regions are nine functional networks in two hemispheres, each a set of parcels, "
-            "following the reference study (Park 2026). Regions may share parcels."
-            + (
-                f" People with a stroke entered with a lesion of one hemisphere, more than "
-                f"{number(limit, 0)} days old."
-                if finite(limit)
-                else ""
-            ),
-        ),
-        (
-            "Regional brain age",
-            "For every region a graph network with Chebyshev filters (Defferrard 2016; Fey 2019) reads age "
-            "from the nodes of that region alone. Reference people are predicted by models that "
-            "did not train on them. Brain-PAD is brain age less age. Its age bias is fitted by "
-            "Huber regression (Huber 1964) in held-out reference people and subtracted (de Lange "
-            "2020); accuracy is reported before this correction."
-            + (
-                f" Intervals are split-conformal at {percent(coverage)} (Lei 2018)."
-                if finite(coverage)
-                else ""
-            )
-            + (f" Lesion policy: {policy}." if policy else ""),
-        ),
-        (
-            "Lesions and sides",
-            "Lesion load is the lesioned fraction of a region or tract; corticospinal loads are plain, "
-            "weighted (Feng 2015) and largest over axial sections. Models run on left and right; "
-            "results are renamed to ipsilesional and contralesional afterwards. No image is "
-            "flipped.",
-        ),
-        ("Associations", _associations(results)),
-        (
-            "Structural model and prediction",
-            "Paths were estimated by maximum likelihood with semopy (Meshcheryakov 2021), with the rival "
-            "direction fitted beside the specified one. Motor scores were predicted with whole "
-            "cohorts left out, everything learned inside the training folds.",
-        ),
-        (
-            "Software",
-            "Computed with scalebrain on nilearn, xarray (Hoyer 2017), Dask (Rocklin 2015) and PyTorch "
-            "Geometric (Fey 2019); versions below.",
-        ),
-    ]
-    return out
-
-
-def _associations(results: StudyResults) -> str:
-    text = (
-        "A linear mixed model with a random intercept for each cohort was fitted for every "
-        "region by restricted maximum likelihood, with Satterthwaite degrees of freedom "
-        "(Kuznetsova 2017), after the precedent of Liew 2023. Raw p values and Benjamini-Hochberg "
-        "q values over the regions (Benjamini 1995) are both given."
-    )
-    for name in ("mixed", "mixed_load"):
-        result: xr.Dataset | None = getattr(results, name)
-        if result is not None and result.attrs.get("formula"):
-            text += f" Formula: {result.attrs['formula']}."
-    return text
-
-
-def limits(simulated: bool) -> list[str]:
-    """List what a reader must not conclude."""
-    out = [
-        "Research use only. Nothing here is a diagnosis, a prognosis or advice for the care of a "
-        "person, and nothing here has been evaluated as a medical device.",
-        "A brain-PAD depends on the scanner, the processing and the people the model learned from. "
-        "It is an estimate with an interval, not a measured quantity, and means little for a "
-        "person outside the ages and scanners of training.",
-        "Lesions disturb brain-age estimates by themselves. An association of lesion size with "
-        "brain-PAD can partly be this disturbance.",
-        "The designs are cross-sectional: arrows in the path diagram are assumptions.",
-    ]
-    if simulated:
-        out.insert(
-            1,
-            "The people on this page do not exist. Simulated data can show that the pipeline "
-            "runs, how accurate it is under known conditions, and whether planted effects come "
-            "back. They cannot show that an effect exists in people, and how well the model "
-            "would do on real scans remains to be measured on real scans.",
-        )
-    return out
+    models = (results.mixed, results.mixed_load)
+    return {
+        "space": str(ds.attrs.get("space", "the template space")),
+        "min_days": number(days, 0) if finite(days) else "",
+        "coverage": percent(coverage) if finite(coverage) else "",
+        "lesion_policy": str(setting("node_features", "lesion_policy") or ""),
+        "formulas": [
+            str(model.attrs["formula"])
+            for model in models
+            if model is not None and model.attrs.get("formula")
+        ],
+    }
 
 
 def provenance_blocks(ds: xr.Dataset, provenance: Mapping[str, Any]) -> list[Provenance]:

@@ -26,7 +26,6 @@ from scalebrain.report.content import (
     p_value,
     percent,
     plural,
-    split_region,
     text,
 )
 
@@ -46,12 +45,9 @@ _PLOTTED = ("r2", "auc")
 _REFERENCE_LINE = {"r2": 0.0, "auc": 0.5, "balanced_accuracy": 0.5}
 _SMALL_IS_GOOD = ("mae", "brier")
 _SHOWN_PREDICTORS = 15
-_PREFIXES = {
-    "lesion_load_": "lesion load",
-    "brain_pad_corrected_": "brain-PAD",
-    "brain_pad_": "brain-PAD",
-}
-_TRACTS = {
+_MEASURES = {
+    "lesion_load": "lesion load",
+    "brain_pad_corrected": "brain-PAD",
     "tract_load": "lesion load (overlap)",
     "tract_load_weighted": "lesion load (weighted)",
     "tract_load_max": "lesion load (largest section)",
@@ -70,13 +66,9 @@ def predictor_label(name: str) -> str:
     """Write a predictor's name for people, ``ipsilesional salience lesion load``."""
     if name in _PREDICTORS:
         return _PREDICTORS[name]
-    for stem in sorted(_TRACTS, key=len, reverse=True):
-        if name.startswith(stem + "_"):
-            tract, side = split_region(name[len(stem) + 1 :])
-            return f"{long_region(f'{tract}_{side}') if side else tract} {_TRACTS[stem]}"
-    for prefix, words in _PREFIXES.items():
-        if name.startswith(prefix):
-            return f"{long_region(name[len(prefix) :])} {words}"
+    measure, _, place = name.partition(":")
+    if place and measure in _MEASURES:
+        return f"{long_region(place)} {_MEASURES[measure]}"
     return name.replace("_", " ")
 
 
@@ -244,7 +236,7 @@ def _ranking(motor: xr.Dataset) -> list[Block]:
         else importance.values[None]
     )
     values: FloatArray = np.asarray(by_learner, dtype=np.float64)
-    known = np.isfinite(values).any(axis=0)
+    known: npt.NDArray[np.bool_] = np.asarray(np.isfinite(values).any(axis=0))
     if not known.any():
         return [Note("No predictor importance was computed.", "missing")]
     mean = np.full(len(names), math.nan)
@@ -257,7 +249,7 @@ def _ranking(motor: xr.Dataset) -> list[Block]:
 
     rank, top = column("mean_rank"), column("top3_fraction")
     order = np.lexsort((np.arange(len(names)), -np.nan_to_num(mean, nan=-np.inf)))
-    order = np.array([i for i in order if known[i]])
+    order = order[known[order]]
     words = and_list([predictor_label(names[i]) for i in order[:3]])
     note = (
         f"Ranked by how much R² is lost when a predictor is shuffled in held-out cohorts, the "
@@ -360,9 +352,9 @@ def _ranking_figure(
     return Figure(
         "importance",
         svg,
-        f"The first {len(shown)} of {plural(len(order), 'predictor')}: mean over learners (bars), each "
-        "learner (symbols). Predictors that correlate share their importance. Right: how often "
-        "a predictor is among the top three.",
+        f"The first {len(shown)} of {plural(len(order), 'predictor')}: mean over learners (bars), "
+        "each learner (symbols). Predictors that correlate share their importance. Right: how "
+        "often a predictor is among the top three.",
     )
 
 

@@ -14,7 +14,7 @@ from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.cohort import cohort_section, facts, lesion_section, people
 from scalebrain.report.content import Section, StudyResults
 from scalebrain.report.effects import effect_map_section, forest_section
-from scalebrain.report.methods import REFERENCES, limits, methods_text, provenance_blocks
+from scalebrain.report.methods import REFERENCES, methods_facts, provenance_blocks
 from scalebrain.report.motor import motor_section
 from scalebrain.report.pathmodel import sem_section
 from scalebrain.report.recovery import recovery_section
@@ -93,9 +93,8 @@ def render_report(
             facts=facts(table, results),
             sections=sections,
             nav=_nav(sections),
-            methods=methods_text(ds, results),
+            methods=methods_facts(ds, results),
             references=REFERENCES,
-            limits=limits(simulated or _trained_on_simulated(ds)),
             provenance=provenance_blocks(ds, results.provenance),
             style=source("page.css"),
             script=script,

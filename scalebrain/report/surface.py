@@ -142,7 +142,7 @@ def surface_figure(
             pad=0.04,
         )
         bar.set_label(label)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         return drawing.render(figure, key, alt)
 
 

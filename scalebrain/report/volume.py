@@ -1,6 +1,5 @@
 """Voxel vectors back as volumes, and slices of them as pictures."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,7 +170,7 @@ def overlay_slice(
     background: Plane,
     overlay: Plane | None = None,
     *,
-    colors: Sequence[Sequence[float]] | None = None,
+    colors: npt.NDArray[np.float64] | None = None,
     limits: tuple[float, float] = (0.0, 1.0),
     enlarge: int = 1,
 ) -> FloatArray:

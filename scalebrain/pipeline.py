@@ -1,0 +1,427 @@
+"""The main job: scans to report, stage by stage, resumable."""
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from scalebrain.config import StudyConfig, read_config
+from scalebrain.errors import ConfigError, StatisticsError
+from scalebrain.features.inclusion import inclusion
+from scalebrain.features.laterality import to_lesional_sides
+from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
+from scalebrain.features.parcellation import node_features
+from scalebrain.ingestion.cohort import ingest
+from scalebrain.io.store import (
+    open_store,
+    read_results,
+    save_store,
+    store_attributes,
+    write_results,
+)
+
+__all__ = ["compute_features", "predict_ages", "run_study", "train_model"]
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = (
+    "scalebrain",
+    "dask",
+    "xarray",
+    "zarr",
+    "numpy",
+    "numba",
+    "nibabel",
+    "torch",
+    "torch-geometric",
+    "scikit-learn",
+    "semopy",
+)
+
+
+@dataclass
+class _Study:
+    """Where a study lies, and which of its stages are done."""
+
+    bids_dir: Path
+    out: Path
+    config: StudyConfig
+    truth: Path | None
+    done: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Path:
+        """Cohort store."""
+        return self.out / "cohort.zarr"
+
+    @property
+    def model(self) -> Path:
+        """Model directory."""
+        return self.out / "model"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables."""
+        return self.out / "tables"
+
+    @property
+    def results(self) -> Path:
+        """Store of the statistics."""
+        return self.out / "results.zarr"
+
+
+def run_study(
+    bids_dir: str | Path,
+    out: str | Path,
+    config: str | Path | Mapping[str, Any] | StudyConfig | None = None,
+    *,
+    truth: str | Path | None = None,
+) -> Path:
+    """Run the whole study: ingest, features, train, predict, statistics, report.
+
+    Parameters
+    ----------
+    bids_dir
+        BIDS derivatives tree.
+    out
+        Folder of the results: ``cohort.zarr``, ``model/``, ``tables/*.tsv``,
+        ``report.html``. A stage whose inputs and settings have not changed is not run again.
+    config
+        Configuration, as a YAML file or mapping; the defaults when None.
+    truth
+        ``truth.json`` of a simulated cohort: only the report reads it, to put planted
+        effects beside the estimates.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    ScalebrainError
+        When an input is unusable; what is done stays, and the next run goes on from it.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = _Study(
+        Path(bids_dir), folder, read_config(config), Path(truth) if truth is not None else None
+    )
+    if study.truth is not None and not study.truth.is_file():
+        raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
+    settings = study.config.as_dict()
+    stages: tuple[tuple[str, Callable[[_Study], None], tuple[str, ...]], ...] = (
+        ("ingest", _ingest, ()),
+        ("features", _features, ("min_days_post_stroke", "lesion_policy")),
+        ("train", _train, ("training", "coverage")),
+        ("predict", _predict, ()),
+        (
+            "statistics",
+            _statistics,
+            ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed"),
+        ),
+        ("report", _report, ()),
+    )
+    before, ran = "", 0
+    for number, (name, stage, keys) in enumerate(stages, start=1):
+        chosen = json.dumps({key: settings[key] for key in keys}, sort_keys=True, default=str)
+        wanted = hashlib.sha256(f"{before}{name}{chosen}{version('scalebrain')}".encode())
+        if name == "report" and study.truth is not None:
+            wanted.update(study.truth.read_bytes())
+        record = folder / "stages" / f"{name}.json"
+        always = name == "ingest"  # cheap when complete, and the one that sees changed inputs
+        if not always and _recorded(record) == wanted.hexdigest():
+            logger.info("%d/%d %s: done before", number, len(stages), name)
+        else:
+            start = time.perf_counter()
+            fresh = always and store_attributes(study.store).get("complete")
+            record.unlink(missing_ok=True)
+            if not fresh:
+                logger.info("%d/%d %s", number, len(stages), name)
+            stage(study)
+            if fresh:
+                logger.info("%d/%d %s: done before", number, len(stages), name)
+            else:
+                ran += 1
+            study.seconds[name] = time.perf_counter() - start
+            if name == "ingest":
+                wanted.update(str(store_attributes(study.store)["source_sha256"]).encode())
+            _write_json(record, {"fingerprint": wanted.hexdigest()})
+        before = _recorded(record)
+    if not ran:
+        logger.info("nothing to do: every stage is done and nothing changed")
+    return folder / "report.html"
+
+
+def _recorded(record: Path) -> str:
+    """Fingerprint of a finished stage; empty when it is not finished."""
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _ingest(study: _Study) -> None:
+    """Read the scans into the store."""
+    ingest(study.bids_dir, study.store)
+
+
+def compute_features(
+    store: str | Path, *, min_days_post_stroke: float = 180.0, lesion_policy: str = "mask_nodes"
+) -> None:
+    """Compute inclusion, node features and lesion loads, and save them in the store.
+
+    Parameters
+    ----------
+    store
+        Finished store.
+    min_days_post_stroke
+        A stroke is chronic beyond this many days.
+    lesion_policy
+        ``mask_nodes`` or ``as_is``.
+    """
+    ds = open_store(store)
+    save_store(inclusion(ds, min_days_post_stroke=min_days_post_stroke), store)
+    ds = open_store(store)
+    if lesion_policy not in ("mask_nodes", "as_is"):
+        raise ConfigError(f"lesion_policy {lesion_policy!r}: expected mask_nodes or as_is.")
+    parts = [node_features(ds, policy="as_is" if lesion_policy == "as_is" else "mask_nodes")]
+    if "lesion_mask" in ds:
+        parts += [lesion_load(ds), tract_load(ds), lesion_frequency(ds)]
+    save_store(
+        xr.merge(parts, combine_attrs="drop_conflicts", join="exact", compat="equals"), store
+    )
+
+
+def _features(study: _Study) -> None:
+    """Compute features and loads."""
+    compute_features(
+        study.store,
+        min_days_post_stroke=study.config.min_days_post_stroke,
+        lesion_policy=study.config.lesion_policy,
+    )
+
+
+def train_model(
+    store: str | Path,
+    model_dir: str | Path,
+    *,
+    training: Mapping[str, Any] | None = None,
+    coverage: float = 0.9,
+) -> None:
+    """Train the brain-age model on the references of a store and save it.
+
+    Parameters
+    ----------
+    store
+        Finished store; features are computed first when they are not there.
+    model_dir
+        Directory of the model.
+    training
+        Hyper-parameters that differ from the defaults.
+    coverage
+        Coverage of the conformal interval.
+    """
+    from scalebrain.graph.model import BrainAgeModel
+    from scalebrain.graph.train import Training
+
+    try:
+        chosen = Training(**(training or {}))
+    except TypeError as error:
+        raise ConfigError(
+            f"training: {error}. Known: {', '.join(Training.__annotations__)}."
+        ) from (error)
+    if "node_features" not in open_store(store):
+        compute_features(store)
+    BrainAgeModel.fit(open_store(store), training=chosen, coverage=coverage).save(model_dir)
+
+
+def _train(study: _Study) -> None:
+    """Train the model."""
+    train_model(
+        study.store, study.model, training=study.config.training, coverage=study.config.coverage
+    )
+
+
+def _predict(study: _Study) -> None:
+    """Predict regional ages and save them."""
+    predict_ages(study.store, study.model)
+
+
+def predict_ages(store: str | Path, model_dir: str | Path) -> None:
+    """Predict the regional ages of everyone in a store and save them there.
+
+    Parameters
+    ----------
+    store
+        Finished store; features are computed first when they are not there.
+    model_dir
+        Directory of the model.
+    """
+    from scalebrain.graph.inference import brain_age
+
+    if "node_features" not in open_store(store):
+        compute_features(store)
+    ds = open_store(store)
+    save_store(brain_age(ds, model_dir), store)
+
+
+def _accuracy(ds: xr.Dataset, model_dir: Path) -> xr.Dataset:
+    """Out-of-fold accuracy of the model on its references, by region."""
+    metrics = json.loads((model_dir / "model.json").read_text(encoding="utf-8"))["metrics"]
+    regions = [str(r) for r in ds["region"].values]
+    return xr.Dataset(
+        {
+            name: ("region", [float(metrics[region][name]) for region in regions])
+            for name in ("mae", "mae_mean", "r", "n")
+        },
+        coords={"region": regions},
+    )
+
+
+def _statistics(study: _Study) -> None:
+    """Fit every model; one that cannot be fitted leaves its reason to the report."""
+    from scalebrain.predict.motor import predict_motor
+    from scalebrain.stats.mixed import mixed_model
+    from scalebrain.stats.sem import sem
+
+    config = study.config
+    ds = open_store(study.store)
+    results: dict[str, xr.Dataset] = {"accuracy": _accuracy(ds, study.model)}
+    missing: dict[str, str] = {}
+    if "lesion_load" not in ds:
+        missing = dict.fromkeys(
+            ("mixed", "mixed_load", "sem", "motor"), "The cohort has no lesion masks."
+        )
+    else:
+        sided = to_lesional_sides(ds)
+        model = config.sem_model or None
+        steps: dict[str, Callable[[], xr.Dataset]] = {
+            "mixed": lambda: mixed_model(sided, config.formula, errors="record"),
+            "mixed_load": lambda: mixed_model(sided, config.load_formula, errors="record"),
+            "sem": lambda: sem(ds, model, n_boot=config.n_boot, seed=config.seed),
+            "motor": lambda: predict_motor(
+                ds, seed=config.seed, n_permutations=config.n_permutations
+            ),
+        }
+        for name, step in steps.items():
+            logger.info("statistics: %s", name)
+            try:
+                results[name] = step()
+            except StatisticsError as error:
+                missing[name] = str(error)
+                logger.warning("%s: %s", name, error)
+    write_results(results, study.results, attrs={"missing": missing})
+    study.tables.mkdir(exist_ok=True)
+    for path in study.tables.glob("*.tsv"):
+        path.unlink()
+    _write_subject_tables(ds, study.tables)
+    for name, result in results.items():
+        for dims, table in _tidy(result).items():
+            suffix = "" if name == "accuracy" or len(_tidy(result)) == 1 else f"_{dims}"
+            _write_table(table, study.tables / f"{name}{suffix}.tsv")
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a TSV, missing as n/a, as BIDS has it."""
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+
+
+def _tidy(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """One long table for every combination of dims in a Dataset."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, variable in ds.data_vars.items():
+        groups.setdefault(tuple(map(str, variable.dims)), []).append(str(name))
+    tables = {}
+    for dims, names in sorted(groups.items()):
+        if not dims:
+            row = {name: ds[name].item() for name in names}
+            tables["summary"] = pd.DataFrame({"name": list(row), "value": list(row.values())})
+        else:
+            frame = ds[names].drop_vars([c for c in ds.coords if c not in dims])
+            tables["_".join(dims)] = frame.to_dataframe(dim_order=list(dims)).reset_index()
+    return tables
+
+
+def _write_subject_tables(ds: xr.Dataset, folder: Path) -> None:
+    """Tables of people: one row a subject, and one row a subject and region."""
+    small = ds.drop_dims([d for d in ("voxel", "node", "edge", "feature") if d in ds.dims])
+    alone = [n for n in small.variables if small[n].dims == ("subject",) and n != "subject"]
+    subjects = small[alone].reset_coords(drop=False).to_dataframe().reset_index()
+    _write_table(subjects, folder / "subjects.tsv")
+    for dim in ("region", "tract"):
+        names = [n for n in small.data_vars if small[n].dims == ("subject", dim)]
+        if names:
+            bare = small[names].drop_vars(
+                [c for c in small[names].coords if c not in ("subject", dim)]
+            )
+            table = bare.to_dataframe(dim_order=["subject", dim]).reset_index()
+            _write_table(table, folder / f"subjects_{dim}.tsv")
+
+
+def _report(study: _Study) -> None:
+    """Write the report."""
+    from scalebrain.report.content import StudyResults
+    from scalebrain.report.page import write_report
+
+    ds = open_store(study.store)
+    results, attrs = read_results(study.results)
+    missing = dict(attrs.get("missing", {}))
+    accuracy = results["accuracy"]
+    recovery = None
+    if study.truth is not None:
+        from scalebrain.simulate.recovery import add_truth, recovery_table
+
+        accuracy = add_truth(accuracy, ds, study.truth)
+        _write_table(accuracy.to_dataframe().reset_index(), study.tables / "accuracy.tsv")
+        try:
+            recovery = recovery_table(ds, results.get("mixed"), study.truth)
+            _write_table(recovery, study.tables / "recovery.tsv")
+        except StatisticsError as error:
+            missing["recovery"] = str(error)
+    config = {
+        key: value if isinstance(value, int | float | str) else json.dumps(value, default=str)
+        for key, value in study.config.as_dict().items()
+    }
+    provenance = {
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in _PACKAGES},
+        "configuration": config,
+        "store": {
+            key: str(value)
+            for key, value in ds.attrs.items()
+            if key.endswith("sha256") or key in ("space", "shape", "package_version")
+        },
+        "wall time, s": {name: f"{seconds:.1f}" for name, seconds in study.seconds.items()},
+    }
+    write_report(
+        ds,
+        study.out / "report.html",
+        results=StudyResults(
+            accuracy=accuracy,
+            mixed=results.get("mixed"),
+            mixed_load=results.get("mixed_load"),
+            sem=results.get("sem"),
+            motor=results.get("motor"),
+            recovery=recovery,
+            provenance=provenance,
+            missing=missing,
+        ),
+    )

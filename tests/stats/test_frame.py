@@ -1,0 +1,125 @@
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.frame import (
+    calibrated_pad,
+    eligible_subjects,
+    lesional_measures,
+    subject_frame,
+)
+
+
+def forbid(*args, **kwargs):
+    raise AssertionError("a dask array was computed")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array(["F", "", "M"]),
+        np.array(["F", "", "M"], dtype=object),
+        np.array(["F", None, "M"], dtype=object),
+        np.array(["F", np.nan, "M"], dtype=object),
+        np.array(["F", "", "M"], dtype=np.dtypes.StringDType()),
+    ],
+)
+def test_subject_frame__text_of_every_kind_becomes_str_and_missing(values):
+    frame = subject_frame(xr.Dataset({"sex": ("subject", values)}))
+    assert frame["sex"].isna().tolist() == [False, True, False]
+    assert [type(item) for item in frame["sex"].dropna()] == [str, str]
+
+
+def test_subject_frame__numbers_and_flags_keep_their_dtype():
+    ds = xr.Dataset(
+        {
+            "age": ("subject", np.array([50.5, np.nan], dtype=np.float32)),
+            "count": ("subject", [1, 2]),
+            "flag": ("subject", [True, False]),
+            "object_flag": ("subject", np.array([True, False], dtype=object)),
+        },
+        coords={"subject": ["a", "b"]},
+    )
+    frame = subject_frame(ds)
+    assert frame.index.tolist() == ["a", "b"]
+    assert [frame[name].dtype.kind for name in frame] == ["f", "i", "b", "b"]
+    assert frame["age"].dtype == np.float32
+
+
+def test_subject_frame__takes_one_region_and_repeats_region_constants(cohort):
+    frame = subject_frame(cohort, ["age", "brain_pad_corrected", "calibration_slope"], at="FPN_R")
+    expected = cohort["brain_pad_corrected"].sel(region="FPN_R").values
+    np.testing.assert_array_equal(frame["brain_pad_corrected"], expected)
+    assert frame["calibration_slope"].nunique() == 1
+
+
+def test_subject_frame__default_names_need_no_images(cohort):
+    frame = subject_frame(cohort, at="SMN_L")
+    assert "lesion_load" in frame
+    assert "t1w" not in frame
+    assert "tract_load" not in frame
+    assert "lesion_load" not in subject_frame(cohort)
+
+
+def test_subject_frame__leaves_other_arrays_lazy(cohort):
+    poisoned = dask.array.map_blocks(
+        forbid, cohort["t1w"].data, dtype=np.float32, meta=np.empty((0, 0), np.float32)
+    )
+    ds = cohort.assign(t1w=(("subject", "voxel"), poisoned))
+    subject_frame(ds, ["age", "lesion_load"], at="SMN_L")
+    assert dask.is_dask_collection(ds["lesion_load"].data)
+
+
+@pytest.mark.parametrize(
+    ("names", "at", "error", "match"),
+    [
+        (["nothing"], None, MissingVariableError, "'nothing'"),
+        (["t1w"], None, StatisticsError, "other dimensions"),
+        (["lesion_load"], None, StatisticsError, "need `at`"),
+        (["lesion_load"], "SMN_X", MissingVariableError, "SMN_X"),
+    ],
+)
+def test_subject_frame__refuses(cohort, names, at, error, match):
+    with pytest.raises(error, match=match):
+        subject_frame(cohort, names, at=at)
+
+
+def test_calibrated_pad__divides_and_masks_slopes_that_are_not_positive():
+    ds = xr.Dataset(
+        {
+            "brain_pad_corrected": (("subject", "region"), [[1.0, 2.0, 3.0]]),
+            "calibration_slope": ("region", [0.5, 0.0, np.nan]),
+        }
+    )
+    np.testing.assert_array_equal(calibrated_pad(ds), [[2.0, np.nan, np.nan]])
+
+
+def test_lesional_measures__native_and_lesional_input_agree(cohort):
+    from scalebrain.features.laterality import to_lesional_sides
+
+    names = ["brain_pad_corrected", "tract_load"]
+    native = lesional_measures(cohort, names)
+    lesional = lesional_measures(to_lesional_sides(cohort), names)
+    for name in names:
+        np.testing.assert_allclose(native[name].values, lesional[name].values)
+    subject = int(np.flatnonzero(cohort["lesion_hemisphere"].values == "R")[0])
+    expected = cohort["brain_pad_corrected"] / cohort["calibration_slope"]
+    assert native["brain_pad_corrected"].sel(region="FPN_ipsilesional")[subject] == pytest.approx(
+        float(expected.sel(region="FPN_R")[subject])
+    )
+    assert native["tract_load"][-1].isnull().all(), "a bilateral lesion has no side"
+
+
+def test_lesional_measures__missing_variable_names_the_stage(cohort):
+    with pytest.raises(MissingVariableError, match="predict stage"):
+        lesional_measures(cohort.drop_vars("calibration_slope"), ["brain_pad_corrected"])
+
+
+def test_eligible_subjects__group_and_filter(cohort):
+    assert eligible_subjects(cohort).sum() == 59
+    assert eligible_subjects(cohort, included=None).sum() == 60
+    assert eligible_subjects(cohort, group=None, included=None).all()
+    assert pd.Series(eligible_subjects(cohort.drop_vars(["group", "included"]))).all()

@@ -1,0 +1,295 @@
+import json
+import logging
+from pathlib import Path
+
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.laterality import to_lesional_sides
+from scalebrain.stats.frame import subject_frame
+from scalebrain.stats.mixed import mixed_model
+
+REFERENCE = Path(__file__).parent.parent / "reference" / "mixed_reference.json"
+FORMULA = "brain_pad_corrected ~ scale(log10(lesion_volume)) + age + sex + days_post_stroke + icv"
+
+
+def reference(name):
+    case = json.loads(REFERENCE.read_text())[name]
+    return case, xr.Dataset({k: ("subject", np.array(v)) for k, v in case["data"].items()})
+
+
+@pytest.mark.parametrize("name", ["balanced", "unequal", "boundary", "small_variance"])
+def test_mixed_model__agrees_with_lme4_and_lmertest(name):
+    case, ds = reference(name)
+    result = mixed_model(ds, "pad ~ scale(log10(volume)) + age + sex")
+    assert len(case["term"]) == result.sizes["term"]
+    np.testing.assert_allclose(result["estimate"], case["estimate"], rtol=1e-6)
+    np.testing.assert_allclose(result["se"], case["se"], rtol=1e-6)
+    np.testing.assert_allclose(result["df"], case["df"], rtol=1e-4)
+    np.testing.assert_allclose(result["p"], case["p"], rtol=1e-4)
+    np.testing.assert_allclose(result["group_variance"], case["group_variance"], rtol=1e-5)
+    np.testing.assert_allclose(result["residual_variance"], case["residual_variance"], rtol=1e-6)
+    assert bool(result["boundary"]) == (name == "boundary")
+
+
+def test_mixed_model__agrees_with_statsmodels(cohort):
+    import statsmodels.formula.api as smf
+
+    ds = cohort.isel(region=slice(0, 3))
+    result = mixed_model(ds, "brain_pad_corrected ~ age + sex", included=None)
+    for region in ds["region"].values:
+        frame = subject_frame(ds, ["brain_pad_corrected", "age", "sex", "cohort"], at=region)
+        frame = frame.dropna()
+        fit = smf.mixedlm("brain_pad_corrected ~ age + sex", frame, groups=frame["cohort"]).fit(
+            method="powell", reml=True
+        )
+        # bse_fe inverts the joint Hessian with the variances; lme4 and we take the
+        # generalized least squares covariance, made here from the fitted variances.
+        codes = pd.factorize(frame["cohort"], sort=True)[0]
+        z = np.eye(codes.max() + 1)[codes]
+        v = fit.scale * np.eye(len(frame)) + float(fit.cov_re.iloc[0, 0]) * z @ z.T
+        se = np.sqrt(np.diag(np.linalg.inv(fit.model.exog.T @ np.linalg.solve(v, fit.model.exog))))
+        ours = result.sel(region=region, term=fit.model.exog_names)
+        np.testing.assert_allclose(ours["estimate"], fit.fe_params, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(ours["se"], se, rtol=1e-3)
+        np.testing.assert_allclose(ours["residual_variance"], fit.scale, rtol=1e-3)
+
+
+def test_mixed_model__boundary_equals_least_squares(caplog):
+    _, ds = reference("boundary")
+    with caplog.at_level(logging.INFO):
+        result = mixed_model(ds, "pad ~ age")
+    line = scipy.stats.linregress(ds["age"], ds["pad"])
+    assert bool(result["boundary"])
+    assert float(result["group_variance"]) == 0
+    np.testing.assert_allclose(result["estimate"], [line.intercept, line.slope], rtol=1e-9)
+    np.testing.assert_allclose(result["se"], [line.intercept_stderr, line.stderr], rtol=1e-9)
+    np.testing.assert_allclose(result["p"][1], line.pvalue, rtol=1e-9)
+    assert "least squares" in caplog.text
+
+
+def deviance(y, x, codes, ratio):
+    """REML deviance from the full covariance matrix."""
+    z = np.eye(codes.max() + 1)[codes]
+    v = np.eye(len(y)) + ratio * z @ z.T
+    inverse = np.linalg.inv(v)
+    a = x.T @ inverse @ x
+    residual = y - x @ np.linalg.solve(a, x.T @ inverse @ y)
+    dof = len(y) - x.shape[1]
+    logs = np.linalg.slogdet(v)[1] + np.linalg.slogdet(a)[1]
+    return logs + dof * np.log(residual @ inverse @ residual)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_mixed_model__finds_the_lowest_deviance(seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 7, 60)
+    codes[:7] = np.arange(7)
+    age = rng.uniform(40, 80, 60)
+    y = 0.1 * age + rng.normal(0, 3, 7)[codes] * rng.choice([0, 0.3, 3]) + rng.normal(0, 2, 60)
+    ds = xr.Dataset(
+        {"y": ("subject", y), "age": ("subject", age), "cohort": ("subject", codes.astype(str))}
+    )
+    result = mixed_model(ds, "y ~ age")
+    x = np.column_stack([np.ones(60), age])
+    best = float(result["group_variance"] / result["residual_variance"])
+    lowest = deviance(y, x, codes, best)
+    for ratio in (0, best / 2, best * 0.99, best * 1.01, best * 2, *np.logspace(-5, 4, 40)):
+        assert lowest <= deviance(y, x, codes, ratio) + 1e-8
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_mixed_model__scales_with_outcome_and_predictor(factor):
+    _, ds = reference("unequal")
+    plain = mixed_model(ds, "pad ~ age + volume")
+    scaled = mixed_model(
+        ds.assign(pad=ds["pad"] * factor, age=ds["age"] / factor), "pad ~ age + volume"
+    )
+    unit = xr.DataArray([factor, factor**2, factor], dims="term")
+    np.testing.assert_allclose(scaled["estimate"], plain["estimate"] * unit, rtol=1e-7)
+    np.testing.assert_allclose(scaled["se"], plain["se"] * unit, rtol=1e-7)
+    np.testing.assert_allclose(scaled["df"], plain["df"], rtol=1e-6)
+
+
+def test_mixed_model__store_with_references_and_gaps(cohort, caplog):
+    with caplog.at_level(logging.WARNING):
+        result = mixed_model(cohort, FORMULA)
+    assert result["estimate"].dims == ("region", "term")
+    assert result.sizes["region"] == 18
+    # 30 references, one excluded, one volume of zero; one PAD is missing in DAN_L.
+    assert result["n"].sel(region="SMN_L") == 58
+    assert result["n"].sel(region="DAN_L") == 57
+    assert (result["n"] + result["n_dropped"] == 90).all()
+    assert result["dropped"].sel(region="DAN_L", subject="sub-032")
+    assert not result["dropped"].sel(region="SMN_L", subject="sub-032")
+    assert result["dropped"].sel(subject="sub-037").all()
+    told = result.attrs["rows_dropped"]
+    assert "log10(lesion_volume) not finite: 1" in told
+    assert "lesion_volume missing or infinite: 30" in told
+    assert "log10(lesion_volume) not finite: 1" in caplog.text
+    assert np.isfinite(result["estimate"]).all()
+    assert dask.is_dask_collection(cohort["t1w"].data)
+
+
+def test_mixed_model__recovers_the_effect_on_lesional_sides(cohort):
+    sides = to_lesional_sides(cohort)
+    result = mixed_model(sides, "brain_pad_corrected ~ scale(log(lesion_volume)) + age")
+    effect = result["estimate"].sel(term="scale(log(lesion_volume))")
+    own = [str(region).endswith("_ipsilesional") for region in result["region"].values]
+    assert float(effect[own].mean()) > 0.5 > abs(float(effect[~np.array(own)].mean()))
+
+
+def test_mixed_model__scale_uses_the_rows_used(cohort):
+    frame = subject_frame(cohort, ["lesion_volume"])
+    result = mixed_model(cohort, "brain_pad_corrected ~ scale(log10(lesion_volume))")
+    log_volume = np.log10(frame["lesion_volume"].where(frame["lesion_volume"] > 0))
+    used = ~result["dropped"].sel(region="SMN_L").values
+    z = (log_volume - log_volume[used].mean()) / log_volume[used].std()
+    same = mixed_model(cohort.assign(z=("subject", z.to_numpy())), "brain_pad_corrected ~ z")
+    np.testing.assert_allclose(
+        result["estimate"].sel(region="SMN_L"), same["estimate"].sel(region="SMN_L"), rtol=1e-9
+    )
+
+
+def test_mixed_model__shared_design_equals_region_by_region(cohort):
+    together = mixed_model(cohort, FORMULA)
+    for region in ("SMN_L", "DAN_L"):
+        alone = mixed_model(
+            cohort.assign(one=cohort["brain_pad_corrected"].sel(region=region, drop=True)),
+            FORMULA.replace("brain_pad_corrected", "one"),
+        )
+        assert "region" not in alone.dims
+        np.testing.assert_allclose(alone["estimate"], together["estimate"].sel(region=region))
+        np.testing.assert_allclose(alone["df"], together["df"].sel(region=region))
+        np.testing.assert_allclose(alone["q"], alone["p"])
+
+
+def test_mixed_model__predictor_over_regions(cohort):
+    result = mixed_model(
+        cohort, "I(brain_pad_corrected / calibration_slope) ~ lesion_load + age + (1 | cohort)"
+    )
+    assert result["estimate"].shape == (18, 3)
+    region = "VIS_R"
+    one = cohort.sel(region=region, drop=True)
+    alone = mixed_model(
+        one.assign(y=one["brain_pad_corrected"] / one["calibration_slope"]), "y ~ lesion_load + age"
+    )
+    np.testing.assert_allclose(alone["estimate"], result["estimate"].sel(region=region), rtol=1e-9)
+
+
+def test_mixed_model__q_is_benjamini_hochberg_within_term_and_family(cohort):
+    result = mixed_model(cohort, "brain_pad_corrected ~ age + sex")
+    for term in result["term"].values:
+        p = result["p"].sel(term=term)
+        np.testing.assert_allclose(
+            result["q"].sel(term=term), scipy.stats.false_discovery_control(p)
+        )
+    family = ["SMN_L", "SMN_R", "FPN_L"]
+    part = mixed_model(cohort, "brain_pad_corrected ~ age", family=family)
+    assert part["q"].notnull().all("term").sum() == 3
+    assert part.attrs["family_size"] == 3
+    with pytest.raises(StatisticsError, match="SMN_X"):
+        mixed_model(cohort, "brain_pad_corrected ~ age", family=["SMN_X"])
+
+
+def test_mixed_model__order_of_subjects_does_not_matter(cohort):
+    order = np.random.default_rng(1).permutation(cohort.sizes["subject"])
+    a = mixed_model(cohort, FORMULA)
+    b = mixed_model(cohort.isel(subject=order), FORMULA)
+    xr.testing.assert_allclose(a.drop_dims("subject"), b.drop_dims("subject"), rtol=1e-8)
+
+
+def small(**columns):
+    rng = np.random.default_rng(3)
+    base = {
+        "y": rng.normal(size=12),
+        "age": rng.uniform(40, 80, 12),
+        "cohort": np.repeat(["a", "b", "c"], 4),
+    }
+    return xr.Dataset({k: ("subject", v) for k, v in (base | columns).items()})
+
+
+@pytest.mark.parametrize(
+    ("ds", "formula", "match"),
+    [
+        (small(), "y ~ age + I(2 * age + 1)", r"'age' = combination of .*2 \* age \+ 1"),
+        (small(flat=np.ones(12)), "y ~ age + flat", "'flat' has the same value in all 12 rows"),
+        (small(sex=np.repeat("F", 12)), "y ~ age + sex", "'sex' has the same value"),
+        (small(cohort=np.repeat("a", 12)), "y ~ age", "one 'cohort'.*Pass a `groups`"),
+        (small(cohort=np.arange(12).astype(str)), "y ~ age", "a 'cohort' of its own"),
+        (small(y=np.ones(12)), "y ~ age", "no variation"),
+        (small(y=np.arange(12.0), age=2 * np.arange(12.0)), "y ~ age", "no variation"),
+        (small(y=np.repeat([1.0, 3.0, 4.0], 4)), "y ~ 1", "does not vary within"),
+        (small(age=np.full(12, np.nan)), "y ~ age", "leaves none of 12 rows.*age missing.*: 12"),
+        (small(age=np.zeros(12)), "y ~ log10(age)", r"leaves none.*log10\(age\) not finite: 12"),
+        (small(), "y ~ bs(age, df=11)", "usable rows for"),
+        (small(), "age", "no outcome"),
+        (small(), "y ~ age +", "cannot be parsed"),
+        (small(), "cohort ~ age", "one column of numbers"),
+        (small(), "y ~ age + (1 | age)", "random intercept by 'age'"),
+        (small(), "y ~ age + (age | cohort)", "only one random intercept"),
+    ],
+)
+def test_mixed_model__refuses_with_a_way_out(ds, formula, match):
+    with pytest.raises(StatisticsError, match=match):
+        mixed_model(ds, formula)
+
+
+def test_mixed_model__unknown_name_lists_what_there_is():
+    with pytest.raises(MissingVariableError, match=r"'agee'.*age, cohort, y"):
+        mixed_model(small(), "y ~ scale(log10(agee))")
+    with pytest.raises(MissingVariableError, match="'site'"):
+        mixed_model(small(), "y ~ age", groups="site")
+
+
+def test_mixed_model__failures_are_gathered_or_recorded(cohort):
+    load = cohort["lesion_load"].compute().copy()
+    load.loc[{"region": ["VIS_L", "VIS_R"]}] = 0.0
+    ds = cohort.assign(lesion_load=load)
+    with pytest.raises(StatisticsError, match=r"2 problems(?s:.)*VIS_L(?s:.)*VIS_R"):
+        mixed_model(ds, "brain_pad_corrected ~ lesion_load + age")
+    result = mixed_model(ds, "brain_pad_corrected ~ lesion_load + age", errors="record")
+    bad = result["estimate"].isnull().all("term")
+    assert sorted(result["region"].values[bad]) == ["VIS_L", "VIS_R"]
+    assert len(result.attrs["failures"]) == 2
+    assert result["q"].sel(region="SMN_L").notnull().all()
+
+
+def test_mixed_model__other_dimension_than_region():
+    rng = np.random.default_rng(0)
+    ds = small().assign(thickness=(("subject", "node"), rng.normal(size=(12, 300))))
+    result = mixed_model(ds, "thickness ~ age", dim="node")
+    assert result["estimate"].shape == (300, 2)
+    assert result["dropped"].shape == (300, 12)
+
+
+def test_mixed_model__intervals_cover_at_their_level():
+    rng = np.random.default_rng(5)
+    n_regions, codes = 2000, np.repeat(np.arange(8), 6)
+    y = rng.normal(0, 1, (8, n_regions))[codes] + rng.normal(0, 1, (48, n_regions))
+    between = rng.normal(size=8)[codes]  # varies between cohorts only: 6 degrees of freedom
+    ds = xr.Dataset(
+        {
+            "y": (("subject", "region"), y),
+            "between": ("subject", between),
+            "cohort": ("subject", codes.astype(str)),
+        }
+    )
+    result = mixed_model(ds, "y ~ between")
+    inside = (result["ci_low"] < 0) & (result["ci_high"] > 0)
+    assert 0.93 < float(inside.sel(term="between").mean()) < 0.97
+    regular = ~result["boundary"]
+    assert 5.9 < float(result["df"].sel(term="between")[regular].median()) < 6.1
+
+
+def test_mixed_model__missing_text_and_object_columns_are_dropped():
+    sex = np.array(["F", "M", "", "F", "M", "F", "M", "F", "M", "F", "F", "M"], dtype=object)
+    result = mixed_model(small(sex=sex), "y ~ age + sex")
+    assert int(result["n"]) == 11
+    assert "sex missing or infinite: 1" in result.attrs["rows_dropped"]
+    assert pd.Index(result["term"].values).tolist() == ["Intercept", "age", "sex[T.M]"]
