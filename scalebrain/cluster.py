@@ -61,7 +61,8 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
     from distributed import Client, LocalCluster
 
     if spec is None:
-        from distributed.system import CPU_COUNT, MEMORY_LIMIT
+        from dask.system import CPU_COUNT
+        from distributed.system import MEMORY_LIMIT
 
         n_workers = max(1, min(CPU_COUNT, int(MEMORY_LIMIT // _MEMORY_PER_WORKER)))
         settings = {

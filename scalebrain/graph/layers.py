@@ -5,6 +5,7 @@ edge of every subject; as all subjects have one graph, a batch is one sparse pro
 """
 
 import warnings
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ class _Propagate(torch.autograd.Function):
         return matrix @ x
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         """Multiply the gradient."""
         return None, ctx.matrix @ gradient
 
@@ -38,7 +39,7 @@ class _Propagate(torch.autograd.Function):
 def _propagate(matrix: Tensor, x: Tensor) -> Tensor:
     """One propagation of (row, batch, channel) along a (row, row) matrix."""
     with torch.autocast(x.device.type, enabled=False):
-        flat: Tensor = _Propagate.apply(matrix, x.float().reshape(x.shape[0], -1))  # type: ignore[no-untyped-call]
+        flat: Tensor = _Propagate.apply(matrix, x.float().reshape(x.shape[0], -1))
     return flat.reshape(x.shape)
 
 
@@ -61,7 +62,8 @@ class SharedChebConv(ChebConv):
 
     def forward(self, x: Tensor, operator: Tensor) -> Tensor:
         """Filter ``x`` (row, batch, channel)."""
-        before, out = x, self.lins[0](x)
+        before = x
+        out: Tensor = self.lins[0](x)
         if len(self.lins) > 1:
             now = _propagate(operator, x)
             out = out + self.lins[1](now)
@@ -81,7 +83,7 @@ class SharedGCNConv(GCNConv):
 
     def forward(self, x: Tensor, operator: Tensor) -> Tensor:
         """Filter ``x`` (row, batch, channel)."""
-        out = _propagate(operator, self.lin(x))
+        out: Tensor = _propagate(operator, self.lin(x))
         return out if self.bias is None else out + self.bias
 
 
@@ -114,11 +116,10 @@ class RegionalNetwork(nn.Module):
         kind = SharedGCNConv if layer == "gcn" else SharedChebConv
         order = {} if layer == "gcn" else {"K": 2 if layer == "spectral" else 3}
         widths = [n_features, 30] if layer == "spectral" else [n_features, channels, channels]
-        self.convolutions = nn.ModuleList(
-            kind(a, b, **order) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convolutions = nn.ModuleList(kind(a, b, **order) for a, b in pairwise(widths))
         rows, n = torch.from_numpy(graph.rows), len(graph.rows)
-        operator = self.convolutions[0].operator(torch.from_numpy(graph.row_edges), n)
+        edges = torch.from_numpy(graph.row_edges)
+        operator = next(iter(self.convolutions)).operator(edges, n)  # type: ignore[operator]
         region = torch.from_numpy(graph.region_of_row)
         n_regions = len(graph.regions)
         pooled = torch.from_numpy(graph.pairs) if layer == "spectral" else torch.arange(n)
@@ -139,7 +140,7 @@ class RegionalNetwork(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "RegionalNetwork":
         """Move the constants of the graph with the parameters."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self.bias.device
         self._constants = {k: v.to(device) for k, v in self._constants.items()}
         return self

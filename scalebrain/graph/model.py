@@ -373,7 +373,10 @@ def build_network(fold: Fold, graph: Graph, training: Training, n_features: int)
     from scalebrain.graph.layers import RegionalNetwork
 
     network = RegionalNetwork(
-        graph, n_features, layer=training.layer, channels=training.channels  # type: ignore[arg-type]
+        graph,
+        n_features,
+        layer=training.layer,
+        channels=training.channels,  # type: ignore[arg-type]
     )
     try:
         network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in fold.weights.items()})

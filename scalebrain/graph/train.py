@@ -135,7 +135,7 @@ def standardize(x: Array, center: Array, spread: Array) -> Array:
 def _masked_copies(
     z: Array, graph: Graph, imputer: Imputer, fraction: float, rng: np.random.Generator
 ) -> Array:
-    """Copies of subjects in which part of every region was masked and imputed."""
+    """Copy subjects with part of every region masked and imputed."""
     copies = z.copy()
     for members in np.array_split(rng.permutation(len(z)), min(8, len(z))):
         for r in range(len(graph.regions)):
@@ -213,7 +213,10 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
     target = tensor((np.tile(age[used], 2) - age_center) / age_spread)
     check, check_age = tensor(z[held]), tensor((age[held] - age_center) / age_spread)
     network = RegionalNetwork(
-        graph, x.shape[-1], layer=training.layer, channels=training.channels  # type: ignore[arg-type]
+        graph,
+        x.shape[-1],
+        layer=training.layer,
+        channels=training.channels,  # type: ignore[arg-type]
     ).to(device)
     linear, intercepts = _ridge(z[used], (age[used] - age_center) / age_spread, graph)
     start = tensor(linear)

@@ -3,11 +3,12 @@
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from scipy import ndimage
 
 from scalebrain.atlas.parcels import node_image, nodes, parcel_image
-from scalebrain.atlas.space import Grid, template
+from scalebrain.atlas.space import Grid, brain_mask, template
 from scalebrain.atlas.tracts import TRACTS, cst_probability
 from scalebrain.errors import GeometryError
 
@@ -36,9 +37,9 @@ def static_variables(grid: Grid) -> xr.Dataset:
     GeometryError
         When the grid does not cover the template's brain.
     """
-    inside = template("mask", grid)
+    inside = brain_mask(grid)
     parcels = parcel_image(grid)
-    keep = np.flatnonzero((inside > 0) | (parcels > 0))
+    keep = np.flatnonzero(inside | (parcels > 0))
     volume = keep.size * grid.voxel_volume / 1e6
     if not 1.6 < volume < 2.4:
         raise GeometryError(
@@ -86,9 +87,9 @@ def static_variables(grid: Grid) -> xr.Dataset:
     )
 
 
-def flat_indices(static: xr.Dataset, grid: Grid) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def flat_indices(static: xr.Dataset, grid: Grid) -> npt.NDArray[np.intp]:
     """C-order flat index in the grid of every stored voxel."""
     mm = np.stack([static[axis].values for axis in "xyz"], axis=1).astype(np.float64)
     inverse = np.linalg.inv(grid.matrix)
     ijk = np.rint(mm @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.intp)
-    return np.ravel_multi_index((ijk[:, 0], ijk[:, 1], ijk[:, 2]), grid.shape)
+    return np.asarray(np.ravel_multi_index((ijk[:, 0], ijk[:, 1], ijk[:, 2]), grid.shape))

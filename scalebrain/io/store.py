@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from zarr.codecs import BloscCodec
 
 from scalebrain.errors import GeometryError, StoreError
 from scalebrain.variables import REGISTRY, annotate
@@ -123,7 +124,7 @@ def create_store(
                 dtype=kind,
                 chunks=(1, n_voxels),
                 shards=(ROWS_PER_SHARD, n_voxels),
-                compressors=zarr.codecs.BloscCodec(
+                compressors=BloscCodec(
                     cname="lz4", clevel=1, shuffle="bitshuffle", typesize=kind.itemsize
                 ),
                 fill_value=np.nan if kind.kind == "f" else False,
@@ -415,7 +416,7 @@ def unpack(array: xr.DataArray) -> xr.DataArray:
         return volume.reshape(*values.shape[:-1], *shape)
 
     bare = array.drop_vars([c for c in array.coords if "voxel" in array[c].dims])
-    out = xr.apply_ufunc(
+    out: xr.DataArray = xr.apply_ufunc(
         fill_volume,
         bare,
         input_core_dims=[["voxel"]],
