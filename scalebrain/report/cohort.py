@@ -1,7 +1,7 @@
 """Who took part: head of the page, cohort flow, sites, and where the lesions lie."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from scalebrain.report.content import (
     text_values,
 )
 from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Headline", "cohort_section", "facts", "lesion_section", "people"]
 
@@ -237,7 +240,7 @@ def _age_figure(table: pd.DataFrame) -> Figure:
     groups = sorted(kept["group"].unique())
     shown = cohorts[-40:]
     with drawing.drawing():
-        figure = drawing.canvas(7.2, 0.9 + 0.27 * len(shown))
+        figure = drawing.canvas(9.6, 0.9 + 0.27 * len(shown))
         axes = figure.subplots()
         colors = [drawing.CONTRA, drawing.IPSI, drawing.TRUTH, drawing.MUTED]
         for g, group in enumerate(groups):
@@ -248,7 +251,7 @@ def _age_figure(table: pd.DataFrame) -> Figure:
             axes.scatter(
                 part["age"],
                 rows + jitter,
-                s=13,
+                s=16,
                 marker="os^D"[g % 4],
                 color=colors[g % 4],
                 alpha=0.65,
@@ -344,45 +347,42 @@ def _cuts(volume: Volume, axis: int, n: int) -> npt.NDArray[np.float64]:
 
 def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figure:
     import matplotlib
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import BoundaryNorm, ListedColormap
 
     top = max(1, int(np.nanmax(volume.data)))
     colormap = matplotlib.colormaps["inferno"]
     # One color for each count: no color stands for a number of people that cannot be.
-    colors = colormap(np.linspace(0.22, 0.97, top))[:, :3] if top > 1 else colormap([0.7])[:, :3]
-    axial, coronal = _cuts(volume, 2, 8), _cuts(volume, 1, 4)
-    enlarge = 2 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
+    colors = np.asarray(colormap(np.linspace(0.25, 0.97, top) if top > 1 else [0.7]))[:, :3]
+    cuts = [(2, at) for at in _cuts(volume, 2, 8)] + [(1, at) for at in _cuts(volume, 1, 4)]
+    enlarge = 3 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
+    x, y, z = (float(axis[-1] - axis[0]) for axis in gray.axes)
+    width = 2.02
+    heights = (width * y / x, width * y / x, width * z / x)
+    gap = 0.34
     with drawing.drawing():
-        figure = drawing.canvas(8.6, 6.9)
-        grid = figure.subplots(3, 4)
-        for axes, axis, at in zip(grid.ravel(), [2] * 8 + [1] * 4, [*axial, *coronal], strict=True):
+        figure = drawing.canvas(9.6, sum(heights) + 3 * gap + 0.1)
+        for i, (axis, at) in enumerate(cuts):
+            row, column = divmod(i, 4)
+            axes = drawing.panel(
+                figure,
+                0.05 + column * (width + 0.1),
+                sum(heights[:row]) + (row + 1) * gap - 0.06,
+                width,
+                heights[row],
+            )
             base = gray.plane(axis, at)
             picture = overlay_slice(
                 base, volume.plane(axis, at), colors=colors, limits=(1, top), enlarge=enlarge
             )
             axes.imshow(picture, extent=base.extent, origin="lower", interpolation="none")
-            axes.set_axis_off()
             axes.set_title(
-                f"{'z' if axis == 2 else 'y'} = {number(base.at, 0)} mm", fontsize=8.5, pad=2
+                f"{'z' if axis == 2 else 'y'} = {number(base.at, 0)} mm", fontsize=8.5, pad=3
             )
-            for where, letter in ((0.02, "L"), (0.98, "R")):
-                axes.text(
-                    where,
-                    0.03,
-                    letter,
-                    transform=axes.transAxes,
-                    ha="left" if letter == "L" else "right",
-                    fontsize=9,
-                    fontweight="bold",
-                )
-        bounds = np.arange(0.5, top + 1.5)
-        bar = figure.colorbar(
-            ScalarMappable(BoundaryNorm(bounds, top), ListedColormap(colors)),
-            ax=grid,
-            shrink=0.5,
-            aspect=24,
-            pad=0.02,
+            mark_sides(axes)
+        bar = drawing.color_bar(
+            drawing.panel(figure, 8.75, 1.2, 0.17, sum(heights) - 1.3),
+            colors,
+            (0.5, top + 0.5),
+            f"people with a lesion here (of {n})",
         )
         step = max(1, int(np.ceil(top / 8)))
         ticks = sorted({1, *range(step, top + 1, step), top})
@@ -390,8 +390,6 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
             ticks.pop(-2)
         bar.set_ticks(ticks, labels=[str(t) for t in ticks])
         bar.minorticks_off()
-        bar.set_label(f"People with a lesion here (of {n})")
-        bar.outline.set_visible(False)
         svg = drawing.render(
             figure,
             "lesionmap",
@@ -405,3 +403,17 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
         "reference people. Axial slices from bottom to top, then coronal slices from back to "
         "front. Left is drawn on the left (L, R).",
     )
+
+
+def mark_sides(axes: "Axes", left: str = "L", right: str = "R") -> None:
+    """Write which side is which into the lower corners of a slice."""
+    for where, words in ((0.02, left), (0.98, right)):
+        axes.text(
+            where,
+            0.02,
+            words,
+            transform=axes.transAxes,
+            ha="left" if where < 0.5 else "right",
+            fontsize=9,
+            fontweight="bold",
+        )

@@ -12,9 +12,13 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -28,7 +32,9 @@ __all__ = [
     "SOFT",
     "TRUTH",
     "canvas",
+    "color_bar",
     "drawing",
+    "panel",
     "render",
     "side_color",
 ]
@@ -123,6 +129,42 @@ def canvas(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def panel(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
+    """Add axes at a place in inches from the top left corner; the figure is laid out by hand."""
+    figure.set_layout_engine("none")
+    full_width, full_height = figure.get_size_inches()
+    axes = figure.add_axes(
+        (
+            left / full_width,
+            1 - (top + height) / full_height,
+            width / full_width,
+            height / full_height,
+        )
+    )
+    axes.set_axis_off()
+    return axes
+
+
+def color_bar(
+    axes: "Axes", colors: npt.NDArray[np.float64], limits: tuple[float, float], label: str
+) -> "Colorbar":
+    """Fill axes with a color bar, along their longer side."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import ListedColormap, Normalize
+
+    box = axes.get_window_extent()
+    axes.set_axis_on()
+    bar = Colorbar(
+        axes,
+        ScalarMappable(Normalize(*limits), ListedColormap(colors)),
+        orientation="horizontal" if box.width > box.height else "vertical",
+    )
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def render(figure: "Figure", key: str, alt: str) -> Markup:

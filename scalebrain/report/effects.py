@@ -1,7 +1,9 @@
 """Effects of lesions on regional brain-PAD: painted on the brain, and as a forest plot."""
 
 import math
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -30,16 +32,16 @@ from scalebrain.report.content import (
     split_region,
     text,
 )
-from scalebrain.report.volume import overlay_slice, scaled, to_volume
+from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Effects", "effect_map_section", "focal_term", "forest_section", "read_effects"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_NAMES = {
-    "mixed": ("lesion volume", "per standard deviation of log lesion volume"),
-    "mixed_load": ("the region's own lesion load", "per unit of the local lesion load term"),
-}
+_NAMES = {"mixed": "lesion volume", "mixed_load": "the region's own lesion load"}
 _SIDES = ("ipsilesional", "contralesional")
 _SHORT = {"ipsilesional": "ipsi", "contralesional": "contra"}
 
@@ -105,16 +107,27 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
             return np.full(len(regions), math.nan)
         return np.atleast_1d(np.asarray(part[name].values, dtype=np.float64))
 
-    cause, unit = _NAMES.get(key, (term, ""))
     return Effects(
         key,
-        cause,
-        str(mixed.attrs.get("focal_unit", unit)),
+        _NAMES.get(key, term),
+        str(mixed.attrs.get("focal_unit", "")) or _unit(term),
         term,
         str(mixed.attrs.get("formula", "")),
         regions,
         *(values(name) for name in ("estimate", "ci_low", "ci_high", "p", "q", "n")),
     )
+
+
+def _unit(term: str) -> str:
+    """Say what an estimate is per, from the term of the formula."""
+    scaled_by = re.fullmatch(r"(?:scale|z|standardize|center)\((.*)\)", term.strip())
+    inner = scaled_by.group(1) if scaled_by else term
+    logged = re.fullmatch(r"(?:np\.)?log(?:10)?\((.*)\)", inner.strip())
+    words = (logged.group(1) if logged else inner).replace("_", " ").strip()
+    words = f"log {words}" if logged else words
+    if scaled_by and not term.startswith("center"):
+        return f"per standard deviation of {words}"
+    return f"per unit of {words}"
 
 
 def _models(results: StudyResults) -> list[Effects]:
@@ -146,7 +159,7 @@ def _finding(effects: Effects) -> str:
             f"rate over {plural(tested, 'region')}; {low} {'has' if low == 1 else 'have'} a raw p "
             "below 0.05."
         )
-    subject = "Larger lesions go" if effects.key == "mixed" else f"More of {effects.cause} goes"
+    subject = "Larger lesions go" if effects.key == "mixed" else "More damage in a region goes"
     return f"{subject} with {and_list(signs)} at a 5% false discovery rate."
 
 
@@ -193,12 +206,7 @@ def _strongest(effects: Effects) -> str:
             parts.append(
                 f"{number(values.mean())} years on average in {side} regions ({span(values, 2)})"
             )
-    return (
-        "A lesion one standard deviation larger goes with a brain age different by "
-        f"{and_list(parts)}."
-        if effects.key == "mixed"
-        else f"The estimate is {and_list(parts)}."
-    )
+    return f"{effects.unit.capitalize()}, brain-PAD differs by {and_list(parts)}."
 
 
 def _limit(effects: Effects) -> float:
@@ -271,9 +279,6 @@ def _native(region: str) -> str:
 def _panels(
     ds: xr.Dataset, effects: Effects, regions: RegionSet, background: npt.NDArray[np.float64]
 ) -> Figure:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-
     if "parcel" not in ds.variables:
         raise MissingVariableError(
             "Dataset: variable 'parcel' is missing. Open a finished store with open_store."
@@ -281,70 +286,44 @@ def _panels(
     parcel = np.asarray(ds["parcel"].values)
     gray = to_volume(ds, scaled(background))
     limit, colors = _limit(effects), _diverging()
-    enlarge = 2 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
+    enlarge = 3 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
     networks = effects.networks
-    n_columns = min(5, len(networks))
+    n_columns = 5
     n_rows = math.ceil(len(networks) / n_columns)
+    x, y = (float(axis[-1] - axis[0]) for axis in gray.axes[:2])
+    width = 1.75
+    height = width * y / x
+    pitch = height + 1.0
     alts = []
     with drawing.drawing():
-        figure = drawing.canvas(8.8, 2.5 * n_rows + 0.75)
-        grid = np.atleast_1d(figure.subplots(n_rows, n_columns)).ravel()
-        for axes in grid:
-            axes.set_axis_off()
-        for axes, network in zip(grid, networks, strict=False):
-            painted = np.full(parcel.shape, math.nan)
-            for side in _SIDES:
-                i = effects.at(network, side)
-                if i is not None:
-                    codes = regions.parcels.get(_native(effects.regions[i]), ())
-                    painted[np.isin(parcel, codes)] = effects.estimate[i]
-            volume = to_volume(ds, painted)
-            area = np.isfinite(volume.data)
-            middle = len(volume.axes[0]) // 2
-            each = np.minimum(area[:middle].sum(axis=(0, 1)), area[middle:].sum(axis=(0, 1)))
-            at = float(volume.axes[2][int(np.argmax(each if each.any() else area.sum((0, 1))))])
+        figure = drawing.canvas(9.6, pitch * n_rows + 0.62)
+        for k, network in enumerate(networks):
+            row, column = divmod(k, n_columns)
+            axes = drawing.panel(
+                figure, 0.05 + column * (width + 0.17), row * pitch + 0.45, width, height
+            )
+            volume = to_volume(ds, _painted(effects, regions, network, parcel))
+            at = _best_slice(volume)
             base = gray.plane(2, at)
             picture = overlay_slice(
                 base, volume.plane(2, at), colors=colors, limits=(-limit, limit), enlarge=enlarge
             )
             axes.imshow(picture, extent=base.extent, origin="lower", interpolation="none")
-            name = NETWORKS.get(network, "")
-            axes.set_title(f"{network}, z = {number(base.at, 0)}", fontsize=9.5, pad=12)
+            axes.set_title(f"{network}, z = {number(base.at, 0)} mm", fontsize=9.5, pad=15)
             axes.text(
                 0.5,
-                1.02,
-                name,
+                1.03,
+                NETWORKS.get(network, ""),
                 transform=axes.transAxes,
                 ha="center",
-                fontsize=7.5,
+                fontsize=8.5,
                 color=drawing.MUTED,
             )
-            for side, where in zip(_SIDES, (0.25, 0.75), strict=True):
-                i = effects.at(network, side)
-                if i is None:
-                    continue
-                passes = effects.q[i] < 0.05
-                axes.text(
-                    where,
-                    -0.02,
-                    f"{_SHORT[side]}\n{number(effects.estimate[i])}{' *' if passes else ''}",
-                    transform=axes.transAxes,
-                    ha="center",
-                    va="top",
-                    fontsize=8.5,
-                    fontweight="bold" if passes else "normal",
-                )
-                alts.append(f"{network} {side} {number(effects.estimate[i])}")
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(-limit, limit), ListedColormap(colors)),
-            ax=list(grid),
-            orientation="horizontal",
-            shrink=0.45,
-            aspect=40,
-            pad=0.03,
+            alts += _write_sides(axes, effects, network)
+        bar_axes = drawing.panel(figure, 2.8, pitch * n_rows + 0.08, 4.0, 0.11)
+        drawing.color_bar(
+            bar_axes, colors, (-limit, limit), f"years of brain-PAD {effects.unit}".strip()
         )
-        bar.set_label(f"years of brain-PAD {effects.unit}".strip())
-        bar.outline.set_visible(False)
         svg = drawing.render(
             figure,
             f"panels-{effects.key}",
@@ -358,6 +337,49 @@ def _panels(
         "picture could not show them all. Left: ipsilesional. Right: contralesional. "
         "Numbers: years; * and bold: q below 0.05.",
     )
+
+
+def _painted(
+    effects: Effects, regions: RegionSet, network: str, parcel: npt.NDArray[np.int_]
+) -> FloatArray:
+    """Estimate of a network's two regions in their voxels, NaN elsewhere."""
+    out = np.full(parcel.shape, math.nan)
+    for side in _SIDES:
+        i = effects.at(network, side)
+        if i is not None:
+            codes = regions.parcels.get(_native(effects.regions[i]), ())
+            out[np.isin(parcel, codes)] = effects.estimate[i]
+    return out
+
+
+def _best_slice(volume: Volume) -> float:
+    """Height at which the smaller of both sides is largest."""
+    area = np.isfinite(volume.data)
+    middle = len(volume.axes[0]) // 2
+    smaller = np.minimum(area[:middle].sum(axis=(0, 1)), area[middle:].sum(axis=(0, 1)))
+    return float(volume.axes[2][int(np.argmax(smaller if smaller.any() else area.sum((0, 1))))])
+
+
+def _write_sides(axes: "Axes", effects: Effects, network: str) -> list[str]:
+    """Write the two estimates under a slice; returns them for the alternative text."""
+    said = []
+    for side, where in zip(_SIDES, (0.24, 0.76), strict=True):
+        i = effects.at(network, side)
+        passes = i is not None and bool(effects.q[i] < 0.05)
+        shown = number(effects.estimate[i]) if i is not None else "not tested"
+        axes.text(
+            where,
+            -0.02,
+            f"{_SHORT[side]}\n{shown}{' *' if passes else ''}",
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=9,
+            fontweight="bold" if passes else "normal",
+        )
+        if i is not None:
+            said.append(f"{network} {side} {shown}")
+    return said
 
 
 # -- forest -------------------------------------------------------------------------------
@@ -377,7 +399,9 @@ def forest_section(results: StudyResults) -> Section:
     blocks: list[Block] = []
     for effects in models:
         if len(models) > 1:
-            blocks.append(Note(_finding(effects), "heading"))
+            blocks.append(Note(f"Effect of {effects.cause}", "heading"))
+        if effects is not models[0]:
+            blocks.append(Note(_finding(effects)))
         blocks.append(_forest_figure(effects))
         blocks.append(_forest_table(effects))
         mixed = results.mixed if effects.key == "mixed" else results.mixed_load
@@ -392,7 +416,7 @@ def _forest_figure(effects: Effects) -> Figure:
     networks = effects.networks
     known = np.isfinite(effects.estimate)
     with drawing.drawing():
-        figure = drawing.canvas(8.4, 1.1 + 0.52 * len(networks))
+        figure = drawing.canvas(9.6, 1.1 + 0.52 * len(networks))
         axes = figure.subplots()
         for row, network in enumerate(networks[::-1]):
             if row % 2 == 0:

@@ -120,7 +120,7 @@ def _takeaway(motor: xr.Dataset) -> str:
         out += f", against {number(part['baseline_score'])} for always guessing the mean"
     out += "."
     if metric == "r2" and low <= 0:
-        out += " The interval includes zero, so no prediction of use was shown."
+        out += " The interval includes zero: no useful prediction was shown."
     return out
 
 
@@ -132,7 +132,7 @@ def _score_figure(motor: xr.Dataset) -> Figure:
     colors = [drawing.CONTRA, drawing.IPSI, drawing.TRUTH, drawing.ACCENT, drawing.MUTED]
     alts = []
     with drawing.drawing():
-        figure = drawing.canvas(8.4, 1.2 + 0.24 * len(groups) * max(2, len(learners)))
+        figure = drawing.canvas(9.6, 1.2 + 0.24 * len(groups) * max(2, len(learners)))
         panels = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
         for axes, metric in zip(panels, metrics, strict=True):
             part = motor.sel(metric=metric)
@@ -156,7 +156,7 @@ def _score_figure(motor: xr.Dataset) -> Figure:
                     )
                     alts.append(f"{_words(group)}, {_words(learner)}: {metric} {number(value)}")
             baseline = _REFERENCE_LINE.get(metric)
-            if "baseline_score" in part.variables and finite(part["baseline_score"]):
+            if metric == "r2" and "baseline_score" in part.variables:
                 baseline = float(part["baseline_score"])
             if baseline is not None and math.isfinite(baseline):
                 axes.axvline(baseline, color=drawing.INK, linewidth=1, linestyle=(0, (4, 3)))
@@ -173,7 +173,7 @@ def _score_figure(motor: xr.Dataset) -> Figure:
         "Scores in cohorts that were not trained on, with 95% intervals that resample whole "
         "cohorts. R²: part of the variance of the motor score that is predicted, below zero "
         "where guessing the mean is better. AUC: severe against not severe, 0.5 is chance. "
-        "Dashed: guessing the mean (or the rate) of the training cohorts.",
+        "Dashed: guessing the mean of the training cohorts, and chance.",
     )
 
 
@@ -256,7 +256,7 @@ def _ranking(motor: xr.Dataset) -> list[Block]:
         f"first are {words}."
     )
     if np.isfinite(top[order[:3]]).all():
-        stable = ", ".join(percent(top[i]) for i in order[:3])
+        stable = and_list([percent(top[i]) for i in order[:3]])
         note += f" They are among the top three in {stable} of learner and cohort pairs."
     figure = _ranking_figure(motor, names, mean, values, order, top)
     owners = _labels(motor, "predictor_group") if "predictor_group" in motor.variables else []
@@ -302,7 +302,7 @@ def _ranking_figure(
     learners = _labels(motor, "learner") if len(by_learner) > 1 else []
     rows = np.arange(len(shown))[::-1].astype(np.float64)
     with drawing.drawing():
-        figure = drawing.canvas(8.4, 0.95 + 0.27 * len(shown))
+        figure = drawing.canvas(9.6, 0.95 + 0.27 * len(shown))
         axes = figure.subplots()
         axes.barh(rows, mean[shown], height=0.62, color=drawing.ACCENT, alpha=0.55)
         for k, learner in enumerate(learners):

@@ -1,6 +1,8 @@
 """The structural equation model as a path diagram, with its fit and its rivals."""
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,7 @@ from scalebrain.report.content import (
     count,
     finite,
     interval,
+    long_region,
     number,
     p_value,
     plural,
@@ -119,6 +122,25 @@ def _label(name: str) -> str:
     return _LABELS.get(name, name)
 
 
+def _labels_of(sem: xr.Dataset) -> dict[str, str]:
+    """Labels of the variables; a side of one region is named after the region."""
+    variables = sem.attrs.get("variables")
+    told = dict(variables) if isinstance(variables, dict) else {}
+    out = {}
+    for name in _order(read_paths(sem)):
+        region = re.search(r"of (\w+_(?:ipsi|contra)lesional)$", str(told.get(name, "")))
+        if region and name in ("ipsi", "contra"):
+            words = long_region(region.group(1))
+            out[name] = f"{words[:1].upper()}{words[1:]} brain-PAD"
+        else:
+            out[name] = _label(name)
+    return out
+
+
+def _in_sentence(label: str) -> str:
+    return label[:1].lower() + label[1:]
+
+
 def sem_section(results: StudyResults) -> Section:
     """Draw the structural model and say what its fit can tell, and what it cannot."""
     title = "From damage to movement"
@@ -127,6 +149,7 @@ def sem_section(results: StudyResults) -> Section:
         note = Note(results.why_missing("sem"), "missing")
         return Section("sem", title, "No structural equation model was fitted.", [note])
     paths = read_paths(sem)
+    labels = _labels_of(sem)
     known = [path for path in paths if math.isfinite(path.std)]
     blocks: list[Block] = []
     takeaway = "The structural equation model has no regression path."
@@ -134,7 +157,8 @@ def sem_section(results: StudyResults) -> Section:
         strong = max(known, key=lambda path: abs(path.std))
         clear = [path for path in known if path.clear]
         takeaway = (
-            f"The strongest path leads from {_label(strong.cause)} to {_label(strong.outcome)}: "
+            f"The strongest path leads from {_in_sentence(labels[strong.cause])} to "
+            f"{_in_sentence(labels[strong.outcome])}: "
             f"{number(strong.std)} standard deviations for each standard deviation"
             + (
                 f" (95% interval {interval(strong.low, strong.high)}). "
@@ -144,7 +168,7 @@ def sem_section(results: StudyResults) -> Section:
             + f"{len(clear)} of {plural(len(known), 'path')} "
             + f"{'has' if len(clear) == 1 else 'have'} an interval that excludes zero."
         )
-        blocks.append(_diagram(sem, known))
+        blocks.append(_diagram(sem, known, labels))
     fit = _fit_note(sem)
     if fit is not None:
         blocks.append(fit)
@@ -160,10 +184,10 @@ def sem_section(results: StudyResults) -> Section:
     if sem.attrs.get("improper"):
         words = and_list([str(name) for name in sem.attrs["improper"]])
         blocks.append(Note(f"Negative variance of {words}: do not trust this fit.", "caution"))
-    blocks.append(_path_table(sem))
-    blocks += _indirect_table(sem)
-    blocks += _rival_tables(sem, results)
-    blocks += _variables_note(sem)
+    blocks.append(_path_table(sem, labels))
+    blocks += _indirect_table(sem, labels)
+    blocks += _rival_tables(sem, results, labels)
+    blocks += _variables_note(sem, labels)
     return Section("sem", title, takeaway, blocks)
 
 
@@ -173,7 +197,7 @@ def _saturated(sem: xr.Dataset) -> bool:
     return "df" in sem.variables and float(sem["df"]) == 0
 
 
-def _diagram(sem: xr.Dataset, paths: list[Path]) -> Block:
+def _diagram(sem: xr.Dataset, paths: list[Path], labels: Mapping[str, str]) -> Block:
     names = _order(paths)
     if len(names) > _MOST_BOXES:
         return Note(
@@ -183,12 +207,12 @@ def _diagram(sem: xr.Dataset, paths: list[Path]) -> Block:
         )
     n = f", {count(sem['n'])} people" if "n" in sem.variables else ""
     alt = "Path diagram. " + "; ".join(
-        f"{_label(p.cause)} to {_label(p.outcome)} {number(p.std)} ({interval(p.low, p.high)})"
+        f"{labels[p.cause]} to {labels[p.outcome]} {number(p.std)} ({interval(p.low, p.high)})"
         for p in paths
     )
     return Figure(
         "sem-diagram",
-        path_diagram(paths, alt),
+        path_diagram(paths, alt, labels),
         f"Standardized path coefficients with 95% intervals{n}. Solid: the interval excludes "
         "zero; dashed: it does not. Orange raises, blue lowers; the wider, the stronger. Arrows "
         "are what the model assumes, not what the data prove.",
@@ -210,7 +234,7 @@ def _order(paths: list[Path]) -> list[str]:
     return ordered
 
 
-def path_diagram(paths: list[Path], alt: str) -> Markup:
+def path_diagram(paths: list[Path], alt: str, labels: Mapping[str, str]) -> Markup:
     """Draw paths as boxes and arrows.
 
     Parameters
@@ -219,6 +243,8 @@ def path_diagram(paths: list[Path], alt: str) -> Markup:
         Paths of the model.
     alt
         Alternative text.
+    labels
+        What to write into the box of a variable.
 
     Returns
     -------
@@ -227,7 +253,7 @@ def path_diagram(paths: list[Path], alt: str) -> Markup:
     """
     names = _order(paths)
     places = _places(names)
-    boxes = {name: _Box(name, _wrap(_label(name)), *places[name]) for name in names}
+    boxes = {name: _Box(name, _wrap(labels.get(name, name)), *places[name]) for name in names}
     arrows = [_arrow(path, boxes, set(names) == set(_DIAMOND)) for path in paths]
     template = environment().get_template("paths.svg.j2")
     return Markup(  # noqa: S704 - the template escapes
@@ -333,7 +359,7 @@ def _p(value: float) -> str:
     return shown if shown.startswith("<") else f"= {shown}"
 
 
-def _path_table(sem: xr.Dataset) -> Table:
+def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
     names = [str(path) for path in np.atleast_1d(sem["path"].values)]
 
     def at(name: str, i: int) -> float:
@@ -341,7 +367,7 @@ def _path_table(sem: xr.Dataset) -> Table:
 
     rows = []
     for i, name in enumerate(names):
-        row = [text(_arrow_text(name))]
+        row = [text(_arrow_text(name, labels))]
         for value, low, high in (
             ("std_estimate", "std_ci_low", "std_ci_high"),
             ("estimate", "ci_low", "ci_high"),
@@ -376,12 +402,16 @@ def _significant(value: float) -> str:
     return number(value, min(6, 2 - math.floor(math.log10(abs(value)))))
 
 
-def _arrow_text(name: str) -> str:
+def _arrow_text(name: str, labels: Mapping[str, str]) -> str:
     outcome, sign, cause = name.partition(" ~ ")
-    return f"{_label(cause)} → {_label(outcome)}" if sign and "~" not in cause else name
+    return (
+        f"{labels.get(cause, cause)} → {labels.get(outcome, outcome)}"
+        if sign and "~" not in cause
+        else name
+    )
 
 
-def _indirect_table(sem: xr.Dataset) -> list[Block]:
+def _indirect_table(sem: xr.Dataset, labels: Mapping[str, str]) -> list[Block]:
     if "indirect" not in sem.dims or "indirect_std_estimate" not in sem.variables:
         return []
     rows: list[list[Cell]] = []
@@ -395,7 +425,9 @@ def _indirect_table(sem: xr.Dataset) -> list[Block]:
         )
         rows.append(
             [
-                text(" → ".join(_label(step.strip()) for step in chain.split("->"))),
+                text(
+                    " → ".join(labels.get(step.strip(), step.strip()) for step in chain.split("->"))
+                ),
                 cell(number(value, 3), value),
                 cell(interval(low, high, 3), low),
             ]
@@ -406,7 +438,7 @@ def _indirect_table(sem: xr.Dataset) -> list[Block]:
     return [Table("indirect", "Indirect effects, along chains.", columns, rows, folded=True)]
 
 
-def _rival_tables(sem: xr.Dataset, results: StudyResults) -> list[Block]:
+def _rival_tables(sem: xr.Dataset, results: StudyResults, labels: Mapping[str, str]) -> list[Block]:
     blocks: list[Block] = []
     if "model" in sem.dims and sem.sizes["model"] > 1 and "model_aic" in sem.variables:
         columns = [("chi2", 2), ("df", 0), ("p", 3), ("cfi", 3), ("rmsea", 3), ("srmr", 3)]
@@ -442,7 +474,7 @@ def _rival_tables(sem: xr.Dataset, results: StudyResults) -> list[Block]:
             rows.append(
                 [
                     text(model),
-                    text(_arrow_text(path)),
+                    text(_arrow_text(path, labels)),
                     cell(number(std), std),
                     cell(p_value(p), p),
                 ]
@@ -467,12 +499,14 @@ def _rival_tables(sem: xr.Dataset, results: StudyResults) -> list[Block]:
     return blocks
 
 
-def _variables_note(sem: xr.Dataset) -> list[Block]:
+def _variables_note(sem: xr.Dataset, labels: Mapping[str, str]) -> list[Block]:
     variables = sem.attrs.get("variables")
     parts = []
     if isinstance(variables, dict):
         parts.append(
-            "Variables: " + "; ".join(f"{_label(str(k))}: {v}" for k, v in variables.items()) + "."
+            "Variables: "
+            + "; ".join(f"{labels.get(str(k), str(k))}: {v}" for k, v in variables.items())
+            + "."
         )
     parts += [
         f"{head}: {sem.attrs[name]}."

@@ -98,7 +98,7 @@ def _figure(table: pd.DataFrame, inside: list[bool | None], caption: str) -> Fig
     n = len(rows)
     longest = max(len(str(row["effect"])) for row in rows)
     with drawing.drawing():
-        figure = drawing.canvas(8.4, 1.15 + 0.31 * n)
+        figure = drawing.canvas(9.6, 1.15 + 0.31 * n)
         axes = figure.subplots()
         for y, (row, flag) in enumerate(zip(rows[::-1], inside[::-1], strict=True)):
             color = drawing.ACCENT if flag is not False else drawing.IPSI
@@ -167,9 +167,10 @@ def _legend(figure: object) -> None:
 def _table(table: pd.DataFrame, inside: list[bool | None]) -> Table:
     rows = []
     extra = [name for name in ("unit", "n") if name in table.columns]
+    planted = np.abs(table["planted"].to_numpy(dtype=np.float64))
+    digits = 3 if np.nanmax(planted, initial=0.0) < 1 else 2
     for row, flag in zip(table.to_dict("records"), inside, strict=True):
         verdict = {True: "yes", False: "no", None: "–"}[flag]
-        digits = 3 if abs(float(row["planted"])) < 1 else 2
         difference = (
             float(row["estimate"]) - float(row["planted"])
             if finite(row["estimate"]) and finite(row["planted"])

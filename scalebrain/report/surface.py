@@ -67,7 +67,11 @@ def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
         )
     mm = np.stack([np.asarray(ds[a].values, dtype=np.float64) for a in "xyz"], axis=1)
     parcel = np.asarray(ds["parcel"].values).astype(np.int64)
-    own = (parcel > 0) & ((mm[:, 0] < 0) if hemisphere == "left" else (mm[:, 0] > 0))
+    # The atlas crosses the midline here and there: a parcel's side is that of most of it.
+    codes, position = np.unique(parcel, return_inverse=True)
+    center = np.bincount(position, weights=mm[:, 0]) / np.bincount(position)
+    on_side = (center < 0) if hemisphere == "left" else (center > 0)
+    own = (on_side & (codes > 0))[position]
     _, middle, _ = _mesh(hemisphere)
     out = np.zeros(len(middle), dtype=np.int64)
     if not own.any():
@@ -114,9 +118,6 @@ def surface_figure(
     Markup
         An ``<svg>`` element.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-
     views: tuple[tuple[Hemisphere, bool, str], ...] = (
         ("left", True, "ipsilesional, lateral"),
         ("left", False, "ipsilesional, medial"),
@@ -124,25 +125,17 @@ def surface_figure(
         ("right", True, "contralesional, lateral"),
     )
     parcels = {side: vertex_parcels(ds, side) for side in ("left", "right")}
+    width = 2.3
     with drawing.drawing():
-        figure = drawing.canvas(8.8, 2.75)
-        grid = figure.subplots(1, 4)
-        for axes, (side, lateral, title) in zip(grid, views, strict=True):
+        figure = drawing.canvas(9.6, 2.72)
+        for i, (side, lateral, title) in enumerate(views):
+            axes = drawing.panel(figure, 0.05 + i * (width + 0.1), 0.25, width, 1.72)
             at_vertex = np.array([values.get(int(code), np.nan) for code in parcels[side]])
             picture, extent = _picture(side, lateral, at_vertex, limit, colors)
             axes.imshow(picture, extent=extent, origin="lower", interpolation="none")
-            axes.set_axis_off()
-            axes.set_title(title, fontsize=9, pad=3)
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(-limit, limit), ListedColormap(colors)),
-            ax=list(grid),
-            orientation="horizontal",
-            shrink=0.42,
-            aspect=40,
-            pad=0.04,
-        )
-        bar.set_label(label)
-        bar.outline.set_visible(False)
+            axes.set_title(title, fontsize=9.5, pad=3)
+        bar_axes = drawing.panel(figure, 2.8, 2.16, 4.0, 0.11)
+        drawing.color_bar(bar_axes, colors, (-limit, limit), label)
         return drawing.render(figure, key, alt)
 
 

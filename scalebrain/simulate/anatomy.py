@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from scalebrain.atlas.parcels import parcel_image
-from scalebrain.atlas.space import Grid, template, template_grid
+from scalebrain.atlas.space import Grid, brain_mask, template, template_grid
 from scalebrain.atlas.tracts import cst_probability
 from scalebrain.errors import ConfigError
 from scalebrain.simulate.factors import PARCELS, parcel_factors
@@ -171,7 +171,7 @@ def _anatomy(
     t1, grey, white = (_file_order(template(name, grid)) for name in ("t1", "gm", "wm"))
     labels = _file_order(parcel_image(grid))
     # the voxels that an ingest keeps: the brain mask and what parcels stick out of it
-    inside = np.flatnonzero((_file_order(template("mask", grid)) > 0) | (labels > 0))
+    inside = np.flatnonzero((_file_order(brain_mask(grid))) | (labels > 0))
     kji = np.stack(np.unravel_index(inside, labels.shape), axis=1).astype(np.int16)
     label = labels.ravel()[inside]
     missing = sorted(set(PARCELS) - set(np.unique(label).tolist()))
@@ -370,6 +370,4 @@ def _territory(_affine: tuple[float, ...], keyed: _Keyed) -> Territory:
     }
     parcels = parcel_factors().regions.parcels
     salience = {s: np.isin(brain.label, parcels[f"SAL_{s}"]) for s in ("L", "R")}
-    return Territory(
-        side, penalty.astype(np.float32), position.astype(np.float32), tract, salience
-    )
+    return Territory(side, penalty.astype(np.float32), position.astype(np.float32), tract, salience)

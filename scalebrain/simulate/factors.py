@@ -10,7 +10,14 @@ from scalebrain.atlas.regions import NETWORKS, RegionSet, default_regions
 from scalebrain.errors import ConfigError
 from scalebrain.simulate.parameters import SimulationParameters
 
-__all__ = ["PARCELS", "FieldModel", "ParcelFactors", "deviation_model", "offset_model", "parcel_factors"]
+__all__ = [
+    "PARCELS",
+    "FieldModel",
+    "ParcelFactors",
+    "deviation_model",
+    "offset_model",
+    "parcel_factors",
+]
 
 #: Codes of the AAL parcels that carry a biological age.
 PARCELS: tuple[int, ...] = tuple(range(1, 117))

@@ -14,7 +14,7 @@ __all__ = ["oracle"]
 
 Array = npt.NDArray[np.float64]
 
-_PEOPLE = 40_000
+_PEOPLE = 24_000
 
 
 def oracle(

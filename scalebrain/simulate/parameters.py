@@ -163,7 +163,7 @@ class SimulationParameters:
     volume_person_sd: float = 0.05
     volume_region_sd: float = 0.04
     volume_parcel_sd: float = 0.03
-    contrast_loss: float = 0.0075
+    contrast_loss: float = 0.007
     contrast_person_sd: float = 0.008
     contrast_region_sd: float = 0.008
     contrast_parcel_sd: float = 0.015

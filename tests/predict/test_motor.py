@@ -1,0 +1,294 @@
+import dask
+import numpy as np
+import pytest
+import sklearn.metrics
+import xarray as xr
+
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.features.laterality import to_lesional_sides
+from scalebrain.predict.learners import LEARNERS, make_pipeline, tune_and_fit
+from scalebrain.predict.metrics import METRICS, cohort_scores, weighted_scores
+from scalebrain.predict.motor import predict_motor
+from scalebrain.predict.predictors import build_predictors
+from scalebrain.predict.splits import grouped_folds
+
+LIGHT = {"n_inner": 2, "n_trees": 20, "n_boot": 100, "n_repeats": 2, "n_permutations": 0}
+NETWORKS = ("SMN", "FPN", "DAN", "VLN", "DMN", "SAL", "AUD", "VIS", "LIM")
+
+
+@pytest.fixture
+def cohort() -> xr.Dataset:
+    """Strokes of 6 cohorts and some references; motor score from the tract and SAL."""
+    rng = np.random.default_rng(4)
+    n_reference, n = 10, 82
+    stroke = np.arange(n) >= n_reference
+    regions = [f"{network}_{side}" for network in NETWORKS for side in "LR"]
+    hemisphere = np.where(stroke, rng.choice(["L", "R"], n), "unknown").astype(object)
+    own = np.array([region[-1] for region in regions])[None] == hemisphere[:, None]
+    load = np.where(own, rng.beta(1, 5, (n, 18)), 0.0)
+    cst = rng.beta(1, 3, n)
+    sal = np.where(hemisphere == "R", load[:, 11], load[:, 10])
+    motor = np.clip(0.95 - 0.9 * cst - 0.4 * sal + rng.normal(0, 0.08, n), 0, 1)
+    motor[~stroke], motor[n_reference + 1] = np.nan, np.nan
+    side = np.array(["L", "R"])[None] == hemisphere[:, None]
+    tract = np.where(side, cst[:, None], 0.0)
+    days = np.exp(rng.normal(6.5, 0.6, n))
+    days[n_reference + 4] = np.nan
+    hemisphere[-1] = "bilateral"
+    site = np.array([f"site{k % 6}" for k in range(n)], dtype=object)
+    site[n_reference + 9] = ""
+    return xr.Dataset(
+        {
+            "t1w": (("subject", "voxel"), np.zeros((n, 5), dtype=np.float32)),
+            "brain_pad_corrected": (("subject", "region"), rng.normal(0, 3, (n, 18))),
+            "calibration_slope": ("region", rng.uniform(0.5, 0.9, 18)),
+            "lesion_load": (("subject", "region"), load),
+            "tract_load": (("subject", "tract"), tract),
+            "tract_load_weighted": (("subject", "tract"), 7 * tract),
+            "tract_load_max": (("subject", "tract"), tract**0.8),
+            "lesion_volume": ("subject", np.where(stroke, np.exp(rng.normal(2, 1, n)), np.nan)),
+            "lesion_hemisphere": ("subject", hemisphere),
+            "motor_score": ("subject", motor),
+            "days_post_stroke": ("subject", days),
+            "included": ("subject", np.arange(n) != n - 2),
+        },
+        coords={
+            "subject": [f"sub-{k:03d}" for k in range(n)],
+            "region": regions,
+            "tract": ["CST_L", "CST_R"],
+            "age": ("subject", rng.uniform(40, 80, n)),
+            "sex": ("subject", rng.choice(["F", "M"], n).astype(object)),
+            "cohort": ("subject", site),
+            "group": ("subject", np.where(stroke, "stroke", "reference").astype(object)),
+        },
+    ).chunk({"subject": 16})
+
+
+def plain(n=60, n_cohorts=6, seed=0, **columns):
+    rng = np.random.default_rng(seed)
+    base = {
+        "motor_score": rng.random(n),
+        "noise": rng.normal(size=n),
+        "cohort": np.array([f"c{k % n_cohorts}" for k in range(n)]),
+    }
+    return xr.Dataset({k: ("subject", v) for k, v in (base | columns).items()})
+
+
+def test_predict_motor__defaults_on_a_store(cohort):
+    result = predict_motor(cohort, n_trees=20, n_boot=200, n_permutations=9)
+    assert result["score"].dims == ("learner", "feature_group", "metric")
+    assert list(result["learner"].values) == list(LEARNERS)
+    assert list(result["feature_group"].values) == ["clinical", "lesion", "brain_age", "combined"]
+    assert list(result["metric"].values) == list(METRICS)
+    # 72 strokes; one excluded, one without a score, one without a cohort.
+    assert int(result["n"]) == 69
+    assert int(result["n_dropped"]) == 2
+    assert result["dropped"].values.nonzero()[0].tolist() == [11, 19]
+    assert int(result["cohort_n"].sum()) == 69
+    r2 = result["score"].sel(metric="r2")
+    assert (r2.sel(feature_group="lesion") > 0.5).all()
+    assert (r2.sel(feature_group="combined") > 0.5).all()
+    assert (r2.sel(feature_group="brain_age") < 0.2).all()
+    assert float(result["baseline_score"].sel(metric="r2")) <= 0
+    assert (result["score"].sel(metric="auc", feature_group="lesion") > 0.8).all()
+    assert (result["ci_low"] <= result["score"]).sel(metric="mae").all()
+    assert (result["ci_high"] >= result["score"]).sel(metric="mae").all()
+    assert result["p_permutation"] == pytest.approx(0.1)
+    best = result["top3_fraction"].to_series().nlargest(3).index
+    assert all(name.startswith("tract_load") for name in best)
+    assert result["prediction"].notnull().sum() == 69 * 12
+    assert result.sizes["subject"] == cohort.sizes["subject"]
+    assert result["predictor_group"].sel(predictor="age") == "clinical"
+    assert dask.is_dask_collection(cohort["t1w"].data)
+
+
+def test_predict_motor__native_and_lesional_sides_agree(cohort):
+    options = LIGHT | {"learners": ["elastic_net"], "feature_groups": ["lesion", "brain_age"]}
+    native = predict_motor(cohort, **options)
+    lesional = predict_motor(to_lesional_sides(cohort), **options)
+    np.testing.assert_allclose(native["score"], lesional["score"], rtol=1e-9)
+
+
+def test_predict_motor__is_deterministic(cohort):
+    options = LIGHT | {"feature_groups": ["clinical"], "n_permutations": 2, "n_trees": 10}
+    first = predict_motor(cohort, **options, seed=5)
+    xr.testing.assert_identical(first, predict_motor(cohort, **options, seed=5))
+    assert not first["prediction"].equals(predict_motor(cohort, **options, seed=6)["prediction"])
+
+
+def test_predict_motor__held_out_target_cannot_reach_its_own_prediction():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=60)
+    ds = plain(x=x, motor_score=0.5 + 0.1 * x + rng.normal(0, 0.05, 60))
+    options = LIGHT | {"feature_groups": {"x": ["x", "noise"]}, "n_trees": 10}
+    first = predict_motor(ds, **options)
+    rows = (ds["cohort"] == "c2").values
+    changed = ds["motor_score"].values.copy()
+    changed[rows] = rng.permutation(1 - changed[rows])
+    x_changed = x.copy()
+    x_changed[rows] *= 3
+    second = predict_motor(ds.assign(motor_score=("subject", changed)), **options)
+    for name in ("prediction", "severe_probability"):
+        np.testing.assert_array_equal(first[name][..., rows], second[name][..., rows])
+    third = predict_motor(ds.assign(x=("subject", x_changed)), **options)
+    own = {"subject": np.flatnonzero(rows)[:1]}
+    assert not np.allclose(first["prediction"].isel(own), third["prediction"].isel(own))
+
+
+def test_predict_motor__cohort_identity_alone_scores_chance():
+    rng = np.random.default_rng(2)
+    codes = np.arange(90) % 6
+    level = np.array([0.1, 0.3, 0.5, 0.6, 0.8, 0.9])
+    identity = rng.normal(size=(6, 3))[codes]
+    ds = plain(
+        90,
+        motor_score=np.clip(level[codes] + rng.normal(0, 0.05, 90), 0, 1),
+        **{f"id{k}": identity[:, k] for k in range(3)},
+    )
+    result = predict_motor(ds, feature_groups={"identity": ["id0", "id1", "id2"]}, **LIGHT)
+    # Random folds would learn each cohort's level; whole cohorts held out cannot.
+    assert (result["score"].sel(metric="r2") < 0.1).all()
+    # A cohort's rows look alike, so nothing is predicted within one either.
+    assert (np.abs(result["importance"]) < 1e-12).all()
+    assert (result["top3_fraction"] == 0).all()
+
+
+def test_predict_motor__noise_scores_chance():
+    result = predict_motor(plain(), feature_groups={"noise": ["noise"]}, **LIGHT)
+    assert (result["score"].sel(metric="r2") < 0.15).all()
+    assert (np.abs(result["score"].sel(metric="auc") - 0.5) < 0.3).all()
+
+
+def test_predict_motor__one_class_is_skipped_with_the_reason():
+    rng = np.random.default_rng(0)
+    motor = rng.uniform(0.5, 1, 60)
+    motor[np.arange(60) % 6 == 3] = 0.2  # all severe subjects in one cohort
+    ds = plain(motor_score=motor)
+    result = predict_motor(ds, feature_groups={"noise": ["noise"]}, **LIGHT)
+    assert result.attrs["skipped"] == [
+        "cohort c3 held out: all 50 training rows are not severe",
+    ]
+    assert result["severe_probability"].isnull().sum() == 3 * 10
+    assert result["score"].sel(metric="auc").isnull().all()
+    assert result["score"].sel(metric="brier").notnull().all()
+    none = predict_motor(
+        ds.assign(motor_score=ds["motor_score"] + 1), feature_groups={"noise": ["noise"]}, **LIGHT
+    )
+    assert len(none.attrs["skipped"]) == 6
+    assert none["score"].sel(metric=["auc", "balanced_accuracy", "brier"]).isnull().all()
+    assert none["score"].sel(metric="r2").notnull().all()
+
+
+@pytest.mark.parametrize("n_cohorts", [2, 3])
+def test_predict_motor__few_cohorts(n_cohorts):
+    ds = plain(n_cohorts=n_cohorts)
+    result = predict_motor(ds, feature_groups={"noise": ["noise"]}, **LIGHT)
+    assert result["score"].sel(metric="mae").notnull().all()
+
+
+def test_predict_motor__cohorts_of_one_and_empty_predictors():
+    site = np.array([f"c{k % 4}" for k in range(40)])
+    site[0] = "x0"
+    ds = plain(
+        40, cohort=site, empty=np.full(40, np.nan), text=np.where(np.arange(40) % 3, "a", "b")
+    )
+    groups = {"one": ["noise", "empty"], "two": ["text"]}
+    result = predict_motor(ds, feature_groups=groups, **LIGHT)
+    assert list(result["feature_group"].values) == ["one", "two", "combined"]
+    assert result["prediction"].notnull().all()
+    assert result["importance_by_cohort"].sel(cohort="x0").isnull().all()
+    assert result["importance"].notnull().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "match"),
+    [
+        ({}, {"learners": ["svm"]}, ConfigError, "svm"),
+        ({}, {"feature_groups": ["brain"]}, ConfigError, "brain"),
+        ({}, {"feature_groups": {}}, ConfigError, "none was named"),
+        ({}, {"feature_groups": {"a": ["absent"]}}, MissingVariableError, "'absent'"),
+        ({}, {}, MissingVariableError, "'age'"),
+        ({}, {"target": "grip"}, MissingVariableError, "'grip'"),
+        ({}, {"target": "cohort"}, StatisticsError, "text"),
+        ({"cohort": np.repeat("a", 60)}, {}, StatisticsError, "two or more groups"),
+        ({"motor_score": np.ones(60)}, {}, StatisticsError, "same value"),
+        ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "motor_score missing: 60"),
+    ],
+)
+def test_predict_motor__refuses_with_a_way_out(change, options, error, match):
+    with pytest.raises(error, match=match):
+        predict_motor(plain(**change), **options)
+
+
+def test_predict_motor__store_without_brain_age_names_the_stage(cohort):
+    ds = cohort.drop_vars(["brain_pad_corrected", "calibration_slope"])
+    with pytest.raises(MissingVariableError, match="predict stage"):
+        predict_motor(ds)
+    result = predict_motor(
+        ds, feature_groups=["clinical", "lesion"], learners=["elastic_net"], **LIGHT
+    )
+    assert list(result["feature_group"].values) == ["clinical", "lesion"]
+
+
+def test_build_predictors__columns_of_each_group(cohort):
+    table, groups = build_predictors(cohort, ["clinical", "lesion", "brain_age", "combined"])
+    assert groups["clinical"] == ["age", "sex_male", "days_post_stroke"]
+    assert len(groups["lesion"]) == 1 + 18 + 3
+    assert len(groups["brain_age"]) == 18
+    assert groups["combined"] == list(table.columns)
+    assert "tract_load_max:CST_ipsilesional" in groups["lesion"]
+    assert "tract_load_max:CST_contralesional" not in table
+    assert (table.dtypes == np.float64).all()
+    ratio = cohort["brain_pad_corrected"] / cohort["calibration_slope"]
+    left = np.flatnonzero(cohort["lesion_hemisphere"].values == "L")[0]
+    assert table["brain_pad_corrected:FPN_contralesional"].iloc[left] == pytest.approx(
+        float(ratio.sel(region="FPN_R")[left])
+    )
+    _, alone = build_predictors(cohort, ["combined"])
+    assert alone == {"combined": groups["combined"]}
+
+
+def test_weighted_scores__equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    n = 80
+    codes = rng.integers(0, 5, n)
+    y, prediction, probability = rng.random(n), rng.random(n), rng.random(n).round(1)
+    severe = y < 0.4
+    weights = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 0, 2]], dtype=float)
+    got = weighted_scores(y, prediction, severe, probability, codes, weights)
+    for row, weight in zip(got, weights, strict=True):
+        k = np.repeat(np.arange(n), weight[codes].astype(int))
+        expected = [
+            sklearn.metrics.r2_score(y[k], prediction[k]),
+            sklearn.metrics.mean_absolute_error(y[k], prediction[k]),
+            np.corrcoef(y[k], prediction[k])[0, 1],
+            sklearn.metrics.roc_auc_score(severe[k], probability[k]),
+            sklearn.metrics.balanced_accuracy_score(severe[k], probability[k] >= 0.5),
+            sklearn.metrics.brier_score_loss(severe[k], probability[k]),
+        ]
+        np.testing.assert_allclose(row, expected)
+    each = cohort_scores(y, prediction, severe, probability, codes, 5)
+    k = codes == 3
+    assert each[3, 0] == pytest.approx(sklearn.metrics.r2_score(y[k], prediction[k]))
+
+
+@pytest.mark.parametrize("classify", [False, True])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_tune_and_fit__learns_only_from_its_rows(learner, classify):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    x[rng.random((60, 4)) < 0.1] = np.nan
+    y = (np.nan_to_num(x[:, 0]) + rng.normal(0, 0.3, 60) > 0).astype(float)
+    folds = grouped_folds(np.arange(60) % 5, 3)
+    model = tune_and_fit(learner, x, y, folds, classify=classify, n_trees=20)
+    assert [name for name, _ in model.pipeline.steps] == ["impute", "scale", "estimate"]
+    imputer = model.pipeline.named_steps["impute"]
+    np.testing.assert_allclose(imputer.statistics_, np.nanmedian(x, axis=0))
+    assert np.corrcoef(model.predict(x), y)[0, 1] > 0.5
+
+
+def test_make_pipeline__unknown_learner():
+    with pytest.raises(ConfigError, match="elastic_net"):
+        make_pipeline("svm")
+    with pytest.raises(ConfigError, match="elastic_net"):
+        tune_and_fit("svm", np.ones((4, 1)), np.arange(4.0), [])
