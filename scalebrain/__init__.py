@@ -15,8 +15,7 @@ if TYPE_CHECKING:
         tract_load,
     )
     from scalebrain.features.parcellation import node_features, parcel_features
-    from scalebrain.graph.inference import brain_age
-    from scalebrain.graph.model import BrainAgeModel
+    from scalebrain.graph.model import BrainAgeModel, brain_age
     from scalebrain.ingestion.cohort import ingest
     from scalebrain.io.store import open_store, save_store, unpack
     from scalebrain.pipeline import run_study
@@ -29,7 +28,7 @@ __version__ = _version("scalebrain")
 
 _HOME = {
     "BrainAgeModel": "graph.model",
-    "brain_age": "graph.inference",
+    "brain_age": "graph.model",
     "inclusion": "features.inclusion",
     "ingest": "ingestion.cohort",
     "lesion_frequency": "features.lesion",

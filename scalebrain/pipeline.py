@@ -276,7 +276,7 @@ def predict_ages(store: str | Path, model_dir: str | Path) -> None:
     model_dir
         Directory of the model.
     """
-    from scalebrain.graph.inference import brain_age
+    from scalebrain.graph.model import brain_age
 
     if "node_features" not in open_store(store):
         compute_features(store)

@@ -1,7 +1,7 @@
 """How good the regional brain ages are in people without a stroke."""
 
 import math
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from scalebrain.report.content import (
     split_region,
     text,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["accuracy_section"]
 
@@ -279,7 +282,7 @@ def _scatter_figure(ds: xr.Dataset) -> Figure | None:
     high = float(max(np.nanmax(predicted[:, picks]), np.nanmax(age))) + 2
     with drawing.drawing():
         figure = drawing.canvas(9.6, 3.75)
-        panels: Sequence[object] = np.atleast_1d(
+        panels: list[Axes] = np.atleast_1d(
             figure.subplots(1, len(picks), sharex=True, sharey=True)
         ).tolist()
         for i, axes in zip(picks, panels, strict=True):
@@ -287,12 +290,12 @@ def _scatter_figure(ds: xr.Dataset) -> Figure | None:
             label = names[picks.index(i)] if len(picks) == 3 else ""
             fitted = known[:, i]
             r = _correlation(age[fitted], predicted[fitted, i])
-            axes.set_title(f"{long_region(regions[i])}", loc="left")  # type: ignore[attr-defined]
-            axes.text(  # type: ignore[attr-defined]
+            axes.set_title(f"{long_region(regions[i])}", loc="left")
+            axes.text(
                 0.03,
                 0.97,
                 f"{label}\nMAE {number(error[i], 1)} y, r {number(r)}",
-                transform=axes.transAxes,  # type: ignore[attr-defined]
+                transform=axes.transAxes,
                 va="top",
                 fontsize=8.5,
                 color=drawing.MUTED,
@@ -321,11 +324,7 @@ def _correlation(a: FloatArray, b: FloatArray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _scatter_panel(axes: object, x: FloatArray, y: FloatArray, low: float, high: float) -> None:
-    from matplotlib.axes import Axes
-
-    if not isinstance(axes, Axes):
-        return
+def _scatter_panel(axes: "Axes", x: FloatArray, y: FloatArray, low: float, high: float) -> None:
     axes.plot([low, high], [low, high], color=drawing.MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.scatter(x, y, s=14, color=drawing.ACCENT, alpha=0.6, linewidths=0)
     known = np.isfinite(x) & np.isfinite(y)

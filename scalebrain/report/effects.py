@@ -36,6 +36,7 @@ from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawn
 
 __all__ = ["Effects", "effect_map_section", "focal_term", "forest_section", "read_effects"]
 
@@ -251,7 +252,8 @@ def _surface_blocks(ds: xr.Dataset, effects: Effects, regions: RegionSet) -> lis
     if shared:
         caption += (
             f" {plural(len(shared), 'parcel belongs', 'parcels belong')} to more than one region "
-            "and shows their mean; the slices below show every network by itself."
+            f"and {'shows' if len(shared) == 1 else 'show'} their mean; the slices below show "
+            "every network by itself."
         )
     return [Figure(f"surface-{effects.key}", svg, caption)]
 
@@ -415,13 +417,16 @@ def forest_section(results: StudyResults) -> Section:
 def _forest_figure(effects: Effects) -> Figure:
     networks = effects.networks
     known = np.isfinite(effects.estimate)
+    sides = [s for s in _SIDES if any(split_region(r)[1] == s for r in effects.regions)]
+    offsets = (0.19, -0.19) if len(sides) > 1 else (0.0,)
+    pitch = 0.52 if len(sides) > 1 else 0.34
     with drawing.drawing():
-        figure = drawing.canvas(9.6, 1.1 + 0.52 * len(networks))
+        figure = drawing.canvas(9.6, 1.2 + pitch * len(networks))
         axes = figure.subplots()
         for row, network in enumerate(networks[::-1]):
             if row % 2 == 0:
                 axes.axhspan(row - 0.5, row + 0.5, color=drawing.SOFT, linewidth=0, zorder=0)
-            for side, offset in zip(_SIDES, (0.19, -0.19), strict=True):
+            for side, offset in zip(sides, offsets, strict=True):
                 i = effects.at(network, side)
                 if i is None or not known[i]:
                     continue
@@ -437,24 +442,17 @@ def _forest_figure(effects: Effects) -> Figure:
                     markeredgecolor=color,
                     markeredgewidth=1.6,
                 )
-                q = p_value(effects.q[i])
-                axes.text(
-                    1.02,
-                    y,
-                    f"{number(effects.estimate[i])} ({interval(effects.low[i], effects.high[i])})"
-                    f"   q {q if q.startswith('<') else '= ' + q}",
-                    transform=axes.get_yaxis_transform(),
-                    va="center",
-                    fontsize=8.2,
-                    fontweight="bold" if passes else "normal",
-                )
+                limits = interval(effects.low[i], effects.high[i])
+                words = (f"{number(effects.estimate[i])} ({limits})", p_value(effects.q[i]))
+                _beside(axes, y, words, "bold" if passes else "normal")
+        _beside(axes, len(networks) - 0.3, ("years (95% CI)", "q"), "normal", drawing.MUTED)
         axes.axvline(0, color=drawing.INK, linewidth=0.9)
         labels = [f"{NETWORKS.get(n, n)} ({n})" if n in NETWORKS else n for n in networks]
         axes.set_yticks(range(len(networks)), labels[::-1])
         axes.set_ylim(-0.5, len(networks) - 0.5)
         axes.set_xlabel(f"years of brain-PAD {effects.unit}".strip() + " (right of 0: older)")
         axes.grid(axis="x")
-        _forest_legend(axes)
+        _forest_legend(figure, sides)
         alt = "; ".join(
             f"{long_region(r)} {number(effects.estimate[i])} "
             f"({interval(effects.low[i], effects.high[i])}), q {p_value(effects.q[i])}"
@@ -473,17 +471,40 @@ def _forest_figure(effects: Effects) -> Figure:
     )
 
 
-def _forest_legend(axes: object) -> None:
-    from matplotlib.axes import Axes
+def _beside(
+    axes: "Axes", y: float, words: tuple[str, str], weight: str, color: str = drawing.INK
+) -> None:
+    """Write an estimate and its q to the right of the plot, in two columns."""
+    for offset, word in zip((10, 142), words, strict=True):
+        axes.annotate(
+            word,
+            (1.0, y),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(offset, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            fontweight=weight,
+            color=color,
+            annotation_clip=False,
+        )
+
+
+def _forest_legend(figure: "Drawn", sides: list[str]) -> None:
     from matplotlib.lines import Line2D
 
-    if not isinstance(axes, Axes):
-        return
     marks = [
-        Line2D([], [], marker=m, color=drawing.side_color(s), linewidth=2, markersize=6.5)
-        for s, m in zip(_SIDES, "os", strict=True)
+        Line2D(
+            [],
+            [],
+            marker="o" if side == "ipsilesional" else "s",
+            color=drawing.side_color(side),
+            linewidth=2,
+            markersize=6.5,
+        )
+        for side in sides
     ]
-    axes.figure.legend(marks, list(_SIDES), loc="outside upper left", ncols=2)
+    figure.legend(marks, sides, loc="outside upper left", ncols=2)
 
 
 def _forest_table(effects: Effects) -> Table:

@@ -45,7 +45,7 @@ _LABELS = {
     "lesion_volume": "Lesion volume",
 }
 _DIAMOND = {"cst": (0.0, 0.5), "ipsi": (0.5, 0.0), "motor": (1.0, 0.5), "contra": (0.5, 1.0)}
-_WIDTH, _HEIGHT, _BOX_W, _BOX_H = 900.0, 470.0, 190.0, 58.0
+_WIDTH, _HEIGHT, _BOX_W, _BOX_H = 900.0, 480.0, 208.0, 64.0
 _MOST_BOXES = 9
 
 
@@ -285,14 +285,14 @@ def _places(names: list[str]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _wrap(label: str, width: int = 22) -> tuple[str, ...]:
+def _wrap(label: str, width: int = 25) -> tuple[str, ...]:
     lines: list[str] = []
     for word in label.split():
         if lines and len(lines[-1]) + 1 + len(word) <= width:
             lines[-1] += " " + word
         else:
             lines.append(word)
-    kept = [line if len(line) <= width + 2 else line[: width + 1] + "…" for line in lines[:2]]
+    kept = [line if len(line) <= width + 2 else line[: width + 1] + "…" for line in lines[:3]]
     return tuple(kept)
 
 

@@ -1,6 +1,7 @@
 """Whether the effects that a simulation planted came back."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from scalebrain.report.content import (
     plural,
     text,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawn
 
 __all__ = ["recovery_section"]
 
@@ -140,12 +144,9 @@ def _shorten(name: str) -> str:
     return name if len(name) <= 64 else name[:63] + "…"
 
 
-def _legend(figure: object) -> None:
-    from matplotlib.figure import Figure as Drawn
+def _legend(figure: "Drawn") -> None:
     from matplotlib.lines import Line2D
 
-    if not isinstance(figure, Drawn):
-        return
     marks = [
         Line2D([], [], marker="o", color=drawing.ACCENT, linewidth=2, markersize=6),
         Line2D([], [], marker="o", color=drawing.IPSI, linewidth=2, markersize=6),

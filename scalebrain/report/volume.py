@@ -166,6 +166,22 @@ def scaled(values: npt.ArrayLike) -> FloatArray:
     return stretched
 
 
+def _smooth_background(values: FloatArray, factor: int) -> tuple[FloatArray, FloatArray]:
+    """Enlarge gray values and the outline of what is known, without steps at voxel borders."""
+    from scipy import ndimage
+
+    known = np.isfinite(values)
+    if factor == 1 or not known.any():
+        return np.where(known, values, 0.0), known.astype(np.float64)
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    gray = ndimage.zoom(values[tuple(nearest)], factor, order=3, grid_mode=True, mode="nearest")
+    solid = ndimage.zoom(
+        known.astype(np.float64), factor, order=1, grid_mode=True, mode="grid-constant"
+    )
+    alpha = np.clip(3 * ndimage.gaussian_filter(solid, 0.6 * factor) - 1, 0, 1)
+    return np.clip(gray, 0, 1), alpha
+
+
 def overlay_slice(
     background: Plane,
     overlay: Plane | None = None,
@@ -194,20 +210,10 @@ def overlay_slice(
     ndarray
         Shape (rows, columns, 4), values 0..1, rows from bottom to top.
     """
-    from scipy import ndimage
-
-    known = np.isfinite(background.values)
-    gray = np.where(known, background.values, 0.0)
-    if enlarge > 1:
-        gray = ndimage.zoom(gray, enlarge, order=1, grid_mode=True, mode="nearest")
-        alpha = ndimage.zoom(
-            known.astype(np.float64), enlarge, order=1, grid_mode=True, mode="nearest"
-        )
-    else:
-        alpha = known.astype(np.float64)
+    gray, alpha = _smooth_background(background.values, enlarge)
     picture = np.empty((*gray.shape, 4))
     picture[..., :3] = (0.12 + 0.83 * gray)[..., None]
-    picture[..., 3] = np.clip(alpha, 0, 1)
+    picture[..., 3] = alpha
     if overlay is not None and colors is not None:
         values = np.kron(overlay.values, np.ones((enlarge, enlarge)))
         shown = np.isfinite(values)

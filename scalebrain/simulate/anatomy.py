@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from scalebrain.atlas.parcels import parcel_image
-from scalebrain.atlas.space import Grid, brain_mask, template, template_grid
+from scalebrain.atlas.space import Grid, template, template_grid
 from scalebrain.atlas.tracts import cst_probability
 from scalebrain.errors import ConfigError
 from scalebrain.simulate.factors import PARCELS, parcel_factors
@@ -22,7 +22,7 @@ __all__ = ["Anatomy", "Territory", "anatomy", "smooth_field", "territory", "tiss
 
 _SHIFTS = np.linspace(-6, 6, 17)
 _CURVE_VOXELS = 250_000
-_CURVE_BRAINS = 3
+_CURVE_BRAINS = 2
 _CURVE_SEED = 20260
 
 # Nearest parcels of the middle cerebral artery's territory, both hemispheres: frontal
@@ -40,7 +40,7 @@ _VENTRICLE = 0.7
 
 Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
-F = TypeVar("F")
+T = TypeVar("T", bound=np.generic)
 _lock = threading.RLock()
 
 
@@ -54,8 +54,12 @@ class Anatomy:
         The grid.
     inside
         Flat positions of the brain's voxels in a file (voxel,), sorted.
+    origin
+        First voxel (k, j, i) of the box around the brain, to which all else is cropped.
     kji
-        Their indices along the third, second and first axis (voxel, 3).
+        Indices in the box along the third, second and first axis (voxel, 3).
+    boxed
+        Flat positions in the box (voxel,), sorted.
     grey, white
         Tissue probabilities, indexed (k, j, i).
     detail
@@ -72,7 +76,9 @@ class Anatomy:
 
     grid: Grid
     inside: npt.NDArray[np.intp]
+    origin: tuple[int, int, int]
     kji: npt.NDArray[np.int16]
+    boxed: npt.NDArray[np.intp]
     grey: Float32
     white: Float32
     detail: Float32
@@ -80,6 +86,11 @@ class Anatomy:
     weight: Float32
     label: npt.NDArray[np.int32]
     volume_curve: Array
+
+    @property
+    def voxel_mm(self) -> float:
+        """Edge of a voxel in mm."""
+        return abs(self.grid.affine[0])
 
     def shift(self, log_volume: Array) -> Array:
         """Shift of the tissue border that gives each parcel a log volume (parcel,)."""
@@ -168,12 +179,17 @@ def _anatomy(
     constants: tuple[float, ...],
 ) -> Anatomy:
     grid = template_grid(resolution)
-    t1, grey, white = (_file_order(template(name, grid)) for name in ("t1", "gm", "wm"))
-    labels = _file_order(parcel_image(grid))
     # the voxels that an ingest keeps: the brain mask and what parcels stick out of it
-    inside = np.flatnonzero((_file_order(brain_mask(grid))) | (labels > 0))
-    kji = np.stack(np.unravel_index(inside, labels.shape), axis=1).astype(np.int16)
-    label = labels.ravel()[inside]
+    kept = _file_order(template("mask", grid)) | (_file_order(parcel_image(grid)) > 0)
+    inside = np.flatnonzero(kept)
+    sides = [np.flatnonzero(kept.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
+    boxed = np.flatnonzero(kept[box])
+    kji = np.stack(np.nonzero(kept[box]), axis=1).astype(np.int16)
+    del kept
+    t1, grey, white = (_file_order(template(name, grid), box) for name in ("t1", "gm", "wm"))
+    labels = _file_order(parcel_image(grid), box)
+    label = labels.ravel()[boxed]
     missing = sorted(set(PARCELS) - set(np.unique(label).tolist()))
     used = set(np.flatnonzero(~parcel_factors().outside) + 1)
     if used & set(missing):
@@ -181,16 +197,16 @@ def _anatomy(
             f"At {resolution} mm the parcels {sorted(used & set(missing))} have no voxel. "
             "Simulate at 6 mm or finer."
         )
-    blend, weight = _blend(labels, inside, blend_mm / resolution)
+    blend, weight = _blend(labels, boxed, blend_mm / resolution)
 
     tissue = np.array(constants)
     shape = (grey, white, np.zeros_like(grey), blend, weight)
     # intensity of the template relative to white matter, less what its tissues explain
     still = np.zeros((3, len(kji)), np.float32)
     explained = _draw(kji, still, *shape, np.zeros(len(PARCELS)), tissue)[0]
-    reference = float(np.median(t1.ravel()[inside[white.ravel()[inside] > 0.95]]))
+    reference = float(np.median(t1.ravel()[boxed[white.ravel()[boxed] > 0.95]]))
     detail = np.zeros_like(grey)
-    detail.ravel()[inside] = np.clip(t1.ravel()[inside] / reference - explained, -0.35, 0.35)
+    detail.ravel()[boxed] = np.clip(t1.ravel()[boxed] / reference - explained, -0.35, 0.35)
 
     # Volume against shift is measured on deformed brains, which respond more than the
     # template itself; on a fine grid a sample of the voxels is enough.
@@ -200,14 +216,17 @@ def _anatomy(
     rng = np.random.default_rng(_CURVE_SEED)
     volume = np.zeros((len(PARCELS), _SHIFTS.size))
     for _ in range(_CURVE_BRAINS):
-        warp = smooth_field(sample[0], grid, rng, knots_mm=knots_mm, n_fields=3)
+        warp = smooth_field(sample[0], grey.shape, rng, spacing=knots_mm / resolution, n_fields=3)
         warp *= np.float32(deformation_mm / resolution)
         for column, shift in enumerate(_SHIFTS):
             gm = _draw(sample[0], warp, *sampled, np.full(len(PARCELS), shift), tissue)[1]
             volume[:, column] += np.bincount(sample[1], gm, PARCELS[-1] + 1)[1:]
     volume[volume[:, _SHIFTS.size // 2] <= 0] = np.exp(_SHIFTS)  # no voxel on a coarse grid
     curve = np.log(volume / volume[:, _SHIFTS.size // 2, np.newaxis])
-    return Anatomy(grid, inside, kji, grey, white, detail, blend, weight, label, curve)
+    origin = (box[0].start, box[1].start, box[2].start)
+    return Anatomy(
+        grid, inside, origin, kji, boxed, grey, white, detail, blend, weight, label, curve
+    )
 
 
 def _draw(
@@ -230,10 +249,10 @@ def _draw(
 
 def smooth_field(
     kji: npt.NDArray[np.int16],
-    grid: Grid,
+    shape: tuple[int, ...],
     rng: np.random.Generator,
     *,
-    knots_mm: float,
+    spacing: float,
     n_fields: int = 1,
 ) -> Float32:
     """Draw smooth random fields of unit SD.
@@ -242,12 +261,12 @@ def smooth_field(
     ----------
     kji
         Voxel indices along the third, second and first axis (voxel, 3).
-    grid
-        Their grid.
+    shape
+        Shape of the box that holds them.
     rng
         Random generator.
-    knots_mm
-        Distance of the knots of the cubic B-splines.
+    spacing
+        Distance of the knots of the cubic B-splines, in voxels.
     n_fields
         Number of fields.
 
@@ -256,8 +275,8 @@ def smooth_field(
     ndarray
         float32 (field, voxel).
     """
-    spacing = max(knots_mm / abs(grid.affine[0]), 1.0)
-    n_knots = [int((size - 1) / spacing) + 4 for size in grid.shape[::-1]]
+    spacing = max(spacing, 1.0)
+    n_knots = [int((size - 1) / spacing) + 4 for size in shape]
     knots = rng.standard_normal((n_fields, *n_knots))
     # mean of the squared weights of a cubic B-spline over a cell is 151/315 an axis
     knots /= (151 / 315) ** 1.5
@@ -266,40 +285,39 @@ def smooth_field(
     return out
 
 
-def _file_order(image: npt.NDArray[F]) -> npt.NDArray[F]:  # type: ignore[type-var]
-    """Reorder (i, j, k) to contiguous (k, j, i), the order of a NIfTI file."""
-    return np.ascontiguousarray(image.transpose(2, 1, 0))
+def _file_order(
+    image: npt.NDArray[T], box: tuple[slice, ...] = (slice(None),) * 3
+) -> npt.NDArray[T]:
+    """Reorder (i, j, k) to contiguous (k, j, i), the order of a NIfTI file, and crop."""
+    return np.ascontiguousarray(image.transpose(2, 1, 0)[box])
 
 
 def _blend(
-    labels: npt.NDArray[np.int32], inside: npt.NDArray[np.intp], sigma: float
+    labels: npt.NDArray[np.int32], boxed: npt.NDArray[np.intp], sigma: float
 ) -> tuple[npt.NDArray[np.int16], Float32]:
     """Four heaviest parcels of each brain voxel, after smoothing the filled parcels."""
     nearest = ndimage.distance_transform_edt(
         labels == 0, return_distances=False, return_indices=True
     )
-    filled = labels[tuple(nearest)]
-    n = inside.size
-    slot_of = np.full(labels.size, -1, np.int64)
-    slot_of[inside] = np.arange(n)
-    best = np.zeros((n, 4), np.float32)
-    which = np.zeros((n, 4), np.int16)
+    filled = labels[tuple(nearest)].astype(np.uint8)
+    del nearest
+    slot_of = np.full(labels.shape, -1, np.int32)
+    slot_of.ravel()[boxed] = np.arange(boxed.size, dtype=np.int32)
+    best = np.zeros((boxed.size, 4), np.float32)
+    which = np.zeros((boxed.size, 4), np.int16)
     margin = int(np.ceil(3 * sigma)) + 1
     for code, found in enumerate(ndimage.find_objects(filled, max_label=PARCELS[-1]), start=1):
         if found is None:
             continue
-        box = tuple(
+        part = tuple(
             slice(max(0, s.start - margin), min(size, s.stop + margin))
             for s, size in zip(found, labels.shape, strict=True)
         )
-        share = (filled[box] == code).astype(np.float32)
+        share = (filled[part] == code).astype(np.float32)
         if sigma > 0:
             share = ndimage.gaussian_filter(share, sigma, truncate=3.0, mode="nearest")
-        flat = np.arange(labels.size).reshape(labels.shape)[box]
-        keep = share > 0.01
-        slots = slot_of[flat[keep]]
-        values = share[keep][slots >= 0]
-        slots = slots[slots >= 0]
+        keep = (share > 0.01) & (slot_of[part] >= 0)
+        values, slots = share[keep], slot_of[part][keep]
         # the new parcel replaces the lightest of the four where it is heavier
         lightest = best[slots].argmin(axis=1)
         heavier = values > best[slots, lightest]
@@ -346,11 +364,11 @@ class _Keyed:
 def _territory(_affine: tuple[float, ...], keyed: _Keyed) -> Territory:
     brain = keyed.brain
     grid = brain.grid
-    ijk = brain.kji[:, ::-1].astype(np.float64)
-    position = ijk @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
+    ijk = brain.kji[:, ::-1] + np.array(brain.origin[::-1])
+    position = (ijk * np.diag(grid.matrix)[:3] + grid.matrix[:3, 3]).astype(np.float32)
     x, y, z = position.T
     nearest = brain.blend[np.arange(len(x)), brain.weight.argmax(axis=1)].astype(int) + 1
-    csf = 1 - (brain.grey + brain.white).ravel()[brain.inside]
+    csf = 1 - (brain.grey + brain.white).ravel()[brain.boxed]
     brainstem = (z < -8) & (np.abs(x) < 20) & (y > -45) & (y < -8)
     forbidden = (
         (np.abs(x) < _MIDLINE_MM)

@@ -117,11 +117,12 @@ def draw_scan(
     log_volume = log_volume + rescan_model(p.volume_rescan_sd).draw(rng)[0]
     log_contrast = log_contrast + rescan_model(p.contrast_rescan_sd).draw(rng)[0]
 
-    voxel_mm = abs(brain.grid.affine[0])
-    warp = smooth_field(brain.kji, brain.grid, own, knots_mm=p.deformation_knots_mm, n_fields=3)
-    warp *= np.float32(p.deformation_mm / voxel_mm)
-    jitter = smooth_field(brain.kji, brain.grid, rng, knots_mm=p.deformation_knots_mm, n_fields=3)
-    warp += jitter * np.float32(p.registration_jitter_mm / voxel_mm)
+    mm = brain.voxel_mm
+    box, knots = brain.grey.shape, p.deformation_knots_mm / mm
+    warp = smooth_field(brain.kji, box, own, spacing=knots, n_fields=3)
+    warp *= np.float32(p.deformation_mm / mm)
+    jitter = smooth_field(brain.kji, box, rng, spacing=knots, n_fields=3)
+    warp += jitter * np.float32(p.registration_jitter_mm / mm)
     n = len(brain.inside)
     t1w, gm = np.empty(n, np.float32), np.empty(n, np.float32)
     render(
@@ -145,7 +146,7 @@ def draw_scan(
         t1w[lesion] += depth * (np.float32(p.csf_intensity) - t1w[lesion])
         gm[lesion] *= np.float32(_GREY_IN_LESION)
 
-    bias = smooth_field(brain.kji, brain.grid, rng, knots_mm=p.bias_knots_mm)[0]
+    bias = smooth_field(brain.kji, box, rng, spacing=p.bias_knots_mm / mm)[0]
     t1w *= np.exp(np.float32(p.bias_sd) * bias)
     noise = np.float32(cohorts.noise[person.cohort])
     # Rician: magnitude of a complex signal with noise in both channels

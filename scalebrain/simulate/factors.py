@@ -133,8 +133,12 @@ class FieldModel:
 
 
 def _product(left: Array, right: Array) -> Array:
-    """Matrix product summed in one fixed order, whatever the number of threads."""
-    return np.asarray(np.einsum("nk,pk->np", left, right, optimize=False))
+    """Product ``left @ right.T`` for few nonzeros, summed in one order on any machine."""
+    out = np.zeros((len(left), len(right)))
+    for k, weight in enumerate(right.T):
+        members = np.flatnonzero(weight)
+        out[:, members] += left[:, k, np.newaxis] * weight[members]
+    return out
 
 
 def deviation_model(parameters: SimulationParameters) -> FieldModel:

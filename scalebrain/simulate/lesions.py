@@ -103,17 +103,19 @@ def grow_lesion(
     radius = (person.lesion_volume * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     noise = np.zeros(len(allowed), np.float32)
     for knots_mm in _NOISE_KNOTS_MM:
-        noise += smooth_field(kji, brain.grid, rng, knots_mm=knots_mm)[0] / np.float32(2**0.5)
+        noise += smooth_field(kji, brain.grey.shape, rng, spacing=knots_mm / brain.voxel_mm)[
+            0
+        ] / np.float32(2**0.5)
     cost = np.full(brain.grey.shape, np.inf, np.float32)
-    cost.ravel()[brain.inside[allowed]] = (
+    cost.ravel()[brain.boxed[allowed]] = (
         distance / np.float32(radius)
         + np.float32(parameters.lesion_irregularity / 2) * noise
         + where.penalty[allowed]
     )
     voxel_ml = brain.grid.voxel_volume / 1000
     grown = np.empty(max(1, round(person.lesion_volume / voxel_ml)), np.int64)
-    count = grow(cost, int(brain.inside[start]), grown)
-    voxels = np.searchsorted(brain.inside, np.sort(grown[:count]))
+    count = grow(cost, int(brain.boxed[start]), grown)
+    voxels = np.searchsorted(brain.boxed, np.sort(grown[:count]))
     tract = where.tract[person.hemisphere]
     salience = where.salience[person.hemisphere]
     return Lesion(

@@ -163,7 +163,7 @@ def test_ingest__bad_image_is_one_error_that_names_the_file(tree, tmp_path, dama
         scalebrain.open_store(tmp_path / "c.zarr")
 
 
-@pytest.mark.parametrize("kind", ["shape", "shift", "flip"])
+@pytest.mark.parametrize("kind", ["shape", "shift", "oblique"])
 def test_ingest__mask_on_another_grid_is_refused(tree, tmp_path, kind):
     path = image_path(tree, "sub-017", "label-L_mask")
     image = nib.load(path)
@@ -173,7 +173,7 @@ def test_ingest__mask_on_another_grid_is_refused(tree, tmp_path, kind):
     elif kind == "shift":
         affine[0, 3] += 4
     else:
-        affine = np.diag([-1, 1, 1, 1]) @ affine
+        affine[0, 1] += 0.1
     save(path, data, affine)
     with pytest.raises((GeometryError, ImageError), match="another grid") as caught:
         scalebrain.ingest(tree, tmp_path / "c.zarr")

@@ -13,6 +13,7 @@ from scalebrain.predict.predictors import build_predictors
 from scalebrain.predict.splits import grouped_folds
 
 LIGHT = {"n_inner": 2, "n_trees": 20, "n_boot": 100, "n_repeats": 2, "n_permutations": 0}
+FAST = LIGHT | {"learners": ["elastic_net", "gradient_boosting"], "n_trees": 10}
 NETWORKS = ("SMN", "FPN", "DAN", "VLN", "DMN", "SAL", "AUD", "VIS", "LIM")
 
 
@@ -110,7 +111,7 @@ def test_predict_motor__native_and_lesional_sides_agree(cohort):
 
 
 def test_predict_motor__is_deterministic(cohort):
-    options = LIGHT | {"feature_groups": ["clinical"], "n_permutations": 2, "n_trees": 10}
+    options = FAST | {"feature_groups": ["clinical"], "n_permutations": 2}
     first = predict_motor(cohort, **options, seed=5)
     xr.testing.assert_identical(first, predict_motor(cohort, **options, seed=5))
     assert not first["prediction"].equals(predict_motor(cohort, **options, seed=6)["prediction"])
@@ -120,7 +121,7 @@ def test_predict_motor__held_out_target_cannot_reach_its_own_prediction():
     rng = np.random.default_rng(1)
     x = rng.normal(size=60)
     ds = plain(x=x, motor_score=0.5 + 0.1 * x + rng.normal(0, 0.05, 60))
-    options = LIGHT | {"feature_groups": {"x": ["x", "noise"]}, "n_trees": 10}
+    options = FAST | {"feature_groups": {"x": ["x", "noise"]}}
     first = predict_motor(ds, **options)
     rows = (ds["cohort"] == "c2").values
     changed = ds["motor_score"].values.copy()
@@ -164,7 +165,7 @@ def test_predict_motor__one_class_is_skipped_with_the_reason():
     motor = rng.uniform(0.5, 1, 60)
     motor[np.arange(60) % 6 == 3] = 0.2  # all severe subjects in one cohort
     ds = plain(motor_score=motor)
-    result = predict_motor(ds, feature_groups={"noise": ["noise"]}, **LIGHT)
+    result = predict_motor(ds, feature_groups={"noise": ["noise"]}, **FAST)
     assert result.attrs["skipped"] == [
         "cohort c3 held out: all 50 training rows are not severe",
     ]
@@ -172,7 +173,7 @@ def test_predict_motor__one_class_is_skipped_with_the_reason():
     assert result["score"].sel(metric="auc").isnull().all()
     assert result["score"].sel(metric="brier").notnull().all()
     none = predict_motor(
-        ds.assign(motor_score=ds["motor_score"] + 1), feature_groups={"noise": ["noise"]}, **LIGHT
+        ds.assign(motor_score=ds["motor_score"] + 1), feature_groups={"noise": ["noise"]}, **FAST
     )
     assert len(none.attrs["skipped"]) == 6
     assert none["score"].sel(metric=["auc", "balanced_accuracy", "brier"]).isnull().all()
@@ -193,7 +194,7 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
         40, cohort=site, empty=np.full(40, np.nan), text=np.where(np.arange(40) % 3, "a", "b")
     )
     groups = {"one": ["noise", "empty"], "two": ["text"]}
-    result = predict_motor(ds, feature_groups=groups, **LIGHT)
+    result = predict_motor(ds, feature_groups=groups, **FAST)
     assert list(result["feature_group"].values) == ["one", "two", "combined"]
     assert result["prediction"].notnull().all()
     assert result["importance_by_cohort"].sel(cohort="x0").isnull().all()
