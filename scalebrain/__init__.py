@@ -4,6 +4,8 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from scalebrain import accessor as _accessor  # noqa: F401  (registers ds.scalebrain)
+
 if TYPE_CHECKING:
     from scalebrain.cluster import open_client
     from scalebrain.features.inclusion import inclusion

@@ -35,6 +35,7 @@ def _watched() -> Iterator[None]:
     """Log and progress: rich on a terminal, plain lines elsewhere."""
     logger = logging.getLogger("scalebrain")
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if not sys.stderr.isatty():

@@ -107,18 +107,25 @@ def active_client() -> "Client | None":
 
 
 def map_tasks(
-    function: Callable[[T], R], items: Sequence[T], *, label: str, threads: int | None = None
+    function: Callable[..., R],
+    items: Sequence[T],
+    *,
+    label: str,
+    shared: Any = None,
+    threads: int | None = None,
 ) -> list[R]:
     """Run a function on every item, on Dask workers when a client is active, else on threads.
 
     Parameters
     ----------
     function
-        Picklable function of one item.
+        Picklable function of one item, and of `shared` when it is given.
     items
         Items, one task each.
     label
         Name for progress.
+    shared
+        Data that every task needs, sent to each worker once.
     threads
         Threads where no client is active; one a core when None.
 
@@ -131,16 +138,18 @@ def map_tasks(
     results: dict[int, R] = {}
     report_progress(label, 0, total)
     client = active_client()
+    more = () if shared is None else (shared,)
     if client is None:
         with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
-            running = {pool.submit(function, item): i for i, item in enumerate(items)}
+            running = {pool.submit(function, item, *more): i for i, item in enumerate(items)}
             for task in as_completed(running):
                 results[running[task]] = task.result()
                 report_progress(label, len(results), total)
     else:
         import distributed
 
-        futures = client.map(function, items, pure=False, retries=2)
+        sent = [client.scatter(one, broadcast=True, hash=False) for one in more]
+        futures = [client.submit(function, item, *sent, pure=False, retries=2) for item in items]
         position = {future.key: i for i, future in enumerate(futures)}
         for future, result in distributed.as_completed(futures, with_results=True):
             results[position[future.key]] = result

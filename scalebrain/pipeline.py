@@ -356,7 +356,8 @@ def _tidy(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
             row = {name: ds[name].item() for name in names}
             tables["summary"] = pd.DataFrame({"name": list(row), "value": list(row.values())})
         else:
-            frame = ds[names].drop_vars([c for c in ds.coords if c not in dims])
+            chosen = ds[names]
+            frame = chosen.drop_vars([c for c in chosen.coords if c not in dims])
             tables["_".join(dims)] = frame.to_dataframe(dim_order=list(dims)).reset_index()
     return tables
 

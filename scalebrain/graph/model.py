@@ -152,12 +152,15 @@ class BrainAgeModel:
         age = np.asarray(ds["age"].values[who], dtype=np.float64)
         fold_of = assign_folds(age, training.folds, seed=training.seed)
         predicted = np.full((len(age), len(graph.regions)), np.nan)
-        jobs = [
-            (x[fold_of != number], age[fold_of != number], graph, training, number)
-            for number in range(training.folds)
-        ]
+        trained = map_tasks(
+            _train,
+            range(training.folds),
+            label="train",
+            shared=(x, age, fold_of, graph, training),
+            threads=1,
+        )
         folds = []
-        for number, fold in enumerate(map_tasks(_train, jobs, label="train", threads=1)):
+        for number, fold in enumerate(trained):
             held = fold_of == number
             network = build_network(fold, graph, training, x.shape[-1])
             predicted[held], _ = forward(fold, network, x[held], graph)
@@ -367,10 +370,13 @@ class BrainAgeModel:
         )
 
 
-def _train(job: tuple[Any, Any, Graph, Training, int]) -> Fold:
+def _train(
+    number: int, shared: tuple[Array, Array, npt.NDArray[np.int64], Graph, Training]
+) -> Fold:
     """Train one fold, as a task."""
-    x, age, graph, training, number = job
-    return train_fold(x, age, graph, training, number=number)
+    x, age, fold_of, graph, training = shared
+    used = fold_of != number
+    return train_fold(x[used], age[used], graph, training, number=number)
 
 
 def build_network(fold: Fold, graph: Graph, training: Training, n_features: int) -> Any:

@@ -353,7 +353,7 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
     # One color for each count: no color stands for a number of people that cannot be.
     colors = np.asarray(colormap(np.linspace(0.25, 0.97, top) if top > 1 else [0.7]))[:, :3]
     cuts = [(2, at) for at in _cuts(volume, 2, 8)] + [(1, at) for at in _cuts(volume, 1, 4)]
-    enlarge = 3 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
+    enlarge = 2 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
     x, y, z = (float(axis[-1] - axis[0]) for axis in gray.axes)
     width = 2.02
     heights = (width * y / x, width * y / x, width * z / x)

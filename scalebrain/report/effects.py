@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.regions import NETWORKS, RegionSet, default_regions
-from scalebrain.errors import GeometryError, MissingVariableError
+from scalebrain.errors import GeometryError, ImageError, MissingVariableError
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -32,6 +33,7 @@ from scalebrain.report.content import (
     split_region,
     text,
 )
+from scalebrain.report.surface import Hemisphere, surface_figure, vertex_parcels
 from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 
 if TYPE_CHECKING:
@@ -181,11 +183,16 @@ def effect_map_section(
             [Note(results.why_missing("mixed"), "missing")],
         )
     regions = results.regions or default_regions()
+    parcels: Mapping[Hemisphere, npt.NDArray[np.int64]] | str
+    try:
+        parcels = {"left": vertex_parcels(ds, "left"), "right": vertex_parcels(ds, "right")}
+    except (GeometryError, ImageError, MissingVariableError) as error:
+        parcels = str(error)
     blocks: list[Block] = []
     for effects in models:
         if len(models) > 1:
             blocks.append(Note(f"Effect of {effects.cause}", "heading"))
-        blocks += _surface_blocks(ds, effects, regions)
+        blocks += _surface_blocks(parcels, effects, regions)
         try:
             blocks.append(_panels(ds, effects, regions, background))
         except (GeometryError, MissingVariableError) as error:
@@ -224,25 +231,26 @@ def _diverging() -> FloatArray:
     return table[:, :3]
 
 
-def _surface_blocks(ds: xr.Dataset, effects: Effects, regions: RegionSet) -> list[Block]:
-    from scalebrain.report.surface import surface_figure
-
+def _surface_blocks(
+    parcels: Mapping[Hemisphere, npt.NDArray[np.int64]] | str,
+    effects: Effects,
+    regions: RegionSet,
+) -> list[Block]:
+    if isinstance(parcels, str):
+        return [Note(f"No surface view of {effects.cause}: {parcels}", "missing")]
     parcel_values, shared = _parcel_values(effects, regions)
-    try:
-        svg = surface_figure(
-            ds,
-            parcel_values,
-            key=f"surface-{effects.key}",
-            limit=_limit(effects),
-            colors=_diverging(),
-            label=f"years {effects.unit}".strip(),
-            alt=(
-                "Four views of the cortex, lesioned hemisphere on the left, colored by the "
-                f"estimated effect of {effects.cause}. {_strongest(effects)}"
-            ),
-        )
-    except (GeometryError, MissingVariableError, OSError) as error:
-        return [Note(f"No surface view of {effects.cause}: {error}", "missing")]
+    svg = surface_figure(
+        parcels,
+        parcel_values,
+        key=f"surface-{effects.key}",
+        limit=_limit(effects),
+        colors=_diverging(),
+        label=f"years {effects.unit}".strip(),
+        alt=(
+            "Four views of the cortex, lesioned hemisphere on the left, colored by the "
+            f"estimated effect of {effects.cause}. {_strongest(effects)}"
+        ),
+    )
     caption = (
         f"Estimated effect of {effects.cause} on corrected brain-PAD, whether or not it passes a "
         "threshold. The lesioned hemisphere of every person is drawn as the left one "
@@ -288,7 +296,7 @@ def _panels(
     parcel = np.asarray(ds["parcel"].values)
     gray = to_volume(ds, scaled(background))
     limit, colors = _limit(effects), _diverging()
-    enlarge = 3 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
+    enlarge = 2 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
     networks = effects.networks
     n_columns = 5
     n_rows = math.ceil(len(networks) / n_columns)

@@ -1,7 +1,9 @@
 """Values of parcels on the cortex: four views drawn from the fsaverage5 meshes of nilearn."""
 
 import functools
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,10 +11,10 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
-from scalebrain.errors import MissingVariableError
+from scalebrain.errors import GeometryError, ImageError, MissingVariableError
 from scalebrain.report import drawing
 
-__all__ = ["surface_figure", "vertex_parcels"]
+__all__ = ["Hemisphere", "surface_figure", "vertex_parcels"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -26,15 +28,30 @@ _LIGHT = np.array([0.15, 0.35, 0.92])
 @functools.cache
 def _mesh(hemisphere: Hemisphere) -> tuple[FloatArray, FloatArray, IntArray]:
     """Pial vertices, vertices halfway to the white surface, and triangles."""
-    from nilearn.datasets import fetch_surf_fsaverage
-    from nilearn.surface import load_surf_mesh
+    pial, faces = _read_mesh(f"pial_{hemisphere}.gii.gz")
+    white, _ = _read_mesh(f"white_{hemisphere}.gii.gz")
+    if pial.shape != white.shape or (pial[:, 0].mean() < 0) != (hemisphere == "left"):
+        raise GeometryError(
+            f"The fsaverage5 mesh of the {hemisphere} hemisphere is not where it has to be. "
+            "Install the version of nilearn that constraints.txt names."
+        )
+    return pial, (pial + white) / 2, faces
 
-    paths = fetch_surf_fsaverage("fsaverage5")  # lies inside the package
-    pial = load_surf_mesh(paths[f"pial_{hemisphere}"])
-    white = load_surf_mesh(paths[f"white_{hemisphere}"])
-    vertices = np.asarray(pial.coordinates, dtype=np.float64)
-    middle = (vertices + np.asarray(white.coordinates, dtype=np.float64)) / 2
-    return vertices, middle, np.asarray(pial.faces, dtype=np.int64)
+
+def _read_mesh(name: str) -> tuple[FloatArray, IntArray]:
+    """Vertices and triangles of a mesh that lies inside nilearn; nilearn is not imported."""
+    import nibabel as nib
+
+    spec = importlib.util.find_spec("nilearn")
+    folder = spec.submodule_search_locations if spec else None
+    path = Path(folder[0]) / "datasets" / "data" / "fsaverage5" / name if folder else None
+    if path is None or not path.is_file():
+        raise ImageError(f"nilearn has no surface {name}. Run: pip install nilearn")
+    image = nib.load(path)
+    if not isinstance(image, nib.GiftiImage):
+        raise ImageError(f"{path} is not a surface. Reinstall nilearn.")
+    vertices, faces = image.agg_data(("pointset", "triangle"))
+    return np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64)
 
 
 def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
@@ -85,7 +102,7 @@ def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
 
 
 def surface_figure(
-    ds: xr.Dataset,
+    parcels: Mapping[Hemisphere, IntArray],
     values: Mapping[int, float],
     *,
     key: str,
@@ -98,8 +115,8 @@ def surface_figure(
 
     Parameters
     ----------
-    ds
-        Dataset with ``x``, ``y``, ``z`` and ``parcel``.
+    parcels
+        Parcel of each vertex of both hemispheres, from :func:`vertex_parcels`.
     values
         Value of each parcel code.
     key
@@ -124,7 +141,6 @@ def surface_figure(
         ("right", False, "contralesional, medial"),
         ("right", True, "contralesional, lateral"),
     )
-    parcels = {side: vertex_parcels(ds, side) for side in ("left", "right")}
     width = 2.3
     with drawing.drawing():
         figure = drawing.canvas(9.6, 2.72)

@@ -222,5 +222,4 @@ def overlay_slice(
         position = (values[shown] - low) / (high - low if high > low else 1.0)
         index = np.clip(np.rint(position * (len(table) - 1)), 0, len(table) - 1).astype(np.intp)
         picture[shown, :3] = 0.85 * table[index] + 0.15 * picture[shown, :3]
-        picture[shown, 3] = 1.0
     return np.clip(picture, 0.0, 1.0)

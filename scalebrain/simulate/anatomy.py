@@ -364,10 +364,13 @@ class _Keyed:
 def _territory(_affine: tuple[float, ...], keyed: _Keyed) -> Territory:
     brain = keyed.brain
     grid = brain.grid
-    ijk = brain.kji[:, ::-1] + np.array(brain.origin[::-1])
-    position = (ijk * np.diag(grid.matrix)[:3] + grid.matrix[:3, 3]).astype(np.float32)
+    position = np.empty(brain.kji.shape, np.float32)
+    for axis, column in enumerate(reversed(range(3))):
+        first = grid.matrix[axis, 3] + brain.origin[column] * brain.voxel_mm
+        position[:, axis] = first + brain.kji[:, column] * np.float32(brain.voxel_mm)
     x, y, z = position.T
-    nearest = brain.blend[np.arange(len(x)), brain.weight.argmax(axis=1)].astype(int) + 1
+    heaviest = brain.weight.argmax(axis=1)[:, np.newaxis]
+    nearest = np.take_along_axis(brain.blend, heaviest, axis=1)[:, 0] + 1
     csf = 1 - (brain.grey + brain.white).ravel()[brain.boxed]
     brainstem = (z < -8) & (np.abs(x) < 20) & (y > -45) & (y < -8)
     forbidden = (
@@ -379,8 +382,8 @@ def _territory(_affine: tuple[float, ...], keyed: _Keyed) -> Territory:
         | ((nearest % 2 == 1) != (x < 0))
     )
     side = np.where(forbidden, 0, np.sign(x)).astype(np.int8)
-    within = np.isin(brain.blend + 1, _MIDDLE_CEREBRAL)
-    penalty = _OUTSIDE_TERRITORY * (1 - (brain.weight * within).sum(axis=1))
+    within = np.isin(np.array(PARCELS), _MIDDLE_CEREBRAL).astype(np.float32)
+    penalty = _OUTSIDE_TERRITORY * (1 - (brain.weight * within[brain.blend]).sum(axis=1))
     penalty += _MEDIAL * np.clip(1 - (np.abs(x) - _MIDLINE_MM) / _MEDIAL_MM, 0, 1)
     tract = {
         name[-1]: _file_order(image).ravel()[brain.inside]

@@ -4,13 +4,13 @@ import functools
 import json
 import logging
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain import __version__
 from scalebrain.atlas.space import SPACE
 from scalebrain.cluster import map_tasks
 from scalebrain.errors import ConfigError
@@ -324,7 +324,7 @@ def _open_tree(tree: Path, design: Design, parameters: SimulationParameters) -> 
                 "GeneratedBy": [
                     {
                         "Name": "scalebrain simulate",
-                        "Version": __version__,
+                        "Version": version("scalebrain"),
                         "Description": "Simulated from the MNI152NLin2009aSym template; no person "
                         "was scanned",
                     }

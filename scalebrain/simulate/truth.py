@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain import __version__
 from scalebrain.errors import ConfigError
 from scalebrain.io.store import save_store
 from scalebrain.simulate import structural
@@ -248,7 +248,7 @@ def write_truth(
     between = correlation[np.triu_indices(len(correlation), 1)]
     content: dict[str, Any] = {
         "format": _FORMAT,
-        "package_version": __version__,
+        "package_version": version("scalebrain"),
         "simulation_id": identity,
         "tree": tree.name,
         "data": store.name,

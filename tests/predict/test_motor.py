@@ -169,7 +169,7 @@ def test_predict_motor__one_class_is_skipped_with_the_reason():
     assert result.attrs["skipped"] == [
         "cohort c3 held out: all 50 training rows are not severe",
     ]
-    assert result["severe_probability"].isnull().sum() == 3 * 10
+    assert result["severe_probability"].isnull().sum() == 2 * 10
     assert result["score"].sel(metric="auc").isnull().all()
     assert result["score"].sel(metric="brier").notnull().all()
     none = predict_motor(

@@ -1,0 +1,192 @@
+"""Planted beside recovered: what a study of a simulated cohort found of the truth."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import xarray as xr
+
+from scalebrain.errors import ConfigError, StatisticsError
+from scalebrain.features.laterality import to_lesional_sides
+
+__all__ = ["add_truth", "recovery_table"]
+
+
+def _read(truth: str | Path) -> tuple[dict[str, Any], xr.Dataset]:
+    """Effects and oracle, and the truth of every subject."""
+    path = Path(truth)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["effects"], content["oracle"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not the truth of a simulated cohort ({error!r}).") from error
+    from scalebrain.io.store import open_store
+
+    return content, open_store(path.with_suffix(".zarr"))
+
+
+def add_truth(accuracy: xr.Dataset, ds: xr.Dataset, truth: str | Path) -> xr.Dataset:
+    """Put the truth beside the accuracy of every region.
+
+    Parameters
+    ----------
+    accuracy
+        By region: ``mae``, ``mae_mean``, ``r``, ``n``.
+    ds
+        Store with predictions.
+    truth
+        ``truth.json`` of the simulation.
+
+    Returns
+    -------
+    Dataset
+        With ``deviation_r``, the correlation of ``brain_pad_corrected`` with the true
+        deviation over included references, and ``oracle_mae`` and ``oracle_r``, the best
+        that anyone could do given the noise of the simulation.
+
+    Raises
+    ------
+    ConfigError
+        When the truth is not that of the store's subjects.
+    """
+    content, people = _read(truth)
+    true = _aligned(people, ds)["true_deviation"]
+    keep = (ds["group"].values == "reference") & ds["included"].values.astype(bool)
+    pad = ds["brain_pad_corrected"].values[keep]
+    deviation = true.sel(region=ds["region"].values).values[keep]
+    regions = [str(r) for r in ds["region"].values]
+    oracle = content["oracle"]["regions"]
+    return accuracy.assign(
+        deviation_r=(
+            "region",
+            [float(np.corrcoef(pad[:, r], deviation[:, r])[0, 1]) for r in range(len(regions))],
+        ),
+        oracle_mae=("region", [float(oracle[region]["mae"]) for region in regions]),
+        oracle_r=("region", [float(oracle[region]["r_deviation"]) for region in regions]),
+    )
+
+
+def _aligned(people: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
+    """Truth in the order of the store."""
+    missing = sorted(set(ds["subject"].values.tolist()) - set(people["subject"].values.tolist()))
+    if missing:
+        raise ConfigError(
+            f"The truth knows nothing of {len(missing)} subjects of the store, e.g. {missing[0]}. "
+            "Give the truth.json that was written with the tree."
+        )
+    return people.sel(subject=ds["subject"].values)
+
+
+def recovery_table(ds: xr.Dataset, mixed: xr.Dataset | None, truth: str | Path) -> pd.DataFrame:
+    """Compare every planted effect with its estimate.
+
+    Parameters
+    ----------
+    ds
+        Store with predictions, loads and motor scores.
+    mixed
+        Mixed model of ``brain_pad_corrected`` on lesion volume by lesional region.
+    truth
+        ``truth.json`` of the simulation.
+
+    Returns
+    -------
+    DataFrame
+        ``effect``, ``planted``, ``estimate``, ``ci_low``, ``ci_high``, ``inside``, ``unit``.
+
+    Raises
+    ------
+    StatisticsError
+        When the study has too few strokes, or no mixed model.
+
+    Notes
+    -----
+    Regional effects come from the mixed model, divided by the region's calibration slope,
+    since a corrected PAD carries only that part of a deviation. The effects on motor
+    outcome come from one least-squares regression of the standardized motor score on the
+    three standardized causes, the contralesional frontoparietal PAD among them as
+    estimated: its noise draws that estimate toward zero.
+    """
+    if mixed is None:
+        raise StatisticsError("There is no mixed model to compare with the planted effects.")
+    content, _ = _read(truth)
+    planted = {effect["name"]: effect for effect in content["effects"]}
+    terms = [str(t) for t in mixed["term"].values if "lesion_volume" in str(t)]
+    if len(terms) != 1:
+        raise StatisticsError("The mixed model has no single term of lesion volume.")
+    slope = _sided_slope(ds)
+    rows = []
+    for name, effect in planted.items():
+        kind, _, network = name.partition(":")
+        side, _, what = kind.partition("_")
+        if what != "lesion_volume":
+            continue
+        region = f"{network}_{side}"
+        one = mixed.sel(region=region, term=terms[0])
+        rows.append(
+            {
+                "effect": f"lesion volume on {region.replace('_', ' ')}",
+                "planted": float(effect["implied"]),
+                "unit": effect["unit"],
+                **{k: float(one[k]) / slope[region] for k in ("estimate", "ci_low", "ci_high")},
+            }
+        )
+    rows += _motor_rows(ds, planted)
+    table = pd.DataFrame(rows)
+    table["inside"] = (table["ci_low"] <= table["planted"]) & (table["planted"] <= table["ci_high"])
+    return table
+
+
+def _sided_slope(ds: xr.Dataset) -> dict[str, float]:
+    """Mean calibration slope of every lesional region over the strokes."""
+    sided = to_lesional_sides(ds[["calibration_slope", "lesion_hemisphere"]])["calibration_slope"]
+    mean = sided.mean("subject")
+    return {str(r): float(mean.sel(region=r)) for r in mean["region"].values}
+
+
+def _motor_rows(ds: xr.Dataset, planted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Regression of motor outcome on its three causes."""
+    names = {
+        "motor:cst_load_ipsilesional": "CST load on motor outcome",
+        "motor:salience_load_ipsilesional": "salience load on motor outcome",
+        "motor:contralesional_deviation:FPN": "contralesional FPN PAD on motor outcome",
+    }
+    if not set(names) <= set(planted):
+        return []
+    sided = to_lesional_sides(ds)
+    causes = np.stack(
+        [
+            sided["tract_load"].sel(tract="CST_ipsilesional").values,
+            sided["lesion_load"].sel(region="SAL_ipsilesional").values,
+            sided["brain_pad_corrected"].sel(region="FPN_contralesional").values,
+        ],
+        axis=1,
+    )
+    motor = ds["motor_score"].values
+    age = ds["age"].values
+    use = np.isfinite(causes).all(axis=1) & np.isfinite(motor)
+    use &= ds["included"].values.astype(bool) & (ds["group"].values == "stroke")
+    n, k = int(use.sum()), causes.shape[1] + 2
+    if n < k + 5:
+        raise StatisticsError(f"{n} strokes are too few to compare with the planted effects.")
+    both = np.column_stack([causes[use], age[use]])
+    x = np.column_stack([np.ones(n), (both - both.mean(0)) / both.std(0)])
+    y = (motor[use] - motor[use].mean()) / motor[use].std()
+    inverse = np.linalg.inv(x.T @ x)
+    beta = inverse @ x.T @ y
+    se = np.sqrt(np.diag(inverse) * np.square(y - x @ beta).sum() / (n - k))
+    reach = scipy.stats.t.ppf(0.975, n - k)
+    return [
+        {
+            "effect": words,
+            "planted": float(planted[name]["value"]),
+            "unit": planted[name]["unit"],
+            "estimate": float(beta[i + 1]),
+            "ci_low": float(beta[i + 1] - reach * se[i + 1]),
+            "ci_high": float(beta[i + 1] + reach * se[i + 1]),
+        }
+        for i, (name, words) in enumerate(names.items())
+    ]
