@@ -210,3 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ScalebrainError as error:
         click.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,12 @@
-"""Who took part: head of the page, cohort flow, sites, and where the lesions lie."""
+"""Who took part: the numbers at the head of the page, cohort flow and sites."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from scalebrain.errors import GeometryError, MissingVariableError
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -22,7 +20,6 @@ from scalebrain.report.content import (
     Table,
     cell,
     count,
-    finite,
     number,
     percent,
     plural,
@@ -30,12 +27,8 @@ from scalebrain.report.content import (
     text,
     text_values,
 )
-from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["Headline", "cohort_section", "facts", "lesion_section", "people"]
+__all__ = ["Headline", "cohort_section", "facts", "people"]
 
 _USES = {
     "reference": "teach and test the brain-age model",
@@ -273,147 +266,3 @@ def _age_figure(table: pd.DataFrame) -> Figure:
         svg = drawing.render(figure, "ages", alt)
     more = f" The first {len(shown)} of {len(cohorts)} cohorts." if len(cohorts) > 40 else ""
     return Figure("ages", svg, f"Ages of the people analyzed; a dot is a person.{more}")
-
-
-def lesion_section(
-    ds: xr.Dataset, table: pd.DataFrame, background: npt.NDArray[np.float64]
-) -> Section:
-    """Map how many people have a lesion at each place."""
-    title = "Where the lesions lie"
-    if "lesion_frequency" not in ds.variables:
-        reason = "The data set has no lesion_frequency: no subject has a lesion mask, or the "
-        reason += "features stage has not run."
-        return Section("lesions", title, "There is no lesion map.", [Note(reason, "missing")])
-    frequency = np.asarray(ds["lesion_frequency"].values, dtype=np.float64)
-    n = _n_masks(ds["lesion_frequency"].attrs, table)
-    if not np.isfinite(frequency).any() or np.nanmax(frequency) <= 0:
-        reason = f"None of the {n} lesion masks marks a voxel inside the brain mask."
-        return Section("lesions", title, "There is no lesion map.", [Note(reason, "missing")])
-    counts = np.rint(np.nan_to_num(frequency) * n)
-    try:
-        volume = to_volume(ds, np.where(counts > 0, counts, np.nan))
-        gray = to_volume(ds, scaled(background))
-    except (GeometryError, MissingVariableError) as error:
-        return Section(
-            "lesions", title, "The lesion map cannot be drawn.", [Note(str(error), "missing")]
-        )
-    lesioned = table[(table["group"] == "stroke") & table["included"]]
-    sides = lesioned["lesion_hemisphere"].value_counts()
-    left, right = int(sides.get("L", 0)), int(sides.get("R", 0))
-    top = int(counts.max())
-    peak = int(np.argmax(counts))
-    mm = [float(ds[a].values[peak]) for a in "xyz"]
-    hemisphere = "left" if mm[0] < 0 else "right" if mm[0] > 0 else "midline"
-    takeaway = (
-        f"Lesions overlap most in the {hemisphere} hemisphere, where {top} of "
-        f"{plural(n, 'person', 'people')} ({percent(top / n)}) share a lesioned "
-        f"place; {percent((counts > 0).mean())} of the brain is lesioned in at least one person."
-    )
-    volumes = lesioned["lesion_volume"].to_numpy()
-    volumes = volumes[np.isfinite(volumes)]
-    details = [f"Lesion side: {left} left, {right} right."]
-    if volumes.size:
-        low, middle, high = np.percentile(volumes, [25, 50, 75])
-        details.append(
-            f"Median lesion volume {number(middle, 1)} mL (middle half of the people: "
-            f"{number(low, 1)} to {number(high, 1)} mL)."
-        )
-    details.append(
-        f"Most frequent place at x {number(mm[0], 0)}, y {number(mm[1], 0)}, "
-        f"z {number(mm[2], 0)} mm."
-    )
-    days = lesioned["days_post_stroke"].to_numpy()
-    if np.isfinite(days).any():
-        details.append(f"Median time since stroke {number(np.nanmedian(days) / 365.25, 1)} years.")
-    figure = _lesion_figure(volume, gray, n, takeaway)
-    return Section("lesions", title, takeaway, [figure, Note(" ".join(details))])
-
-
-def _n_masks(attrs: Mapping[Any, Any], table: pd.DataFrame) -> int:
-    if finite(attrs.get("n")) and int(attrs["n"]) > 0:
-        return int(attrs["n"])
-    return max(1, int((table["lesion_present"] & table["included"]).sum()))
-
-
-def _cuts(volume: Volume, axis: int, n: int) -> npt.NDArray[np.float64]:
-    """Coordinates that spread over the middle 94% of the values along an axis."""
-    others = tuple(i for i in range(3) if i != axis)
-    mass = np.nansum(volume.data, axis=others)
-    share = np.cumsum(mass) / mass.sum()
-    low = volume.axes[axis][int(np.searchsorted(share, 0.03))]
-    high = volume.axes[axis][min(int(np.searchsorted(share, 0.97)), len(share) - 1)]
-    return np.linspace(low, high, n)
-
-
-def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figure:
-    import matplotlib
-
-    top = max(1, int(np.nanmax(volume.data)))
-    colormap = matplotlib.colormaps["inferno"]
-    # One color for each count: no color stands for a number of people that cannot be.
-    colors = np.asarray(colormap(np.linspace(0.25, 0.97, top) if top > 1 else [0.7]))[:, :3]
-    cuts = [(2, at) for at in _cuts(volume, 2, 8)] + [(1, at) for at in _cuts(volume, 1, 4)]
-    enlarge = 2 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
-    x, y, z = (float(axis[-1] - axis[0]) for axis in gray.axes)
-    width = 2.02
-    heights = (width * y / x, width * y / x, width * z / x)
-    gap = 0.34
-    with drawing.drawing():
-        figure = drawing.canvas(9.6, sum(heights) + 3 * gap + 0.1)
-        for i, (axis, at) in enumerate(cuts):
-            row, column = divmod(i, 4)
-            axes = drawing.panel(
-                figure,
-                0.05 + column * (width + 0.1),
-                sum(heights[:row]) + (row + 1) * gap - 0.06,
-                width,
-                heights[row],
-            )
-            base = gray.plane(axis, at)
-            picture = overlay_slice(
-                base, volume.plane(axis, at), colors=colors, limits=(1, top), enlarge=enlarge
-            )
-            axes.imshow(picture, extent=base.extent, origin="lower", interpolation="none")
-            axes.set_title(
-                f"{'z' if axis == 2 else 'y'} = {number(base.at, 0)} mm", fontsize=8.5, pad=3
-            )
-            mark_sides(axes)
-        bar = drawing.color_bar(
-            drawing.panel(figure, 8.75, 1.2, 0.17, sum(heights) - 1.3),
-            colors,
-            (0.5, top + 0.5),
-            f"people with a lesion here (of {n})",
-        )
-        step = max(1, int(np.ceil(top / 8)))
-        ticks = sorted({1, *range(step, top + 1, step), top})
-        if len(ticks) > 2 and ticks[-1] - ticks[-2] < step / 2:
-            ticks.pop(-2)
-        bar.set_ticks(ticks, labels=[str(t) for t in ticks])
-        bar.minorticks_off()
-        svg = drawing.render(
-            figure,
-            "lesionmap",
-            "Brain slices, eight axial and four coronal, left side drawn on the left, colored "
-            f"by the number of people with a lesion, up to {top} of {n}. {takeaway}",
-        )
-    return Figure(
-        "lesionmap",
-        svg,
-        "Number of people with a lesion at each place, on the mean T1-weighted image of "
-        "reference people. Axial slices from bottom to top, then coronal slices from back to "
-        "front. Left is drawn on the left (L, R).",
-    )
-
-
-def mark_sides(axes: "Axes", left: str = "L", right: str = "R") -> None:
-    """Write which side is which into the lower corners of a slice."""
-    for where, words in ((0.02, left), (0.98, right)):
-        axes.text(
-            where,
-            0.02,
-            words,
-            transform=axes.transAxes,
-            ha="left" if where < 0.5 else "right",
-            fontsize=9,
-            fontweight="bold",
-        )

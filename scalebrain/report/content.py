@@ -66,9 +66,8 @@ class StudyResults:
     mixed_load
         The same on the lesion load of the region itself.
     sem
-        Structural equation model by ``path``, with its fit indices as scalars.
-    sem_rival
-        The same with the arrow between motor outcome and contralesional PAD reversed.
+        Structural equation model by ``path``, its fit indices as scalars, its rivals by
+        ``model`` and ``rival_path``.
     motor
         Motor prediction: metrics by learner and feature group, ranked predictors.
     recovery
@@ -86,7 +85,6 @@ class StudyResults:
     mixed: xr.Dataset | None = None
     mixed_load: xr.Dataset | None = None
     sem: xr.Dataset | None = None
-    sem_rival: xr.Dataset | None = None
     motor: xr.Dataset | None = None
     recovery: pd.DataFrame | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -11,9 +11,11 @@ import xarray as xr
 
 from scalebrain.errors import GeometryError
 from scalebrain.report.brainage import accuracy_section
-from scalebrain.report.cohort import cohort_section, facts, lesion_section, people
+from scalebrain.report.cohort import cohort_section, facts, people
 from scalebrain.report.content import Section, StudyResults
-from scalebrain.report.effects import effect_map_section, forest_section
+from scalebrain.report.effectmap import effect_map_section
+from scalebrain.report.effects import forest_section
+from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.methods import REFERENCES, methods_facts, provenance_blocks
 from scalebrain.report.motor import motor_section
 from scalebrain.report.pathmodel import sem_section

@@ -82,6 +82,8 @@ def recovery_section(results: StudyResults, *, simulated: bool) -> Section:
         "that the pipeline can find an effect of this kind and size. It says nothing about "
         "people. Of correct 95% intervals, 1 in 20 misses its planted value by chance."
     )
+    if table.attrs.get("note"):
+        caption += f" {table.attrs['note']}"
     blocks: list[Block] = [_figure(table, inside, caption), _table(table, inside)]
     return Section("recovery", title, takeaway, blocks)
 

@@ -73,7 +73,7 @@ def test_lesion_frequency__counts_people_with_a_mask(ds):
 
 def test_to_lesional_sides__puts_the_lesion_on_the_ipsilesional_side(ds):
     loads = scalebrain.lesion_load(ds).compute()
-    sided = scalebrain.to_lesional_sides(ds.merge(loads)).lesion_load
+    sided = scalebrain.to_lesional_sides(ds.assign(loads.data_vars)).lesion_load
     for subject, native in (("sub-016", "SMN_L"), ("sub-017", "SMN_R")):
         assert (
             sided.sel(subject=subject, region="SMN_ipsilesional").item()
@@ -83,7 +83,7 @@ def test_to_lesional_sides__puts_the_lesion_on_the_ipsilesional_side(ds):
         assert sided.sel(subject=subject, region="SMN_contralesional").item() == 0
     assert np.isnan(sided.sel(subject="sub-019")).all()
     with pytest.raises(MissingVariableError, match="once"):
-        scalebrain.to_lesional_sides(scalebrain.to_lesional_sides(ds.merge(loads)))
+        scalebrain.to_lesional_sides(scalebrain.to_lesional_sides(ds.assign(loads.data_vars)))
 
 
 def test_region_set__needs_homologues():

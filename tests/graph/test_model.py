@@ -41,7 +41,9 @@ def test_network__shared_operator_equals_torch_geometric_and_regions_are_closed(
         torch.nn.init.normal_(parameter)
     x = torch.randn(3, len(graph.rows), 4)
     first = network.convolutions[0]
-    plain = GCNConv(4, 16) if layer == "gcn" else ChebConv(4, first.out_channels, first_order(layer))
+    plain = (
+        GCNConv(4, 16) if layer == "gcn" else ChebConv(4, first.out_channels, first_order(layer))
+    )
     plain.load_state_dict(first.state_dict())
     edges = torch.from_numpy(graph.row_edges)
     shared = first(x.transpose(0, 1), network._constants["operator"])

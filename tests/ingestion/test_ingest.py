@@ -244,7 +244,7 @@ def test_ingest__missing_table_folder_without_row_and_leaving_link(tree, tmp_pat
     assert "leaves the tree" in str(caught.value)
     assert "sub-999" in str(caught.value)
     os.remove(tree / "participants.tsv")
-    with pytest.raises(TableError, match="participants.tsv: missing"):
+    with pytest.raises(TableError, match=r"participants\.tsv: missing"):
         scalebrain.ingest(tree, tmp_path / "c.zarr")
 
 
@@ -264,6 +264,6 @@ def test_ingest__cropped_scans_are_not_template_space(tree, tmp_path):
     grid = template_grid(4.0)
     for path in tree.rglob("*.nii.gz"):
         image = nib.load(path)
-        save(path, np.asarray(image.dataobj)[:, :, :30], grid.matrix)
+        save(path, np.asarray(image.dataobj)[:, :, :20], grid.matrix)
     with pytest.raises(GeometryError, match="cropped"):
         scalebrain.ingest(tree, tmp_path / "c.zarr")

@@ -1,0 +1,240 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from scalebrain.atlas.regions import RegionSet
+from scalebrain.errors import ModelFileError, ScalebrainError
+from scalebrain.graph.model import BrainAgeModel, brain_age
+from scalebrain.graph.train import Training, assign_folds
+
+
+@pytest.fixture
+def quick():
+    return Training(folds=4, epochs=2)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    model.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(folder, change):
+    description = json.loads((folder / "model.json").read_text())
+    change(description)
+    (folder / "model.json").write_text(json.dumps(description))
+
+
+def with_features(ds, change):
+    out = ds.copy(deep=True)
+    change(out["node_features"].values)
+    return out
+
+
+def test_assign_folds__is_stratified_by_age():
+    age = np.random.default_rng(0).uniform(40, 80, 103)
+    fold = assign_folds(age, 5, seed=0)
+    assert np.bincount(fold).min() >= 20
+    means = [age[fold == k].mean() for k in range(5)]
+    assert np.ptp(means) < 2
+
+
+def test_fit__uses_included_references_alone(references, quick):
+    ds = references.copy(deep=True)
+    ds["included"] = ("subject", np.arange(80) >= 5)
+    ds["age"][5] = np.nan
+    ds["scan_present"] = ("subject", np.arange(80) != 6)
+    assert BrainAgeModel.fit(ds, training=quick).about["n_training"] == 73
+
+
+def test_brain_age__variables_and_identities(references, model):
+    out = brain_age(references, model)
+    for name in ("brain_age", "brain_age_low", "brain_age_high", "brain_pad"):
+        assert out[name].dims == ("subject", "region")
+        assert out[name].attrs["units"] == "years"
+    xr.testing.assert_allclose(
+        out["brain_pad"], out["brain_age"] - references["age"].astype(float), atol=1e-9
+    )
+    assert (out["brain_age_low"] < out["brain_age"]).all()
+    assert out["calibration_slope"].dims == ("region",)
+    reference = (references["group"] == "reference").values
+    np.testing.assert_array_equal(out["out_of_fold"].values, reference)
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6])
+def test_brain_age__nothing_outside_a_region_moves_it_by_a_bit(references, model, value):
+    before = model.predict(references)["brain_age"].values
+    for r, members in enumerate(model.graph.members):
+        outside = np.ones(model.graph.n_nodes, dtype=bool)
+        outside[members] = False
+        other = with_features(
+            references, lambda x, at=outside: x.__setitem__((slice(None), at), value)
+        )
+        np.testing.assert_array_equal(model.predict(other)["brain_age"].values[:, r], before[:, r])
+
+
+def test_brain_age__missing_elsewhere_moves_nothing(references, model):
+    outside = np.ones(model.graph.n_nodes, dtype=bool)
+    outside[model.graph.members[0]] = False
+    other = with_features(references, lambda x: x.__setitem__((slice(None), outside), np.nan))
+    out = model.predict(other)
+    before = model.predict(references)["brain_age"].values[:, 0]
+    np.testing.assert_array_equal(out["brain_age"].values[:, 0], before)
+    assert np.isnan(out["brain_age"].values[:, 1]).all()
+    assert (out["imputed_fraction"].values[:, 0] == 0).all()
+    assert (out["imputed_fraction"].values[:, 1] == 1).all()
+
+
+@pytest.mark.xfail(reason="the readout multiplies every node by 0 or 1, and 0 * inf is NaN")
+def test_brain_age__infinity_elsewhere_moves_nothing(references, model):
+    outside = np.ones(model.graph.n_nodes, dtype=bool)
+    outside[model.graph.members[0]] = False
+    other = with_features(references, lambda x: x.__setitem__((slice(None), outside), np.inf))
+    before = model.predict(references)["brain_age"].values[:, 0]
+    np.testing.assert_array_equal(model.predict(other)["brain_age"].values[:, 0], before)
+
+
+def test_brain_age__imputed_nodes_are_reported_and_keep_the_mean_age(references, model):
+    lost = [m[: len(m) // 3] for m in model.graph.members]
+    other = with_features(
+        references, lambda x: [x.__setitem__((slice(None), m), np.nan) for m in lost]
+    )
+    out, before = model.predict(other), model.predict(references)
+    assert (out["imputed_fraction"] > 0.2).all()
+    assert abs(float((out["brain_age"] - before["brain_age"]).mean())) < 1
+
+
+@pytest.mark.parametrize("block", [7, 80])
+def test_brain_age__is_lazy_over_dask_and_the_same(references, model, block):
+    expected = model.predict(references)
+    lazy = model.predict(references.chunk(subject=block, node=50))
+    assert lazy["brain_age"].chunks is not None
+    xr.testing.assert_allclose(lazy.compute(), expected, atol=1e-3)
+
+
+def test_brain_age__absent_scan_is_missing(references, model):
+    ds = with_features(references, lambda x: x.__setitem__(0, np.nan))
+    ds["scan_present"] = ("subject", np.arange(80) != 0)
+    out = model.predict(ds)
+    assert np.isnan(out["brain_age"][0]).all()
+    assert np.isfinite(out["brain_age"][1:]).all()
+
+
+@pytest.mark.xfail(reason="scan_present is not looked at: features alone decide")
+def test_brain_age__scan_present_decides(references, model):
+    ds = references.copy(deep=True)
+    ds["scan_present"] = ("subject", np.arange(80) != 0)
+    assert np.isnan(model.predict(ds)["brain_age"][0]).all()
+
+
+def test_brain_age__age_outside_training_is_flagged_and_unknown_age_predicted(references, model):
+    ds = references.copy(deep=True)
+    ds["age"][60] = 95.0
+    ds["age"][61] = np.nan
+    out = model.predict(ds)
+    assert out["extrapolated"].values[60]
+    assert np.isfinite(out["brain_age"][61]).all()
+    assert np.isnan(out["brain_pad"][61]).all()
+
+
+@pytest.mark.xfail(reason="the fingerprint of the graph leaves the parcels of the nodes out")
+def test_brain_age__refuses_other_parcels(references, model):
+    swapped = references["node_parcel"].copy(data=references["node_parcel"].values[::-1])
+    with pytest.raises(ModelFileError):
+        model.predict(references.assign(node_parcel=swapped))
+
+
+def test_brain_age__features_in_another_order_are_put_right(references, model):
+    other = model.predict(references.isel(feature=[3, 2, 1, 0]))
+    np.testing.assert_array_equal(other["brain_age"], model.predict(references)["brain_age"])
+
+
+@pytest.mark.xfail(reason="predict builds the default regions first", raises=ScalebrainError)
+def test_brain_age__custom_regions_on_a_graph_of_their_own(references, quick):
+    keep = np.isin(references["node_parcel"].values, (1, 2, 19, 20))
+    position = np.where(keep, np.cumsum(keep) - 1, -1)
+    edges = position[np.stack([references["edge_source"].values, references["edge_target"].values])]
+    edges = edges[:, (edges >= 0).all(axis=0)]
+    ds = references.drop_vars(["edge_source", "edge_target"]).isel(node=keep)
+    ds = ds.assign(edge_source=("edge", edges[0]), edge_target=("edge", edges[1]))
+    regions = RegionSet("mine", {"A_L": (1, 19), "A_R": (2, 20)})
+    model = BrainAgeModel.fit(ds, regions=regions, training=quick)
+    assert model.predict(ds)["region"].values.tolist() == ["A_L", "A_R"]
+
+
+def test_save_load__predicts_the_same_bits(references, model, saved):
+    loaded = BrainAgeModel.load(saved)
+    assert loaded.fingerprint == model.fingerprint
+    np.testing.assert_array_equal(
+        loaded.predict(references)["brain_age"], model.predict(references)["brain_age"]
+    )
+    xr.testing.assert_identical(brain_age(references, saved), brain_age(references, loaded))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_load__truncated_weights(saved, keep):
+    whole = (saved / "weights.safetensors").read_bytes()
+    (saved / "weights.safetensors").write_bytes(whole[:keep])
+    with pytest.raises(ModelFileError, match="Train again"):
+        BrainAgeModel.load(saved)
+
+
+def test_load__one_flipped_bit(saved):
+    data = bytearray((saved / "weights.safetensors").read_bytes())
+    data[-5] ^= 1
+    (saved / "weights.safetensors").write_bytes(bytes(data))
+    with pytest.raises(ModelFileError, match="do not match"):
+        BrainAgeModel.load(saved)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', "\0", '{"format": 1'])
+def test_load__damaged_description(saved, text):
+    (saved / "model.json").write_text(text)
+    with pytest.raises(ModelFileError):
+        BrainAgeModel.load(saved)
+
+
+def test_load__save_that_was_cut_short_is_no_model(saved):
+    (saved / "model.json").unlink()
+    with pytest.raises(ModelFileError, match="not a model directory"):
+        BrainAgeModel.load(saved)
+    shutil.rmtree(saved)
+    with pytest.raises(ModelFileError, match="not a model directory"):
+        BrainAgeModel.load(saved)
+
+
+@pytest.mark.xfail(reason="RecursionError is not caught", raises=RecursionError)
+def test_load__deeply_nested_description(saved):
+    (saved / "model.json").write_text("[" * 200_000)
+    with pytest.raises(ModelFileError):
+        BrainAgeModel.load(saved)
+
+
+@pytest.mark.xfail(reason="the fingerprint covers graph and arrays, not the rest of model.json")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["fold_of"].update(dict.fromkeys(d["fold_of"], 0)),  # leaks training subjects
+        lambda d: d["fold_of"].update(dict.fromkeys(d["fold_of"], 99)),  # ages become NaN
+        lambda d: d.update(features=d["features"][::-1]),  # ages become others
+        lambda d: d["about"].update(simulated="false"),  # the label vanishes
+        lambda d: d["about"].pop("age_min"),  # KeyError at predict
+    ],
+    ids=["folds", "fold-out-of-range", "feature-order", "simulated", "no-age-range"],
+)
+def test_load__changed_description(saved, change):
+    edit(saved, change)
+    with pytest.raises(ModelFileError):
+        BrainAgeModel.load(saved)
+
+
+@pytest.mark.xfail(reason="train_fold seeds torch's global generator")
+def test_fit__leaves_the_global_generator_alone(references, quick):
+    torch.manual_seed(1234)
+    before = torch.get_rng_state()
+    BrainAgeModel.fit(references, training=quick)
+    assert torch.equal(before, torch.get_rng_state())
