@@ -31,7 +31,7 @@ SECTIONS = (
 def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     return scalebrain.simulate_cohort(
-        folder / "bids", reference=45, stroke=36, cohorts=4, resolution=5.0
+        folder / "bids", reference=45, stroke=36, cohorts=4, resolution=3.0
     )
 
 

@@ -143,6 +143,12 @@ class BrainAgeModel:
         if not complete.all():
             logger.warning("%d references with missing nodes are left out", (~complete).sum())
         who = np.flatnonzero(chosen)[complete]
+        if len(x) and not who.size:
+            absent = int(np.isnan(x).any(axis=2).all(axis=0).sum())
+            raise StatisticsError(
+                f"None of {len(x)} references has all nodes; {absent} nodes are missing in every "
+                "one. On a grid coarser than 3 mm some nodes have no voxel: use a finer one."
+            )
         if not who.size:
             raise StatisticsError(
                 "No reference subject with age and a complete scan. Mark healthy subjects with "

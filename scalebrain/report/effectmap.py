@@ -82,7 +82,7 @@ def _strongest(effects: Effects) -> str:
             parts.append(
                 f"{number(values.mean())} years on average in {side} regions ({span(values, 2)})"
             )
-    return f"{effects.unit.capitalize()}, brain-PAD differs by {and_list(parts)}."
+    return f"{effects.unit[:1].upper()}{effects.unit[1:]}, brain-PAD differs by {and_list(parts)}."
 
 
 def _limit(effects: Effects) -> float:

@@ -179,7 +179,10 @@ def forest_section(results: StudyResults) -> Section:
             blocks.append(Note(f"Effect of {effects.cause}", "heading"))
         if effects is not models[0]:
             blocks.append(Note(_finding(effects)))
-        blocks.append(_forest_figure(effects))
+        if np.isfinite(effects.estimate).any():
+            blocks.append(_forest_figure(effects))
+        else:
+            blocks.append(Note(f"No region has an estimate of {effects.cause}.", "missing"))
         blocks.append(_forest_table(effects))
         mixed = results.mixed if effects.key == "mixed" else results.mixed_load
         if mixed is not None:

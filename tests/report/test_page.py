@@ -1,0 +1,235 @@
+"""The page as a whole: complete, self-contained, escaped, the same every time."""
+
+import base64
+import hashlib
+import html
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalebrain.errors import GeometryError, MissingVariableError
+from scalebrain.report.page import StudyResults, render_report, write_report
+from tests.report.conftest import Study, make_study
+
+SECTIONS = [
+    "cohort",
+    "lesions",
+    "accuracy",
+    "map",
+    "forest",
+    "sem",
+    "motor",
+    "recovery",
+    "methods",
+    "limits",
+    "provenance",
+]
+EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>$x^{$\\frac{1}$ 脳"
+
+
+class Outline(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.inside: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside[-1:] not in (["script"], ["style"]):
+            self.text.append(data)
+
+    def of(self, name: str) -> list[dict[str, str]]:
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+def visible(page: str) -> str:
+    return re.sub(r"\s+", " ", " ".join(Outline(page).text))
+
+
+def test_write_report__writes_the_same_page_every_time_and_changes_nothing(
+    study: Study, tmp_path: Path, page: str
+):
+    before = study.ds.copy(deep=True)
+    target = write_report(study.ds, tmp_path / "new" / "report.html", results=study.results)
+    assert [p.name for p in target.parent.iterdir()] == ["report.html"]
+    assert target.read_text(encoding="utf-8") == page
+    assert target.stat().st_size < 10e6
+    assert study.ds.identical(before)
+
+
+def test_write_report__leaves_no_file_when_it_fails(study: Study, tmp_path: Path):
+    target = tmp_path / "report.html"
+    with pytest.raises(GeometryError, match="background has shape"):
+        write_report(study.ds, target, results=study.results, background=np.zeros(3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_render_report__needs_a_store(study: Study):
+    with pytest.raises(MissingVariableError, match="cohort"):
+        render_report(study.ds.drop_vars("cohort"), results=study.results)
+
+
+def test_render_report__has_every_section_with_a_takeaway(page: str):
+    outline = Outline(page)
+    assert [a["id"] for a in outline.of("section")] == SECTIONS
+    assert [a["href"] for a in outline.of("a") if a["href"].startswith("#")][1:] == [
+        f"#{key}" for key in SECTIONS
+    ]
+    assert page.count('class="takeaway"') == 8
+    assert page.count("<figure") >= 12
+
+
+def test_render_report__loads_nothing_from_elsewhere(page: str):
+    outline = Outline(page)
+    assert not outline.of("link")
+    assert not outline.of("iframe")
+    assert all("src" not in attrs for _, attrs in outline.tags)
+    for _, attrs in outline.tags:
+        for name in ("href", "xlink:href"):
+            link = attrs.get(name, "#")
+            assert link.startswith(("#", "data:image/png;base64,", "https://doi.org/")), link
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_render_report__allows_only_its_own_script(page: str):
+    policy = next(a["content"] for a in Outline(page).of("meta") if "http-equiv" in a)
+    script = page[page.index("<script>") + 8 : page.index("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_render_report__gives_ids_once_and_every_reference_a_target(page: str):
+    tags = Outline(page).tags
+    ids = Counter(attrs["id"] for _, attrs in tags if "id" in attrs)
+    assert [name for name, n in ids.items() if n > 1] == []
+    used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"|labelledby="([^"]+)"', page)
+    assert {next(filter(None, found)) for found in used} <= set(ids)
+
+
+def test_render_report__describes_every_drawing(page: str):
+    drawings = Outline(page).of("svg")
+    assert len(drawings) >= 11
+    assert all(a["role"] == "img" and len(a["aria-label"]) > 30 for a in drawings)
+
+
+@pytest.fixture(scope="module")
+def evil_page() -> str:
+    evil = make_study(EVIL)
+    return render_report(evil.ds, results=evil.results, title=f"Title{EVIL}")
+
+
+def test_render_report__escapes_every_text(evil_page: str):
+    page = evil_page
+    outline = Outline(page)
+    assert len(outline.of("script")) == 1
+    assert not outline.of("img")
+    assert not [a for _, a in outline.tags if any(name.startswith("on") for name in a)]
+    for before in ("site A", "Title", "sensorimotor", "SMN ipsilesional", "contra"):
+        found = [t for t in outline.text if before in t]
+        assert found, before
+    inside_svg = re.findall(r"<text[^>]*>([^<]*)</text>", page)
+    assert any("site A&lt;script&gt;" in t for t in inside_svg)
+    assert any(t.startswith("contra&lt;script&gt;") for t in inside_svg)
+    assert "<script>alert" not in page
+    assert visible(page).count("alert(1)") > 30
+
+
+def test_render_report__draws_formulas_and_any_script_as_they_are_written(evil_page: str):
+    drawn = [html.unescape(t) for t in re.findall(r"<text[^>]*>([^<]*)</text>", evil_page)]
+    assert f"site A{EVIL}" in drawn
+
+
+@pytest.mark.parametrize(
+    ("store", "model", "words"),
+    [
+        ("true", "true", "Simulated data Everyone in this report was generated by a computer"),
+        ("false", "true", "Model trained on simulated data"),
+        ("false", "false", ""),
+    ],
+)
+def test_render_report__warns_of_simulated_data(study: Study, store: str, model: str, words: str):
+    ds = study.ds[["group", "cohort", "brain_age"]].assign_attrs(simulated=store)
+    ds["brain_age"].attrs["model_trained_on_simulated"] = model
+    page = render_report(ds, results=StudyResults())
+    assert ('class="banner"' in page) == bool(words)
+    assert words in visible(page)
+    assert ("Simulated data</b> can show" in page) == bool(words)
+
+
+def test_render_report__says_why_a_result_is_missing(study: Study):
+    names = ("accuracy", "mixed", "mixed_load", "sem", "motor", "recovery")
+    reasons = {name: f"No {name} because of <reason> 17." for name in names}
+    text = visible(render_report(study.ds, results=StudyResults(missing=reasons)))
+    for reason in reasons.values():
+        if "mixed_load" not in reason:
+            assert reason in text
+    small = study.ds[["group", "cohort"]]
+    bare = visible(render_report(small, results=StudyResults()))
+    for name in ("accuracy", "mixed", "sem", "motor"):
+        assert f"This run passed no '{name}' result to the report." in bare
+    assert "no lesion_frequency" in bare
+    assert "given no truth to compare with" in bare
+    small.attrs = {}
+    assert "passed no provenance" in visible(render_report(small, results=StudyResults()))
+
+
+def test_render_report__says_that_real_data_have_no_truth(study: Study):
+    ds = study.ds[["group", "cohort"]].assign_attrs(simulated="false")
+    text = visible(render_report(ds, results=StudyResults()))
+    assert "nobody knows the true effects" in text
+
+
+@pytest.mark.parametrize("kind", ["U", "T"])
+def test_render_report__reads_every_text_dtype(study: Study, kind: str):
+    small = study.ds[["group", "cohort", "exclusion_reason", "included", "sex", "age"]]
+    expected = render_report(small, results=StudyResults())
+    dtype = np.dtypes.StringDType() if kind == "T" else "U"
+    names = ["group", "cohort", "exclusion_reason", "sex"]
+    converted = small.assign(
+        {name: (small[name].dims, small[name].values.astype(dtype)) for name in names}
+    )
+    assert converted["cohort"].dtype.kind == kind
+    assert render_report(converted, results=StudyResults()) == expected
+
+
+def test_render_report__counts_the_cohort_flow(page: str):
+    text = visible(page)
+    assert "39 of 42 people from 3 cohorts were analyzed; 3 people were excluded" in text
+    assert "24 reference 1 excluded 1 sex missing 23 analyzed" in text
+    assert "18 stroke 2 excluded 1 bilateral lesion 1 scan within 180 days 16 analyzed" in text
+
+
+def test_render_report__prints_provenance_as_it_was_given(page: str):
+    text = visible(page)
+    for words in ("numpy 2.3.0", "train 61.2 s", "kind: cheb", '"er": [', "scalebrain demo OUT"):
+        assert words in text
+    assert "10.1016/j.landig.2025.100942" in text
+
+
+def test_page__is_imported_without_the_heavy_packages():
+    code = (
+        "import sys, scalebrain.report.page\n"
+        "heavy = {'matplotlib', 'jinja2', 'scipy.ndimage', 'torch', 'sklearn', 'nilearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("[]", "['scipy.ndimage']")

@@ -1,0 +1,308 @@
+"""Sentences and drawings of the sections follow their numbers."""
+
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from scalebrain.atlas.regions import default_regions
+from scalebrain.report.brainage import accuracy_section
+from scalebrain.report.cohort import cohort_section, people
+from scalebrain.report.content import (
+    Figure,
+    Note,
+    Section,
+    StudyResults,
+    Table,
+    and_list,
+    interval,
+    number,
+    p_value,
+    span,
+)
+from scalebrain.report.effectmap import _parcel_values, effect_map_section
+from scalebrain.report.effects import focal_term, forest_section, read_effects
+from scalebrain.report.lesionmap import lesion_section
+from scalebrain.report.motor import motor_section, predictor_label
+from scalebrain.report.pathdiagram import Path, causal_order, path_diagram
+from scalebrain.report.pathmodel import read_paths, sem_section
+from scalebrain.report.recovery import recovery_section
+from tests.report.conftest import SIDED, Study, make_mixed
+
+
+def notes(section: Section) -> str:
+    return " ".join(block.text for block in section.blocks if isinstance(block, Note))
+
+
+def table(section: Section, key: str) -> list[list[str]]:
+    found = next(b for b in section.blocks if isinstance(b, Table) and b.key == key)
+    return [[cell.text for cell in row] for row in found.rows]
+
+
+def test_number__has_a_true_minus_and_no_negative_zero():
+    assert number(-1.234) == "−1.23"
+    assert number(-0.001) == "0.00"
+    assert number(12345.6, 0) == "12,346"
+    assert number(np.nan) == number(None) == "–"
+
+
+def test_p_value__is_never_zero():
+    assert (p_value(0.0), p_value(0.0004), p_value(0.05), p_value(np.nan)) == (
+        "<0.001",
+        "<0.001",
+        "0.050",
+        "–",
+    )
+
+
+def test_texts__join_ranges_and_lists():
+    assert interval(-1, 2) == "−1.00 to 2.00"
+    assert span([np.nan, 3.04, 3.01]) == "3.0"
+    assert span([]) == "–"
+    assert and_list(["a"]) == "a"
+    assert and_list(["a", "b", "c"]) == "a, b and c"
+    assert and_list(list("abcdefgh"), 3) == "a, b, c and 5 more"
+
+
+def test_accuracy_section__counts_the_regions_that_beat_the_mean(study: Study):
+    assert "in 18 of 18 regions" in accuracy_section(study.ds, study.results).takeaway
+    worse = study.parts["accuracy"].copy(deep=True)
+    worse["mae"][:5] = 20.0
+    section = accuracy_section(study.ds, StudyResults(accuracy=worse))
+    assert "in 13 of 18 regions" in section.takeaway
+    assert f"{float(worse['mae'].min()):.1f} to 20.0 years" in section.takeaway
+
+
+def test_accuracy_section__shows_oracle_and_deviation_only_with_a_truth(study: Study):
+    with_truth = accuracy_section(study.ds, study.results)
+    assert "the best possible correlation is 0.70" in notes(with_truth)
+    blind = study.parts["accuracy"].drop_vars(["deviation_r", "oracle_mae", "oracle_r"])
+    section = accuracy_section(study.ds, StudyResults(accuracy=blind))
+    assert "no true regional age is known" in notes(section)
+    assert not any("best possible" in b.svg for b in section.blocks if isinstance(b, Figure))
+
+
+def test_accuracy_section__measures_coverage_in_included_reference_people(study: Study):
+    ds = study.ds.copy(deep=True)
+    width = xr.where(ds["region"] == "SMN_L", 0.0, 100.0)
+    ds["brain_age_low"] = (ds["age"] - width - 1e-9).transpose("subject", "region")
+    ds["brain_age_high"] = (ds["age"] + width - 1e-9).transpose("subject", "region")
+    ds["brain_age_low"].attrs["coverage"] = 0.8
+    said = notes(accuracy_section(ds, study.results))
+    assert "the 80% conformal interval" in said
+    assert "(0% to 100% by region)" in said
+
+
+def test_cohort_section__warns_when_no_cohort_holds_both_groups(study: Study):
+    assert "3 cohorts hold people of more than one group" in notes(cohort_section(people(study.ds)))
+    apart = study.ds.assign_coords(cohort=study.ds["group"])
+    assert "cannot be told apart" in notes(cohort_section(people(apart)))
+
+
+def test_lesion_section__names_the_side_and_count_of_the_peak(study: Study):
+    background = np.full(study.ds.sizes["voxel"], 0.5)
+    section = lesion_section(study.ds, people(study.ds), background)
+    top = int(np.rint(study.ds["lesion_frequency"].max() * 16))
+    assert f"in the left hemisphere, where {top} of 16 people" in section.takeaway
+    figure = next(b for b in section.blocks if isinstance(b, Figure))
+    assert figure.svg.count(">L</text>") == figure.svg.count(">R</text>") == 12
+
+
+def test_lesion_section__mirrored_lesions_change_the_side(study: Study):
+    mirrored = study.ds.assign_coords(x=-study.ds["x"])
+    section = lesion_section(mirrored, people(mirrored), np.full(mirrored.sizes["voxel"], 0.5))
+    assert "in the right hemisphere" in section.takeaway
+
+
+def test_lesion_section__says_when_there_is_nothing_to_draw(study: Study):
+    empty = study.ds.assign(lesion_frequency=study.ds["lesion_frequency"] * 0)
+    empty["lesion_frequency"].attrs["n"] = 16
+    section = lesion_section(empty, people(empty), np.zeros(empty.sizes["voxel"]))
+    assert "None of the 16 lesion masks" in notes(section)
+    oblique = study.ds.assign_attrs(affine=(np.eye(4) + 0.2).ravel().tolist())
+    section = lesion_section(oblique, people(oblique), np.zeros(oblique.sizes["voxel"]))
+    assert "oblique" in notes(section)
+
+
+@pytest.mark.parametrize(
+    ("terms", "attrs", "expected"),
+    [
+        (["Intercept", "age", "scale(log10(lesion_volume))"], {}, "scale(log10(lesion_volume))"),
+        (["Intercept", "age", "lesion_volume"], {"focal_term": "age"}, "age"),
+        (["Intercept", "age"], {}, "age"),
+        (["Intercept"], {}, "Intercept"),
+    ],
+)
+def test_focal_term__prefers_the_lesion(terms: list[str], attrs: dict[str, str], expected: str):
+    assert focal_term(xr.Dataset(coords={"term": terms}, attrs=attrs)) == expected
+
+
+@pytest.mark.parametrize(
+    ("term", "unit"),
+    [
+        ("scale(log10(lesion_volume))", "per standard deviation of log lesion volume"),
+        ("lesion_load", "per unit of lesion load"),
+        ("center(age)", "per unit of age"),
+    ],
+)
+def test_read_effects__says_what_an_estimate_is_per(term: str, unit: str):
+    assert read_effects("mixed", make_mixed(term)).unit == unit
+
+
+def test_forest_section__tells_older_from_younger():
+    mixed = make_mixed("scale(log10(lesion_volume))")
+    takeaway = forest_section(StudyResults(mixed=mixed)).takeaway
+    assert takeaway.startswith("Larger lesions go with older ipsilesional regions (SMN, FPN")
+    assert "contralesional" not in takeaway
+    flipped = forest_section(StudyResults(mixed=mixed.assign(estimate=-mixed["estimate"])))
+    assert "younger ipsilesional regions" in flipped.takeaway
+    none = forest_section(StudyResults(mixed=mixed.assign(q=mixed["q"] * 0 + 0.5)))
+    assert none.takeaway.startswith("No association of lesion volume")
+    assert "9 have a raw p below 0.05" in none.takeaway
+
+
+def test_forest_section__shows_raw_p_beside_q():
+    section = forest_section(StudyResults(mixed=make_mixed("scale(lesion_volume)")))
+    rows = table(section, "table-mixed")
+    assert len(rows) == 18
+    assert rows[0] == [
+        "ipsilesional sensorimotor",
+        "0.80",
+        "0.40 to 1.20",
+        "0.001",
+        "0.002",
+        "16",
+    ]
+
+
+def test_forest_section__says_what_could_not_be_fitted():
+    mixed = make_mixed("scale(lesion_load)")
+    side = np.array([r.endswith("_contralesional") for r in SIDED])
+    holes = mixed[["estimate", "ci_low", "ci_high", "p", "q"]].where(
+        ~xr.DataArray(side, dims="region")
+    )
+    mixed = mixed.assign(holes).assign_attrs(failures=["region SMN_contralesional: constant."])
+    section = forest_section(StudyResults(mixed=mixed))
+    assert "Not fitted, 1 reason: region SMN_contralesional: constant." in notes(section)
+    assert ">contralesional<" not in next(b.svg for b in section.blocks if isinstance(b, Figure))
+    nothing = mixed.assign(estimate=mixed["estimate"] * np.nan)
+    assert "No region has an estimate" in notes(forest_section(StudyResults(mixed=nothing)))
+
+
+def test_effect_map__averages_shared_parcels_and_says_so(study: Study):
+    mixed = make_mixed("scale(log10(lesion_volume))")
+    mixed["estimate"].loc[{"region": "FPN_ipsilesional"}] = 1.0
+    mixed["estimate"].loc[{"region": "DMN_ipsilesional"}] = 3.0
+    effects = read_effects("mixed", mixed)
+    values, shared = _parcel_values(effects, default_regions())
+    assert values[65] == 2.0
+    assert set(shared) == {65, 66}
+    assert values[1] == pytest.approx(0.8)
+    assert values[2] == pytest.approx(-0.2)
+    background = np.full(study.ds.sizes["voxel"], 0.5)
+    section = effect_map_section(study.ds, StudyResults(mixed=mixed), background)
+    captions = [b.caption for b in section.blocks if isinstance(b, Figure)]
+    assert "2 parcels belong to more than one region and show their mean" in captions[0]
+    assert len(captions) == 2
+
+
+def test_effect_map__explains_what_it_cannot_draw(study: Study):
+    bare = study.ds.drop_vars("parcel")
+    section = effect_map_section(bare, study.results, np.full(bare.sizes["voxel"], 0.5))
+    assert not [b for b in section.blocks if isinstance(b, Figure)]
+    assert "parcel" in notes(section)
+
+
+def test_sem_section__names_the_strongest_path_and_the_limits_of_its_fit(study: Study):
+    sem = study.parts["sem"]
+    section = sem_section(StudyResults(sem=sem))
+    assert "from ipsilesional brain-PAD to contralesional frontoparietal" in section.takeaway
+    assert "4 of 6 paths have an interval that excludes zero" in section.takeaway
+    assert "cannot tell which of the two comes first" in notes(section)
+    free = sem.assign(df=((), 2)).assign_attrs(saturated=0)
+    assert "saturated" not in notes(sem_section(StudyResults(sem=free)))
+    assert [row[0] for row in table(section, "rivals")] == ["specified", "reversed", "restricted"]
+
+
+def test_read_paths__leaves_out_covariances_and_loadings():
+    sem = xr.Dataset(
+        {"std_estimate": ("path", [0.1, 0.2, 0.3])},
+        coords={"path": ["a ~ b", "a ~~ c", "f =~ a"]},
+    )
+    assert [(p.outcome, p.cause) for p in read_paths(sem)] == [("a", "b")]
+
+
+def test_path__is_clear_by_its_interval_else_by_p():
+    assert Path("a", "b", 0.3, 0.1, 0.5, 0.9).clear
+    assert not Path("a", "b", 0.3, -0.1, 0.5, 0.01).clear
+    assert Path("a", "b", 0.3, np.nan, np.nan, 0.01).clear
+
+
+def test_path_diagram__keeps_arrows_out_of_boxes():
+    nan = np.nan
+    paths = [Path(f"v{j}", f"v{i}", 0.2, nan, nan, 0.5) for i in range(5) for j in range(i + 1, 5)]
+    svg = path_diagram(paths, "alt", {})
+    boxes = [
+        (float(x), float(y))
+        for x, y in re.findall(r'<g transform="translate\(([\d.]+) ([\d.]+)', svg)
+    ][:5]
+    lines = [
+        tuple(map(float, found))
+        for found in re.findall(r'x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"', svg)
+    ]
+    assert len(lines) == 10
+    for x1, y1, x2, y2 in lines:
+        for x, y in ((x1, y1), (x2, y2)):
+            assert all(abs(x - bx) > 104 or abs(y - by) > 32 for bx, by in boxes)
+
+
+def test_causal_order__survives_a_circle():
+    def path(outcome: str, cause: str) -> Path:
+        return Path(outcome, cause, 0.1, 0, 0, 1)
+
+    assert causal_order([path("c", "b"), path("b", "a")]) == ["a", "b", "c"]
+    assert sorted(causal_order([path("a", "b"), path("b", "a")])) == ["a", "b"]
+
+
+def test_motor_section__names_the_best_model_and_when_it_is_of_no_use(study: Study):
+    motor = study.parts["motor"]
+    takeaway = motor_section(StudyResults(motor=motor)).takeaway
+    assert "the best of 4 models (random forest on combined predictors) reaches R² 0.40" in takeaway
+    assert "no useful prediction" not in takeaway
+    assert "against −0.05 for always guessing the mean" in takeaway
+    weak = motor.assign(ci_low=motor["ci_low"] - 1)
+    assert "no useful prediction" in motor_section(StudyResults(motor=weak)).takeaway
+
+
+def test_motor_section__ranks_predictors_by_mean_importance(study: Study):
+    section = motor_section(study.results)
+    rows = table(section, "predictors")
+    assert [row[1] for row in rows] == ["ipsilesional CST lesion load (overlap)", "Age", "x"]
+    assert rows[0][3:] == ["0.1500", "1.2", "90%"]
+    assert "p = 0.048 from 20 permutations; the smallest p possible is 0.048" in notes(section)
+
+
+def test_predictor_label__reads_the_names_of_the_predictors():
+    assert predictor_label("lesion_load:SAL_ipsilesional") == "ipsilesional salience lesion load"
+    assert (
+        predictor_label("brain_pad_corrected:FPN_contralesional")
+        == "contralesional frontoparietal brain-PAD"
+    )
+    assert predictor_label("my_own") == "my own"
+
+
+def test_recovery_section__judges_by_the_interval_alone(study: Study):
+    section = recovery_section(study.results, simulated=True)
+    assert "1 of 2 planted effects lies inside" in section.takeaway
+    assert "outside: CST load on motor score" in section.takeaway
+    assert [row[5] for row in table(section, "recovery-table")] == ["yes", "no"]
+    lied = study.parts["recovery"].assign(inside=[False, True])
+    again = recovery_section(StudyResults(recovery=lied), simulated=True)
+    assert again.takeaway == section.takeaway
+
+
+def test_recovery_section__says_which_column_is_missing(study: Study):
+    less = study.parts["recovery"].drop(columns=["ci_low"])
+    section = recovery_section(StudyResults(recovery=less), simulated=True)
+    assert "lacks ci_low" in notes(section)
