@@ -61,6 +61,7 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
     from distributed import Client, LocalCluster
 
     if spec is None:
+        logging.getLogger("distributed.nanny").setLevel(logging.ERROR)
         from dask.system import CPU_COUNT
         from distributed.system import MEMORY_LIMIT
 

@@ -199,12 +199,27 @@ class BrainAgeModel:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over graph and weights."""
-        digest = hashlib.sha256(self.graph.fingerprint.encode())
+        """SHA-256 over everything that is saved."""
+        content = json.dumps(self._content(), sort_keys=True)
+        digest = hashlib.sha256(content.encode())
         for name, values in sorted(self._arrays().items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        """Everything that goes into model.json."""
+        return {
+            "format": _FORMAT,
+            "graph_sha256": self.graph.fingerprint,
+            "n_nodes": self.graph.n_nodes,
+            "regions": list(self.graph.regions),
+            "features": list(self.features),
+            "training": asdict(self.training),
+            "fold_of": self.fold_of,
+            "metrics": self.metrics,
+            "about": self.about,
+        }
 
     def _arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Everything that goes into the safetensors file."""
@@ -246,18 +261,7 @@ class BrainAgeModel:
         arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
         save_file(arrays, folder / "weights.safetensors")
         (folder / "MODEL_CARD.md").write_text(self._card(), encoding="utf-8")
-        content = {
-            "format": _FORMAT,
-            "graph_sha256": self.graph.fingerprint,
-            "fingerprint": self.fingerprint,
-            "n_nodes": self.graph.n_nodes,
-            "regions": list(self.graph.regions),
-            "features": list(self.features),
-            "training": asdict(self.training),
-            "fold_of": self.fold_of,
-            "metrics": self.metrics,
-            "about": self.about,
-        }
+        content = {**self._content(), "fingerprint": self.fingerprint}
         text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
         partial = folder / "model.json.part"
         partial.write_text(text + "\n", encoding="utf-8")
@@ -305,7 +309,7 @@ class BrainAgeModel:
             raise ModelFileError(f"{folder}: not a model directory ({error}). {way_out}") from error
         except SafetensorError as error:
             raise ModelFileError(f"{folder}: damaged weights ({error}). {way_out}") from error
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
             if isinstance(error, ModelFileError):
                 raise
             raise ModelFileError(f"{folder}: damaged model.json ({error!r}). {way_out}") from error
@@ -434,6 +438,7 @@ def _predict_block(
     if not seen.any():
         return out
     rows = np.asarray(x[seen][:, graph.rows], dtype=np.float64)
+    rows = np.where(np.isfinite(rows), rows, np.nan)  # an infinite feature is a missing one
     trained = fold[seen]
     years = np.full((len(model.folds), len(rows), n_regions), np.nan)
     corrected = np.full_like(years, np.nan)
@@ -495,8 +500,9 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
             f"The model needs the node features {', '.join(model.features)}; the data lack "
             f"{', '.join(missing)}. Train a model on the features that both have."
         )
-    found = build_graph(ds)
-    if model.graph.n_nodes != found.n_nodes or not np.array_equal(model.graph.edges, found.edges):
+    validate(ds, "edge_source", "edge_target")
+    edges = np.stack([ds["edge_source"].values, ds["edge_target"].values], axis=1)
+    if model.graph.n_nodes != ds.sizes["node"] or not np.array_equal(model.graph.edges, edges):
         raise ModelFileError("The model was trained on another graph of nodes than the store has.")
     space = str(ds.attrs.get("space", model.about["space"]))
     if space != model.about["space"]:
@@ -504,6 +510,8 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     fold = np.array([model.fold_of.get(key, -1) for key in subject_keys(ds)], dtype=np.int64)
     age = ds["age"].astype(np.float64)
     features = ds["node_features"].sel(feature=list(model.features))
+    if "scan_present" in ds:
+        features = features.where(ds["scan_present"].astype(bool))
     if features.chunks:
         features = features.chunk(node=-1, feature=-1)
     regions = list(model.graph.regions)

@@ -191,7 +191,7 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
     Notes
     -----
     The linear path starts at the ridge regression of each region, so the convolutions
-    learn what it leaves; what does not help the validation subjects is not kept.
+    learn what it leaves; the linear path is fitted again on everyone at the end; what does not help the validation subjects is not kept.
     """
     import torch
 
@@ -200,6 +200,7 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
     rng = np.random.default_rng([training.seed, 2, number])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order, so the weights do not depend on the machine
+    state = torch.get_rng_state()
     torch.manual_seed(training.seed * 1000 + number)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     center = x.mean(axis=(0, 1))
@@ -265,7 +266,12 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
             if stale >= training.patience:
                 break
     logger.info("fold %d: %d epochs, validation MAE %.2f y", number + 1, len(curve), curve[-1][1])
+    # what stopped the training can still teach the linear path
+    everyone, all_intercepts = _ridge(z, (age - age_center) / age_spread, graph)
+    best_weights["skip_weight"] += tensor(everyone - linear)
+    best_weights["bias"] += tensor(all_intercepts - intercepts)
     torch.set_num_threads(threads)
+    torch.set_rng_state(state)
     weights = {k: v.cpu().numpy().astype(np.float32) for k, v in best_weights.items()}
     return Fold(weights, center, spread, age_center, age_spread, imputer, np.array(curve))
 

@@ -499,7 +499,8 @@ def read_results(url: str | Path) -> tuple[dict[str, xr.Dataset], dict[str, Any]
     out = {}
     for name in attrs["names"]:
         with _quiet(), xr.open_zarr(url, group=name, consolidated=False, chunks=None) as ds:
-            out[name] = _readable(ds.load())
+            loaded = _readable(ds.load())
+            out[name] = loaded[sorted(map(str, loaded.variables))]
     return out, attrs
 
 

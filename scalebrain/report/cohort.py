@@ -23,6 +23,7 @@ from scalebrain.report.content import (
     number,
     percent,
     plural,
+    shorten,
     span,
     text,
     text_values,
@@ -251,7 +252,7 @@ def _age_figure(table: pd.DataFrame) -> Figure:
                 linewidths=0,
                 label=f"{group or 'no group'} ({len(part)})",
             )
-        axes.set_yticks(range(len(shown)), [c or "no cohort" for c in shown])
+        axes.set_yticks(range(len(shown)), [shorten(c or "no cohort", 32) for c in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_xlabel("Age at the scan, years")
         axes.grid(axis="x")

@@ -33,6 +33,7 @@ __all__ = [
     "p_value",
     "percent",
     "plural",
+    "shorten",
     "span",
     "split_region",
     "text",
@@ -248,6 +249,11 @@ def and_list(words: Sequence[str], limit: int = 6) -> str:
     if len(shown) < 2:
         return "".join(shown)
     return ", ".join(shown[:-1]) + " and " + shown[-1]
+
+
+def shorten(words: str, length: int) -> str:
+    """Cut text that is too long for a drawing; tables show it in full."""
+    return words if len(words) <= length else words[: length - 1] + "…"
 
 
 # -- cells --------------------------------------------------------------------------------

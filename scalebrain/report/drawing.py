@@ -154,6 +154,7 @@ def color_bar(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.ticker import MaxNLocator
 
     box = axes.get_window_extent()
     axes.set_axis_on()
@@ -162,6 +163,7 @@ def color_bar(
         ScalarMappable(Normalize(*limits), ListedColormap(colors)),
         orientation="horizontal" if box.width > box.height else "vertical",
     )
+    bar.set_ticks(MaxNLocator(nbins=6))
     bar.set_label(label)
     bar.outline.set_visible(False)
     return bar

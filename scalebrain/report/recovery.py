@@ -21,6 +21,7 @@ from scalebrain.report.content import (
     interval,
     number,
     plural,
+    shorten,
     text,
 )
 
@@ -124,7 +125,7 @@ def _figure(table: pd.DataFrame, inside: list[bool | None], caption: str) -> Fig
         axes.axvline(0, color=drawing.INK, linewidth=0.9)
         names = [str(row["effect"]) for row in rows[::-1]]
         size = 9.5 if longest < 46 else 8.0
-        axes.set_yticks(range(n), [_shorten(name) for name in names], fontsize=size)
+        axes.set_yticks(range(n), [shorten(name, 64) for name in names], fontsize=size)
         axes.set_ylim(-0.6, n - 0.4)
         axes.set_xlabel("effect, in the unit of its row")
         axes.grid(axis="x")
@@ -140,10 +141,6 @@ def _figure(table: pd.DataFrame, inside: list[bool | None], caption: str) -> Fig
             ),
         )
     return Figure("recovery", svg, caption)
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= 64 else name[:63] + "…"
 
 
 def _legend(figure: "Drawn") -> None:

@@ -155,7 +155,8 @@ def test_render_report__escapes_every_text(evil_page: str):
 
 def test_render_report__draws_formulas_and_any_script_as_they_are_written(evil_page: str):
     drawn = [html.unescape(t) for t in re.findall(r"<text[^>]*>([^<]*)</text>", evil_page)]
-    assert f"site A{EVIL}" in drawn
+    assert f"combined{EVIL}" in drawn
+    assert "site A<script>alert(1)</script>…" in drawn
 
 
 @pytest.mark.parametrize(
