@@ -28,6 +28,8 @@ class Graph:
         Number of nodes.
     edges
         (edge, 2) node positions of undirected edges, each once.
+    parcels
+        (node,) parcel code of every node.
     regions
         Names of the regions.
     members
@@ -36,6 +38,7 @@ class Graph:
 
     n_nodes: int
     edges: Ints
+    parcels: Ints
     regions: tuple[str, ...]
     members: tuple[Ints, ...]
 
@@ -65,18 +68,25 @@ class Graph:
 
     @cached_property
     def pairs(self) -> Ints:
-        """Pooled row of every row: neighbors in a region, two by two."""
-        out, start = [], 0
-        for members in self.members:
-            out.append(start + np.arange(len(members)) // 2)
-            start += (len(members) + 1) // 2
-        return np.concatenate(out)
+        """Pooled row of every row: neighbors two by two, a row without a free one alone."""
+        neighbors: dict[int, list[int]] = {}
+        for a, b in self.row_edges.T.tolist():
+            neighbors.setdefault(a, []).append(b)
+        pooled = np.full(len(self.rows), -1, dtype=np.int64)
+        n = 0
+        for row in range(len(self.rows)):
+            if pooled[row] < 0:
+                free = [other for other in neighbors.get(row, []) if pooled[other] < 0]
+                pooled[[row, *free[:1]]] = n
+                n += 1
+        return pooled
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything that the network's weights refer to."""
         digest = hashlib.sha256(json.dumps([self.n_nodes, list(self.regions)]).encode())
-        digest.update(np.ascontiguousarray(self.edges, dtype=np.int64).tobytes())
+        for array in (self.edges, self.parcels):
+            digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
         for members in self.members:
             digest.update(np.ascontiguousarray(members, dtype=np.int64).tobytes())
         return digest.hexdigest()
@@ -112,6 +122,7 @@ def build_graph(ds: xr.Dataset, *, regions: RegionSet | None = None) -> Graph:
     return Graph(
         ds.sizes["node"],
         edges.astype(np.int64),
+        ds["node_parcel"].values.astype(np.int64),
         regions.regions,
         tuple(np.flatnonzero(column).astype(np.int64) for column in member.T),
     )

@@ -225,6 +225,7 @@ class BrainAgeModel:
         """Everything that goes into the safetensors file."""
         out: dict[str, npt.NDArray[np.generic]] = {
             "edges": self.graph.edges,
+            "parcels": self.graph.parcels,
             "rows": self.graph.rows,
             "region_of_row": self.graph.region_of_row,
             "radius": self.radius,
@@ -322,7 +323,7 @@ class BrainAgeModel:
         """Model from its description and arrays."""
         regions = tuple(str(r) for r in d["regions"])
         members = tuple(a["rows"][a["region_of_row"] == r] for r in range(len(regions)))
-        graph = Graph(int(d["n_nodes"]), a["edges"], regions, members)
+        graph = Graph(int(d["n_nodes"]), a["edges"], a["parcels"], regions, members)
         folds = []
         for i in range(int(d["training"]["folds"])):
             prefix = f"fold{i}.weights."
@@ -500,9 +501,10 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
             f"The model needs the node features {', '.join(model.features)}; the data lack "
             f"{', '.join(missing)}. Train a model on the features that both have."
         )
-    validate(ds, "edge_source", "edge_target")
+    validate(ds, "edge_source", "edge_target", "node_parcel")
     edges = np.stack([ds["edge_source"].values, ds["edge_target"].values], axis=1)
-    if model.graph.n_nodes != ds.sizes["node"] or not np.array_equal(model.graph.edges, edges):
+    same = np.array_equal(model.graph.edges, edges)
+    if not same or not np.array_equal(model.graph.parcels, ds["node_parcel"].values):
         raise ModelFileError("The model was trained on another graph of nodes than the store has.")
     space = str(ds.attrs.get("space", model.about["space"]))
     if space != model.about["space"]:

@@ -191,7 +191,8 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
     Notes
     -----
     The linear path starts at the ridge regression of each region, so the convolutions
-    learn what it leaves; the linear path is fitted again on everyone at the end; what does not help the validation subjects is not kept.
+    learn what it leaves; what does not help the validation subjects is not kept. At the
+    end the linear path is fitted again on everyone.
     """
     import torch
 

@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 
 from scalebrain.atlas.regions import RegionSet
-from scalebrain.errors import ModelFileError, ScalebrainError
+from scalebrain.errors import ModelFileError
 from scalebrain.graph.model import BrainAgeModel, brain_age
 from scalebrain.graph.train import Training, assign_folds
 
@@ -89,7 +89,6 @@ def test_brain_age__missing_elsewhere_moves_nothing(references, model):
     assert (out["imputed_fraction"].values[:, 1] == 1).all()
 
 
-@pytest.mark.xfail(reason="the readout multiplies every node by 0 or 1, and 0 * inf is NaN")
 def test_brain_age__infinity_elsewhere_moves_nothing(references, model):
     outside = np.ones(model.graph.n_nodes, dtype=bool)
     outside[model.graph.members[0]] = False
@@ -124,7 +123,6 @@ def test_brain_age__absent_scan_is_missing(references, model):
     assert np.isfinite(out["brain_age"][1:]).all()
 
 
-@pytest.mark.xfail(reason="scan_present is not looked at: features alone decide")
 def test_brain_age__scan_present_decides(references, model):
     ds = references.copy(deep=True)
     ds["scan_present"] = ("subject", np.arange(80) != 0)
@@ -141,7 +139,6 @@ def test_brain_age__age_outside_training_is_flagged_and_unknown_age_predicted(re
     assert np.isnan(out["brain_pad"][61]).all()
 
 
-@pytest.mark.xfail(reason="the fingerprint of the graph leaves the parcels of the nodes out")
 def test_brain_age__refuses_other_parcels(references, model):
     swapped = references["node_parcel"].copy(data=references["node_parcel"].values[::-1])
     with pytest.raises(ModelFileError):
@@ -153,7 +150,6 @@ def test_brain_age__features_in_another_order_are_put_right(references, model):
     np.testing.assert_array_equal(other["brain_age"], model.predict(references)["brain_age"])
 
 
-@pytest.mark.xfail(reason="predict builds the default regions first", raises=ScalebrainError)
 def test_brain_age__custom_regions_on_a_graph_of_their_own(references, quick):
     keep = np.isin(references["node_parcel"].values, (1, 2, 19, 20))
     position = np.where(keep, np.cumsum(keep) - 1, -1)
@@ -207,14 +203,12 @@ def test_load__save_that_was_cut_short_is_no_model(saved):
         BrainAgeModel.load(saved)
 
 
-@pytest.mark.xfail(reason="RecursionError is not caught", raises=RecursionError)
 def test_load__deeply_nested_description(saved):
     (saved / "model.json").write_text("[" * 200_000)
     with pytest.raises(ModelFileError):
         BrainAgeModel.load(saved)
 
 
-@pytest.mark.xfail(reason="the fingerprint covers graph and arrays, not the rest of model.json")
 @pytest.mark.parametrize(
     "change",
     [
@@ -232,7 +226,6 @@ def test_load__changed_description(saved, change):
         BrainAgeModel.load(saved)
 
 
-@pytest.mark.xfail(reason="train_fold seeds torch's global generator")
 def test_fit__leaves_the_global_generator_alone(references, quick):
     torch.manual_seed(1234)
     before = torch.get_rng_state()

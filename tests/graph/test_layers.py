@@ -55,7 +55,6 @@ def test_pairs__pooling_joins_neighbors_two_by_two(references):
     assert all(len(set(r)) == 1 for r in region)
 
 
-@pytest.mark.xfail(reason="pairs follow the numbering of the nodes, not the edges")
 def test_pairs__pooled_nodes_share_an_edge(references):
     graph = build_graph(references)
     edges = {tuple(edge) for edge in graph.row_edges.T.tolist()}
