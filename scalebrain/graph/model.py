@@ -396,12 +396,10 @@ def build_network(fold: Fold, graph: Graph, training: Training, n_features: int)
 
     from scalebrain.graph.layers import RegionalNetwork
 
-    network = RegionalNetwork(
-        graph,
-        n_features,
-        layer=training.layer,
-        channels=training.channels,
-    )
+    with torch.random.fork_rng(devices=[]):  # its random weights are replaced at once
+        network = RegionalNetwork(
+            graph, n_features, layer=training.layer, channels=training.channels
+        )
     try:
         network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in fold.weights.items()})
     except RuntimeError as error:

@@ -81,7 +81,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
     else:
         blocks.insert(1 if accuracy is not None else len(blocks), scatter)
     if coverage is not None:
-        blocks.append(_coverage_note(coverage, level))
+        blocks.append(_coverage_note(ds, coverage, level))
     return Section("accuracy", _TITLE, takeaway, blocks)
 
 
@@ -130,12 +130,22 @@ def _coverage(ds: xr.Dataset) -> tuple[dict[str, float] | None, float]:
     return dict(zip(map(str, ds["region"].values), map(float, share), strict=True)), level
 
 
-def _coverage_note(coverage: dict[str, float], level: float) -> Note:
+def _coverage_note(ds: xr.Dataset, coverage: dict[str, float], level: float) -> Note:
     values = [v for v in coverage.values() if math.isfinite(v)]
+    low, high = percent(min(values)), percent(max(values))
+    by_construction = "out_of_fold" in ds.variables and bool(
+        np.asarray(ds["out_of_fold"].values, dtype=np.bool_)[_reference(ds)].all()
+    )
     return Note(
         f"Prediction intervals: the {percent(level)} conformal interval holds the true age of "
         f"{percent(float(np.mean(values)))} of reference people on average over regions "
-        f"({percent(min(values))} to {percent(max(values))} by region)."
+        f"({low if low == high else f'{low} to {high}'} by region)."
+        + (
+            " The intervals were set on the out-of-fold errors of these same people, so this "
+            "share is met by construction; it is no test on new people."
+            if by_construction
+            else ""
+        )
     )
 
 

@@ -28,6 +28,7 @@ from scalebrain.report.content import (
     text,
     text_values,
 )
+from scalebrain.report.recovery import detected
 
 __all__ = ["Headline", "cohort_section", "facts", "people"]
 
@@ -116,11 +117,12 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
     recovery = results.recovery
     if recovery is not None and len(recovery) and "inside" in recovery:
         inside = recovery["inside"].dropna().astype(bool)
+        seen, real = detected(recovery)
         out.append(
             (
                 f"{int(inside.sum())} of {len(inside)}",
-                "planted effects recovered",
-                "planted value inside the 95% interval",
+                "planted effects inside the 95% interval",
+                f"{seen} of {real} nonzero ones told from zero",
             )
         )
     return out

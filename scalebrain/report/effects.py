@@ -327,11 +327,19 @@ def _model_note(effects: Effects, mixed: xr.Dataset) -> Note:
         )
     failures = mixed.attrs.get("failures")
     if isinstance(failures, list | tuple) and failures:
-        parts.append(
-            f"Not fitted, {plural(len(failures), 'reason')}: "
-            + "; ".join(str(f).rstrip(".") for f in failures[:3])
-            + (f"; and {len(failures) - 3} more." if len(failures) > 3 else ".")
-        )
+        parts.append(_told_failures([str(failure) for failure in failures]))
     if mixed.attrs.get("rows_dropped"):
         parts.append(f"Rows not used: {mixed.attrs['rows_dropped']}.")
     return Note(" ".join(part for part in parts if part), "small")
+
+
+def _told_failures(failures: list[str]) -> str:
+    """Say what was not fitted, regions with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for failure in failures:
+        where, _, reason = failure.partition(": ")
+        reasons.setdefault(reason or failure, []).append(where.removeprefix("region "))
+    told = [
+        f"{and_list(where, 4)}: {reason.rstrip('.')}" for reason, where in list(reasons.items())[:3]
+    ]
+    return "Not fitted: " + "; ".join(told) + "."

@@ -173,7 +173,8 @@ def _score_figure(motor: xr.Dataset) -> Figure:
         "Scores in cohorts that were not trained on, with 95% intervals that resample whole "
         "cohorts. R²: part of the variance of the motor score that is predicted, below zero "
         "where guessing the mean is better. AUC: severe against not severe, 0.5 is chance. "
-        "Dashed: guessing the mean of the training cohorts, and chance.",
+        "Dashed: guessing the mean of the training cohorts, and chance. Naming the best of many "
+        "models flatters it.",
     )
 
 

@@ -28,7 +28,7 @@ from scalebrain.report.content import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
-__all__ = ["recovery_section"]
+__all__ = ["detected", "recovery_section"]
 
 _NEEDED = ("effect", "planted", "estimate", "ci_low", "ci_high")
 
@@ -78,10 +78,16 @@ def recovery_section(results: StudyResults, *, simulated: bool) -> Section:
         str(name) for name, flag in zip(table["effect"], inside, strict=True) if flag is False
     ]
     takeaway += f"; outside: {and_list(missed, 4)}." if missed else "."
+    seen, real = detected(table)
+    takeaway += (
+        f" Of {plural(real, 'planted effect')} that {'is' if real == 1 else 'are'} not zero, "
+        f"{seen} {'is' if seen == 1 else 'are'} told from zero with the right sign."
+    )
     caption = (
         "These effects were planted by the simulation, so a value inside its interval shows "
         "that the pipeline can find an effect of this kind and size. It says nothing about "
-        "people. Of correct 95% intervals, 1 in 20 misses its planted value by chance."
+        "people. Of correct 95% intervals, 1 in 20 misses its planted value by chance; a wide "
+        "interval holds much, and proves little where it also holds zero."
     )
     if table.attrs.get("note"):
         caption += f" {table.attrs['note']}"
@@ -98,6 +104,16 @@ def _inside(table: pd.DataFrame) -> list[bool | None]:
         else:
             out.append(None)
     return out
+
+
+def detected(table: pd.DataFrame) -> tuple[int, int]:
+    """Count planted effects whose interval excludes zero on the planted side, and nonzero ones."""
+    planted, low, high = (
+        table[name].to_numpy(dtype=np.float64) for name in ("planted", "ci_low", "ci_high")
+    )
+    real = np.isfinite(planted) & (planted != 0)
+    seen = real & np.where(planted > 0, low > 0, high < 0)
+    return int(seen.sum()), int(real.sum())
 
 
 def _figure(table: pd.DataFrame, inside: list[bool | None], caption: str) -> Figure:

@@ -53,7 +53,7 @@ def oracle(
     contrast. The oracle sees these two numbers of every parcel of the region without
     error and predicts linearly, with coefficients fitted on half of the people. An
     extraction from images can only lose against it, by the deformation, blending at
-    parcel borders, bias field and noise; no method reaches below it but by learning from
+    parcel borders, bias field and noise; no linear method reaches below it but by learning from
     other regions, which the regional models do not see.
     """
     p = parameters

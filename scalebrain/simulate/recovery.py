@@ -45,7 +45,7 @@ def add_truth(accuracy: xr.Dataset, ds: xr.Dataset, truth: str | Path) -> xr.Dat
     Dataset
         With ``deviation_r``, the correlation of ``brain_pad_corrected`` with the true
         deviation over included references, and ``oracle_mae`` and ``oracle_r``, the best
-        that anyone could do given the noise of the simulation.
+        that a linear method could do given the noise of the simulation.
 
     Raises
     ------

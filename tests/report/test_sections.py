@@ -92,6 +92,9 @@ def test_accuracy_section__measures_coverage_in_included_reference_people(study:
     said = notes(accuracy_section(ds, study.results))
     assert "the 80% conformal interval" in said
     assert "(0% to 100% by region)" in said
+    assert "by construction" not in said
+    own = ds.assign(out_of_fold=("subject", np.ones(ds.sizes["subject"], dtype=bool)))
+    assert "met by construction" in notes(accuracy_section(own, study.results))
 
 
 def test_cohort_section__warns_when_no_cohort_holds_both_groups(study: Study):
@@ -182,9 +185,11 @@ def test_forest_section__says_what_could_not_be_fitted():
     holes = mixed[["estimate", "ci_low", "ci_high", "p", "q"]].where(
         ~xr.DataArray(side, dims="region")
     )
-    mixed = mixed.assign(holes).assign_attrs(failures=["region SMN_contralesional: constant."])
+    mixed = mixed.assign(holes).assign_attrs(
+        failures=[f"region {r}: constant." for r in ("SMN_contralesional", "FPN_contralesional")]
+    )
     section = forest_section(StudyResults(mixed=mixed))
-    assert "Not fitted, 1 reason: region SMN_contralesional: constant." in notes(section)
+    assert "Not fitted: SMN_contralesional and FPN_contralesional: constant." in notes(section)
     assert ">contralesional<" not in next(b.svg for b in section.blocks if isinstance(b, Figure))
     nothing = mixed.assign(estimate=mixed["estimate"] * np.nan)
     assert "No region has an estimate" in notes(forest_section(StudyResults(mixed=nothing)))
@@ -296,6 +301,7 @@ def test_recovery_section__judges_by_the_interval_alone(study: Study):
     section = recovery_section(study.results, simulated=True)
     assert "1 of 2 planted effects lies inside" in section.takeaway
     assert "outside: CST load on motor score" in section.takeaway
+    assert "Of 2 planted effects that are not zero, 1 is told from zero" in section.takeaway
     assert [row[5] for row in table(section, "recovery-table")] == ["yes", "no"]
     lied = study.parts["recovery"].assign(inside=[False, True])
     again = recovery_section(StudyResults(recovery=lied), simulated=True)
