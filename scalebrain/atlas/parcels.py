@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.atlas.space import Grid, resample, template, template_grid
+from scalebrain.atlas.space import Grid, brain_mask, resample, template, template_grid
 from scalebrain.errors import ImageError, LateralityError
 
 __all__ = ["Nodes", "check_laterality", "node_image", "nodes", "package_file", "parcel_image"]
@@ -220,7 +220,7 @@ def nodes() -> Nodes:
     regions: RegionSet = default_regions()
     grid = template_grid(1.0)
     parcels = parcel_image(grid)
-    grey = (template("gm", grid) >= _MIN_GREY_MATTER) & template("mask", grid)
+    grey = (template("gm", grid) >= _MIN_GREY_MATTER) & brain_mask(grid)
     used = sorted({code for codes in regions.parcels.values() for code in codes})
     flat = np.flatnonzero(grey & np.isin(parcels, used))
     codes = parcels.ravel()[flat]

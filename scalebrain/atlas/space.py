@@ -8,7 +8,7 @@ resampling along the affine.
 import functools
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from scalebrain.errors import GeometryError
 
-__all__ = ["SPACE", "Grid", "resample", "template", "template_grid", "template_hash"]
+__all__ = ["SPACE", "Grid", "brain_mask", "resample", "template", "template_grid", "template_hash"]
 
 #: BIDS name of the template space.
 SPACE = "MNI152NLin2009aSym"
@@ -182,35 +182,41 @@ def resample(
     )
 
 
-@overload
-def template(name: Literal["mask"], grid: Grid) -> npt.NDArray[np.bool_]: ...
-
-
-@overload
-def template(name: Literal["t1", "gm", "wm"], grid: Grid) -> npt.NDArray[np.float32]: ...
-
-
-def template(name: TemplateName, grid: Grid) -> npt.NDArray[np.generic]:
+def template(name: Literal["t1", "gm", "wm"], grid: Grid) -> npt.NDArray[np.float32]:
     """Resample a template map to a grid.
 
     Parameters
     ----------
     name
-        ``t1`` (intensity, brain only, 0-1), ``gm`` and ``wm`` (tissue probabilities) or
-        ``mask`` (bool, exactly symmetric at 1 mm).
+        ``t1`` (intensity, brain only, 0-1), ``gm`` or ``wm`` (tissue probabilities).
     grid
         Grid of the result.
 
     Returns
     -------
     ndarray
-        float32 (bool for ``mask``) of shape ``grid.shape``.
+        float32 of shape ``grid.shape``.
 
     References
     ----------
     Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033
     """
     data, base = _base(name)
-    if name == "mask":
-        return np.asarray(resample(data, base, grid, order=0) != 0)
     return np.asarray(resample(data, base, grid, order=1), dtype=np.float32)
+
+
+def brain_mask(grid: Grid) -> npt.NDArray[np.bool_]:
+    """Resample the brain mask of the template to a grid.
+
+    Parameters
+    ----------
+    grid
+        Grid of the result.
+
+    Returns
+    -------
+    ndarray of bool
+        Shape ``grid.shape``; exactly symmetric on the template's own grid.
+    """
+    data, base = _base("mask")
+    return np.asarray(resample(data, base, grid, order=0) != 0)

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import ndimage
 
 from scalebrain.atlas.parcels import node_image, nodes, parcel_image
-from scalebrain.atlas.space import Grid, template
+from scalebrain.atlas.space import Grid, brain_mask, template
 from scalebrain.atlas.tracts import TRACTS, cst_probability
 from scalebrain.errors import GeometryError
 
@@ -37,7 +37,7 @@ def static_variables(grid: Grid) -> xr.Dataset:
     GeometryError
         When the grid does not cover the template's brain.
     """
-    inside = template("mask", grid)
+    inside = brain_mask(grid)
     parcels = parcel_image(grid)
     keep = np.flatnonzero(inside | (parcels > 0))
     volume = keep.size * grid.voxel_volume / 1e6

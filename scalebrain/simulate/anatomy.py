@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from scalebrain.atlas.parcels import parcel_image
-from scalebrain.atlas.space import Grid, template, template_grid
+from scalebrain.atlas.space import Grid, brain_mask, template, template_grid
 from scalebrain.atlas.tracts import cst_probability
 from scalebrain.errors import ConfigError
 from scalebrain.simulate.factors import PARCELS, parcel_factors
@@ -180,7 +180,7 @@ def _anatomy(
 ) -> Anatomy:
     grid = template_grid(resolution)
     # the voxels that an ingest keeps: the brain mask and what parcels stick out of it
-    kept = _file_order(template("mask", grid)) | (_file_order(parcel_image(grid)) > 0)
+    kept = _file_order(brain_mask(grid)) | (_file_order(parcel_image(grid)) > 0)
     inside = np.flatnonzero(kept)
     sides = [np.flatnonzero(kept.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)

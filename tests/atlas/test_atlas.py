@@ -3,7 +3,7 @@ import pytest
 
 from scalebrain.atlas.parcels import check_laterality, nodes, parcel_image
 from scalebrain.atlas.regions import default_regions
-from scalebrain.atlas.space import Grid, template, template_grid
+from scalebrain.atlas.space import Grid, brain_mask, template_grid
 from scalebrain.atlas.tracts import cst_probability
 from scalebrain.errors import LateralityError
 
@@ -11,7 +11,7 @@ from scalebrain.errors import LateralityError
 def test_template_grid__at_1_mm_is_the_template():
     grid = template_grid(1.0)
     assert grid.shape == (197, 233, 189)
-    mask = template("mask", grid)
+    mask = brain_mask(grid)
     np.testing.assert_array_equal(mask, mask[::-1])
 
 
@@ -23,7 +23,7 @@ def test_parcel_image__left_is_left_and_offset_fits():
     odd = parcels.ravel()[inside] % 2 == 1
     assert x[odd].mean() < -25 < 25 < x[~odd].mean()
     # the labels lie in the brain, and the plane between the hemispheres is the midline
-    assert template("mask", grid).ravel()[inside].mean() > 0.97
+    assert brain_mask(grid).ravel()[inside].mean() > 0.97
     left = np.where((parcels % 2 == 1) & (parcels > 0) & (parcels <= 90), 1, 0)
     right = np.where((parcels % 2 == 0) & (parcels > 0) & (parcels <= 90), 1, 0)
     index = np.arange(grid.shape[0])[:, None, None]

@@ -185,9 +185,9 @@ def test_forest_section__says_what_could_not_be_fitted():
     holes = mixed[["estimate", "ci_low", "ci_high", "p", "q"]].where(
         ~xr.DataArray(side, dims="region")
     )
-    mixed = mixed.assign(holes).assign_attrs(
-        failures=[f"region {r}: constant." for r in ("SMN_contralesional", "FPN_contralesional")]
-    )
+    left_out = ("SMN_contralesional", "FPN_contralesional")
+    mixed = mixed.assign(holes)
+    mixed.attrs["failures"] = [f"region {region}: constant." for region in left_out]
     section = forest_section(StudyResults(mixed=mixed))
     assert "Not fitted: SMN_contralesional and FPN_contralesional: constant." in notes(section)
     assert ">contralesional<" not in next(b.svg for b in section.blocks if isinstance(b, Figure))
