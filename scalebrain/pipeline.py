@@ -313,10 +313,13 @@ def _statistics(study: _Study) -> None:
         )
     else:
         sided = to_lesional_sides(ds)
+        # the other hemisphere has no lesion of its own
+        names = [str(r) for r in sided["region"].values if str(r).endswith("_ipsilesional")]
+        lesioned = sided.sel(region=names)
         model = config.sem_model or None
         steps: dict[str, Callable[[], xr.Dataset]] = {
             "mixed": lambda: mixed_model(sided, config.formula, errors="record"),
-            "mixed_load": lambda: mixed_model(sided, config.load_formula, errors="record"),
+            "mixed_load": lambda: mixed_model(lesioned, config.load_formula, errors="record"),
             "sem": lambda: sem(ds, model, n_boot=config.n_boot, seed=config.seed),
             "motor": lambda: predict_motor(
                 ds, seed=config.seed, n_permutations=config.n_permutations
