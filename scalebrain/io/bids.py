@@ -139,7 +139,9 @@ def _read_participants(path: Path) -> pd.DataFrame:
         )
     failures: list[str] = []
     ids = [i if i.startswith("sub-") else f"sub-{i}" for i in raw["participant_id"].str.strip()]
-    rows = pd.Series(ids).groupby([i.lower() for i in ids]).groups
+    rows: dict[str, list[int]] = {}
+    for row, i in enumerate(ids):
+        rows.setdefault(i.lower(), []).append(row)
     for same in rows.values():
         if len(same) > 1:
             lines = ", ".join(f"{raw['participant_id'][r]!r} in line {r + 2}" for r in same)
