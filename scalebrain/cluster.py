@@ -61,7 +61,6 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
     from distributed import Client, LocalCluster
 
     if spec is None:
-        logging.getLogger("distributed.nanny").setLevel(logging.ERROR)
         from dask.system import CPU_COUNT
         from distributed.system import MEMORY_LIMIT
 
@@ -77,6 +76,8 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
                 threads_per_worker=1,
                 dashboard_address="127.0.0.1:0",
                 host="127.0.0.1",
+                # a worker that is told to stop complains of the connection that it loses
+                silence_logs=logging.CRITICAL,
             ) as local,
             Client(local) as client,
         ):
