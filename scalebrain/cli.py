@@ -106,6 +106,11 @@ def _simulation(command: Callable[..., Any]) -> Callable[..., Any]:
 @cli.command()
 @click.argument("out", type=_FOLDER)
 @_simulation
+@click.option(
+    "--rival-direction",
+    is_flag=True,
+    help="Plant motor outcome -> contralesional frontoparietal deviation, not the reverse.",
+)
 @_scheduler
 def simulate(out: Path, scheduler: str | None, **options: Any) -> None:
     """Write a simulated cohort with known truth to OUT, as a BIDS derivatives tree."""
