@@ -1,4 +1,4 @@
-"""Settings of the process, and the one channel for progress."""
+"""The one channel through which long work reports progress."""
 
 import contextlib
 import contextvars
