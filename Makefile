@@ -67,13 +67,13 @@ $(VENV)/bin/python:
 
 # Versions that fit together, for every extra that only wheels are needed for: a fresh
 # environment from pyproject.toml, frozen. torch is named exactly, without the local version
-# that some indexes put behind it. aiobotocore (s3fs) wants python-dateutil 2, which pip alone
-# finds out only after a long search.
+# that some indexes put behind it. aiobotocore (s3fs) wants python-dateutil 2 and a certain boto3
+# (moto), which pip alone finds out only after a long search.
 FROZEN = test,dev,cluster,cloud
 constraints:
 	rm -rf $(VENV)-freeze
 	$(MAKE) VENV=$(VENV)-freeze $(VENV)-freeze/bin/python
-	$(VENV)-freeze/bin/python -m pip install torch==2.13.0 "python-dateutil<3" -e ".[$(FROZEN)]"
+	$(VENV)-freeze/bin/python -m pip install torch==2.13.0 "python-dateutil<3" "boto3<1.43.118" -e ".[$(FROZEN)]"
 	$(VENV)-freeze/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 	rm -rf $(VENV)-freeze
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     )
     from scalebrain.features.parcellation import node_features, parcel_features
     from scalebrain.graph.model import BrainAgeModel, brain_age
-    from scalebrain.ingestion.cohort import ingest
+    from scalebrain.ingestion.cohort import ingest, problems, validate
+    from scalebrain.ingestion.upkeep import store_info, verify_store, withdraw
     from scalebrain.io.store import open_store, save_store, unpack
     from scalebrain.pipeline import run_study
     from scalebrain.predict.motor import predict_motor
@@ -42,13 +43,18 @@ _HOME = {
     "open_store": "io.store",
     "parcel_features": "features.parcellation",
     "predict_motor": "predict.motor",
+    "problems": "ingestion.cohort",
     "run_study": "pipeline",
     "save_store": "io.store",
     "sem": "stats.sem",
     "simulate_cohort": "simulate.cohort",
+    "store_info": "ingestion.upkeep",
     "to_lesional_sides": "features.laterality",
     "tract_load": "features.lesion",
     "unpack": "io.store",
+    "validate": "ingestion.cohort",
+    "verify_store": "ingestion.upkeep",
+    "withdraw": "ingestion.upkeep",
 }
 
 __all__ = [
@@ -66,13 +72,18 @@ __all__ = [
     "open_store",
     "parcel_features",
     "predict_motor",
+    "problems",
     "run_study",
     "save_store",
     "sem",
     "simulate_cohort",
+    "store_info",
     "to_lesional_sides",
     "tract_load",
     "unpack",
+    "validate",
+    "verify_store",
+    "withdraw",
 ]
 
 

@@ -6,13 +6,21 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["inner_kernel", "kernel"]
+__all__ = ["inner_kernel", "kernel", "read_only"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _compiling = threading.RLock()
 
 
-def kernel(*signatures: str) -> Callable[[F], F]:
+def read_only(dtype: str) -> Any:
+    """Type of a contiguous one-dimensional array that a kernel does not write, for signatures.
+
+    Arrays that can be written are accepted too; ``dtype[::1]`` refuses those that cannot.
+    """
+    return numba.types.Array(getattr(numba.types, dtype), 1, "C", readonly=True)
+
+
+def kernel(*signatures: Any) -> Callable[[F], F]:
     """Compile a NumPy kernel for explicit `signatures`, without the GIL.
 
     Compilation happens at the first call, so importing a kernel costs nothing. The
@@ -22,7 +30,8 @@ def kernel(*signatures: str) -> Callable[[F], F]:
     Parameters
     ----------
     *signatures
-        numba signatures, e.g. ``"void(float32[::1], float64[::1])"``.
+        numba signatures, e.g. ``"void(float32[::1], float64[::1])"``, or tuples of argument
+        types, where a string cannot say it.
 
     Returns
     -------

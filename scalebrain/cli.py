@@ -86,6 +86,8 @@ def cli() -> None:
     """Regional brain age and stroke lesion statistics for large MRI cohorts."""
 
 
+#: Exit code of a partial success.
+_PARTIAL = 3
 _EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -118,20 +120,156 @@ def simulate(out: Path, scheduler: str | None, **options: Any) -> None:
         click.echo(scalebrain.simulate_cohort(out, **options))
 
 
+def _reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of how files are read, defined once."""
+    for option in (
+        click.option(
+            "--lesion-labels",
+            default="",
+            metavar="1,2",
+            help="Labels of multi-label masks that are lesion.",
+        ),
+        click.option("--volume", type=click.IntRange(0), help="Frame of 4-D images, from 0."),
+        click.option(
+            "--assume-space", is_flag=True, help="Trust images whose orientation codes are 0."
+        ),
+        click.option(
+            "--root",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Folder that the paths of a manifest may not leave; default: its own.",
+        ),
+        click.option("--prefix", default="", help="Put in front of every label of the datasets."),
+        click.option("--session", help="Session to take of people with several, or 'all'."),
+    ):
+        command = option(command)
+    return command
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    """Labels of a comma-separated list."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of whole numbers, as 1,2") from error
+
+
 @cli.command()
-@click.argument("bids_dir", type=_EXISTING)
-@click.argument("store", type=_FOLDER)
+@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("store")
+@click.option("--update", is_flag=True, help="Add to a finished store, read changed scans again.")
+@click.option("--strict", is_flag=True, help="Stop when any subject is rejected.")
+@click.option(
+    "--withdrawn",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of ids, one a line, of people who withdrew consent.",
+)
+@click.option("--resolution", type=float, help="Voxel size in mm of a new store.")
+@click.option("--whole-head", is_flag=True, help="Keep voxels outside the brain too.")
+@click.option("--min-lesion", default=0.0, metavar="ML", help="Leave smaller components out.")
+@click.option("--verify", is_flag=True, help="Write again what is damaged.")
+@_reading
 @_scheduler
-def ingest(bids_dir: Path, store: Path, scheduler: str | None) -> None:
-    """Read the scans of BIDS_DIR into the cohort store STORE."""
+def ingest(
+    sources: tuple[Path, ...],
+    store: str,
+    scheduler: str | None,
+    lesion_labels: str,
+    **options: Any,
+) -> None:
+    """Read SOURCES into the cohort store STORE, a path or URL.
+
+    A source is a folder (BIDS derivatives, ATLAS R2.0, CAT12, UK Biobank, FreeSurfer) or a
+    manifest (TSV or CSV). Exit code 3: some subjects were rejected, the others are in.
+    """
     with scalebrain.open_client(scheduler):
-        click.echo(scalebrain.ingest(bids_dir, store))
+        scalebrain.ingest(sources, store, lesion_labels=_labels(lesion_labels), **options)
+    click.echo(store)
+    rejected = scalebrain.problems(store)
+    if len(rejected):
+        click.echo(f"{len(rejected)} rejected: {store}/ingest/rejected.tsv", err=True)
+        raise click.exceptions.Exit(_PARTIAL)
 
 
 @cli.command()
-@click.argument("store", type=_EXISTING)
+@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@_reading
 @_scheduler
-def features(store: Path, scheduler: str | None) -> None:
+def validate(
+    sources: tuple[Path, ...], scheduler: str | None, lesion_labels: str, **options: Any
+) -> None:
+    """Do every check of an ingest of SOURCES and write nothing.
+
+    Exit code 3: some subjects would be rejected.
+    """
+    with scalebrain.open_client(scheduler):
+        found = scalebrain.validate(sources, lesion_labels=_labels(lesion_labels), **options)
+    for row in found.itertuples():
+        click.echo(f"{row.action} [{row.code}] {row.dataset} {row.subject}: {row.message}")
+    rejected = int((found["action"] == "E").sum())
+    click.echo(
+        f"{found.attrs['n_subjects']} subjects usable, {rejected} rejected, "
+        f"{len(found) - rejected} warnings"
+    )
+    if rejected:
+        raise click.exceptions.Exit(_PARTIAL)
+
+
+@cli.group()
+def store() -> None:
+    """Look after a cohort store."""
+
+
+@store.command("info")
+@click.argument("path")
+def store_info(path: str) -> None:
+    """Say what the store at PATH holds, as YAML."""
+    import yaml
+
+    from scalebrain.ingestion.upkeep import store_info as info
+
+    click.echo(yaml.safe_dump(info(path), sort_keys=False).rstrip())
+
+
+@store.command("verify")
+@click.argument("path")
+@_scheduler
+def store_verify(path: str, scheduler: str | None) -> None:
+    """Compare every shard of the store at PATH with the hash of what was written."""
+    from scalebrain.ingestion.upkeep import verify_store
+
+    with scalebrain.open_client(scheduler):
+        damaged = verify_store(path)
+    for line in damaged:
+        click.echo(line)
+    if damaged:
+        click.echo(f"{len(damaged)} damaged. Run the same ingest with --verify.", err=True)
+        raise click.exceptions.Exit(1)
+    click.echo(f"{path}: intact")
+
+
+@store.command("withdraw")
+@click.argument("path")
+@click.argument("ids", nargs=-1)
+@click.option(
+    "--list",
+    "listed",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of ids, one a line; those that the store does not hold are kept out too.",
+)
+def store_withdraw(path: str, ids: tuple[str, ...], listed: Path | None) -> None:
+    """Remove the participants IDS from the store at PATH, and keep them out."""
+    from scalebrain.ingestion.upkeep import withdraw
+    from scalebrain.io.sources import read_withdrawn
+
+    more = read_withdrawn(listed) if listed else frozenset()
+    n = withdraw(path, ids, also=more)
+    click.echo(f"{n} rows emptied")
+
+
+@cli.command()
+@click.argument("store")
+@_scheduler
+def features(store: str, scheduler: str | None) -> None:
     """Compute inclusion, node features and lesion loads of STORE."""
     from scalebrain.pipeline import compute_features
 
@@ -141,10 +279,10 @@ def features(store: Path, scheduler: str | None) -> None:
 
 
 @cli.command()
-@click.argument("store", type=_EXISTING)
+@click.argument("store")
 @click.argument("model_dir", type=_FOLDER)
 @_scheduler
-def train(store: Path, model_dir: Path, scheduler: str | None) -> None:
+def train(store: str, model_dir: Path, scheduler: str | None) -> None:
     """Train the brain-age model on the references of STORE into MODEL_DIR."""
     from scalebrain.pipeline import train_model
 
@@ -154,10 +292,10 @@ def train(store: Path, model_dir: Path, scheduler: str | None) -> None:
 
 
 @cli.command()
-@click.argument("store", type=_EXISTING)
+@click.argument("store")
 @click.argument("model_dir", type=_EXISTING)
 @_scheduler
-def predict(store: Path, model_dir: Path, scheduler: str | None) -> None:
+def predict(store: str, model_dir: Path, scheduler: str | None) -> None:
     """Predict the regional ages of everyone in STORE, and save them there."""
     from scalebrain.pipeline import predict_ages
 
@@ -194,7 +332,7 @@ def demo(out: Path, scheduler: str | None, **options: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command: exit code 0 success, 1 failure, 2 usage.
+    """Run a command: exit code 0 success, 1 failure, 2 usage, 3 partial success.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from scalebrain.options import report_progress
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["active_client", "map_tasks", "once_per_worker", "open_client"]
+__all__ = ["WORKER_ENVIRONMENT", "active_client", "map_tasks", "once_per_worker", "open_client"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +22,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MEMORY_PER_WORKER = 1.5 * 2**30
-# glibc returns large blocks to the system at once, and each scan pays for them anew;
-# workers keep them instead.
-_WORKER_ENVIRONMENT = {
+#: glibc returns large blocks to the system at once, and each scan pays for them anew;
+#: workers keep them instead.
+WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
@@ -66,7 +66,7 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
 
         n_workers = max(1, min(CPU_COUNT, int(MEMORY_LIMIT // _MEMORY_PER_WORKER)))
         settings = {
-            "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+            "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
             "distributed.scheduler.worker-saturation": "inf",
         }
         with (

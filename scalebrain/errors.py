@@ -3,7 +3,10 @@
 Each error is a :class:`ScalebrainError` and the builtin it specializes, so that
 ``except ValueError`` and ``except ScalebrainError`` both work. A message says what is
 wrong, with which subject or file, what was expected and found, then the way out.
+:class:`Problem` is such a message about one subject of a cohort, on its way into a table.
 """
+
+from dataclasses import dataclass
 
 __all__ = [
     "ConfigError",
@@ -14,6 +17,7 @@ __all__ = [
     "LateralityError",
     "MissingVariableError",
     "ModelFileError",
+    "Problem",
     "ScalebrainError",
     "ScalebrainWarning",
     "StatisticsError",
@@ -24,7 +28,19 @@ __all__ = [
 
 
 class ScalebrainError(Exception):
-    """Base class of every error that scalebrain raises on purpose."""
+    """Base class of every error that scalebrain raises on purpose.
+
+    Parameters
+    ----------
+    message
+        What is wrong, expected and found, and the way out.
+    code
+        Code of the rule that was broken (:mod:`scalebrain.io.guard`); empty when none is.
+    """
+
+    def __init__(self, message: str = "", *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class GeometryError(ScalebrainError, ValueError):
@@ -77,6 +93,28 @@ class DataWarning(ScalebrainWarning):
 
 class ConvergenceWarning(ScalebrainWarning):
     """A fit ended at a boundary or did not reach its tolerance."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, or odd, with one subject of a cohort.
+
+    Parameters
+    ----------
+    subject
+        Subject, as its table or folder names it.
+    code
+        Code of the rule (:mod:`scalebrain.io.guard`).
+    message
+        What is wrong, expected and found, and the way out.
+    file
+        The file that it is about; empty when it is about no single file.
+    """
+
+    subject: str
+    code: str
+    message: str
+    file: str = ""
 
 
 def check_all(failures: list[str], error: type[ScalebrainError], summary: str) -> None:

@@ -15,18 +15,17 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.config import StudyConfig, read_config
-from scalebrain.errors import ConfigError, StatisticsError
+from scalebrain.errors import ConfigError, StatisticsError, StoreError
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.laterality import to_lesional_sides
 from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
 from scalebrain.features.parcellation import node_features
 from scalebrain.ingestion.cohort import ingest
+from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
     open_store,
-    read_results,
     save_store,
     store_attributes,
-    write_results,
 )
 
 __all__ = ["compute_features", "predict_ages", "run_study", "train_model"]
@@ -144,23 +143,28 @@ def run_study(
             logger.info("%d/%d %s: done before", number, len(stages), name)
         else:
             start = time.perf_counter()
-            fresh = always and store_attributes(study.store).get("complete")
+            held = _ingested(study)
             record.unlink(missing_ok=True)
-            if not fresh:
-                logger.info("%d/%d %s", number, len(stages), name)
+            logger.info("%d/%d %s", number, len(stages), name)
             stage(study)
-            if fresh:
+            if always and held and held == _ingested(study):
                 logger.info("%d/%d %s: done before", number, len(stages), name)
             else:
                 ran += 1
             study.seconds[name] = time.perf_counter() - start
             if name == "ingest":
-                wanted.update(str(store_attributes(study.store)["source_sha256"]).encode())
+                wanted.update(_ingested(study).encode())
             _write_json(record, {"fingerprint": wanted.hexdigest()})
         before = _recorded(record)
     if not ran:
         logger.info("nothing to do: every stage is done and nothing changed")
     return folder / "report.html"
+
+
+def _ingested(study: _Study) -> str:
+    """Fingerprint of what a finished store was made from; empty when it is not finished."""
+    attrs = store_attributes(study.store)
+    return str(attrs["source_sha256"]) if attrs.get("complete") else ""
 
 
 def _recorded(record: Path) -> str:
@@ -180,8 +184,14 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _ingest(study: _Study) -> None:
-    """Read the scans into the store."""
-    ingest(study.bids_dir, study.store)
+    """Read the scans into the store, and those that changed since."""
+    held = store_attributes(study.store).get("sources", {})
+    name = study.bids_dir.resolve().name
+    if held and name not in held:
+        raise StoreError(
+            f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
+        )
+    ingest(study.bids_dir, study.store, update=True)
 
 
 def compute_features(

@@ -49,6 +49,7 @@ _SV = ("subject", "voxel")
 _SR = ("subject", "region")
 _ST = ("subject", "tract")
 _V = ("voxel",)
+_SX = ("subject", "vertex")
 
 REGISTRY: dict[str, VariableSpec] = {
     spec.name: spec
@@ -57,6 +58,19 @@ REGISTRY: dict[str, VariableSpec] = {
         VariableSpec("t1w", _SV, "f", "1", "T1-weighted intensity, as in the file"),
         VariableSpec("gm", _SV, "f", "1", "Grey-matter probability"),
         VariableSpec("lesion_mask", _SV, "b", "", "True where the lesion mask is set"),
+        # surfaces
+        VariableSpec("thickness", _SX, "f", "mm", "Cortical thickness"),
+        VariableSpec("wg_contrast", _SX, "f", "%", "Grey/white intensity contrast"),
+        VariableSpec("curvature", _SX, "f", "1/mm", "Mean curvature of the white surface"),
+        VariableSpec("sulcal_depth", _SX, "f", "1", "Sulcal depth, as FreeSurfer has it"),
+        VariableSpec("hemisphere", ("vertex",), "UOT", "", "L or R"),
+        VariableSpec(
+            "structure_volume",
+            ("subject", "structure"),
+            "f",
+            "mL",
+            "Volume of the aseg structure",
+        ),
         # voxels
         VariableSpec("x", _V, "f", "mm", "Right (+), left (-)"),
         VariableSpec("y", _V, "f", "mm", "Anterior (+), posterior (-)"),
@@ -82,7 +96,26 @@ REGISTRY: dict[str, VariableSpec] = {
         VariableSpec("motor_score", _S, "f", "1", "Motor score over its maximum, 1 is unimpaired"),
         VariableSpec("scan_present", _S, "b", "", "The subject's T1w is in the store"),
         VariableSpec("lesion_present", _S, "b", "", "The subject has a lesion mask"),
-        VariableSpec("scan_hash", _S, "UOT", "", "SHA-256 of the subject's stored images"),
+        VariableSpec("person", _S, "UOT", "", "Person; several sessions are of one person"),
+        VariableSpec("session", _S, "UOT", "", "Session of the scan, empty when there is one"),
+        VariableSpec("dataset", _S, "UOT", "", "Dataset that the subject came from"),
+        VariableSpec("source_space", _S, "UOT", "", "Template space of the subject's images"),
+        VariableSpec("age_censored", _S, "b", "", "The age was given as at least this"),
+        VariableSpec("lesion_side", _S, "UOT", "", "Side of the lesion by the table"),
+        VariableSpec("paresis_side", _S, "UOT", "", "Side of the paresis by the table"),
+        VariableSpec("gm_present", _S, "b", "", "The subject has grey-matter probabilities"),
+        VariableSpec("surface_present", _S, "b", "", "The subject has cortical measures"),
+        VariableSpec("freesurfer_version", _S, "UOT", "", "FreeSurfer that made the surfaces"),
+        VariableSpec("warnings", _S, "UOT", "", "Codes of what was odd at the ingest, by ;"),
+        VariableSpec(
+            "template_overlap", _S, "f", "1", "Correlation of the T1w with MNI152NLin2009cAsym"
+        ),
+        VariableSpec(
+            "template_overlap_mirrored", _S, "f", "1", "The same with the template mirrored"
+        ),
+        VariableSpec("nonfinite_fraction", _S, "f", "1", "NaN or infinite fraction of the brain"),
+        VariableSpec("affine_residual", _S, "f", "mm", "Distance of the scan's grid to ours"),
+        VariableSpec("scan_hash", _S, "UOT", "", "XXH3 of the subject's stored rows"),
         VariableSpec("included", _S, "b", "", "The subject passed the inclusion filter"),
         VariableSpec("exclusion_reason", _S, "UOT", "", "Why the subject was excluded"),
         # lesions
@@ -96,6 +129,15 @@ REGISTRY: dict[str, VariableSpec] = {
         ),
         VariableSpec(
             "laterality_index", _S, "f", "1", "(left - right) / (left + right) lesion mass"
+        ),
+        VariableSpec(
+            "lesion_outside_fraction", _S, "f", "1", "Fraction of the lesion outside the brain"
+        ),
+        VariableSpec(
+            "lesion_volume_change", _S, "f", "1", "Relative change of volume by resampling the mask"
+        ),
+        VariableSpec(
+            "lesion_volume_removed", _S, "f", "mL", "Volume of the components below the minimum"
         ),
         VariableSpec("lesion_load", _SR, "f", "1", "Lesioned fraction of the region"),
         VariableSpec("tract_load", _ST, "f", "1", "Lesioned fraction of the tract"),

@@ -6,18 +6,23 @@ grid: a store at 2 mm and one at 1 mm have the same nodes and the same graph.
 
 import functools
 import hashlib
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.atlas.space import Grid, brain_mask, resample, template, template_grid
-from scalebrain.errors import ImageError, LateralityError
+from scalebrain.atlas.space import (
+    Grid,
+    brain_mask,
+    package_file,
+    resample,
+    template,
+    template_grid,
+)
+from scalebrain.errors import LateralityError
 
-__all__ = ["Nodes", "check_laterality", "node_image", "nodes", "package_file", "parcel_image"]
+__all__ = ["Nodes", "check_laterality", "node_image", "nodes", "parcel_image"]
 
 _AAL_SHA256 = "2926fcc98efc709f77c8cca2f9c1d797eba3e9a1b222a8e0cfa70ab131394c80"
 # The header of the file is off. Along y and z its labels match those of the AAL3 beside it
@@ -37,46 +42,6 @@ _ANCHORS: dict[int, tuple[float, float, float]] = {
 
 _NODES_PER_REGION = 50
 _MIN_GREY_MATTER = 0.3
-
-
-def package_file(package: str, relative: str, sha256: str) -> Path:
-    """Find a data file of an installed package by its path and prove its content.
-
-    The package is not imported.
-
-    Parameters
-    ----------
-    package
-        Import name of the package.
-    relative
-        Path of the file inside it.
-    sha256
-        Expected SHA-256 of the file.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    ImageError
-        When the package or file is missing, or the file is another version.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        name = package.replace("_", "-")
-        raise ImageError(f"Package '{name}' is not installed. Run: pip install {name}")
-    path = Path(spec.submodule_search_locations[0]) / relative
-    if not path.is_file():
-        raise ImageError(f"Package '{package}' has no file {relative}. Reinstall it.")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ImageError(
-            f"{package}/{relative} is another version: SHA-256 {found}, expected {sha256}. "
-            "Install the version that constraints.txt names."
-        )
-    return path
 
 
 @functools.lru_cache(maxsize=1)

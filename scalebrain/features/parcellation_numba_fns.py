@@ -18,21 +18,23 @@ def segment_moments(
 ) -> None:
     """Count, mean and sum of squared deviations of every segment of every row.
 
-    `left_out` marks voxels that do not count; `out` is (row, segment, 3).
+    `left_out` marks voxels that do not count, as NaN ones do not; `out` is (row, segment, 3).
     """
     for i in range(values.shape[0]):
         for s in range(starts.size):
             count = 0
             total = 0.0
             for v in range(starts[s], stops[s]):
-                if not left_out[i, v]:
+                value = values[i, v]
+                if not left_out[i, v] and value == value:
                     count += 1
-                    total += values[i, v]
+                    total += value
             mean = total / count if count > 0 else np.nan
             squares = 0.0
             for v in range(starts[s], stops[s]):
-                if not left_out[i, v]:
-                    deviation = values[i, v] - mean
+                value = values[i, v]
+                if not left_out[i, v] and value == value:
+                    deviation = value - mean
                     squares += deviation * deviation
             out[i, s, 0] = count
             out[i, s, 1] = mean
@@ -70,7 +72,7 @@ def gather_means(
             total = 0.0
             for k in range(offsets[s], offsets[s + 1]):
                 v = voxels[k]
-                if not left_out[i, v]:
+                if not left_out[i, v] and values[i, v] == values[i, v]:
                     count += 1
                     total += values[i, v]
             out[i, s] = total / count if count > 0 else np.nan

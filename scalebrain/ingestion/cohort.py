@@ -1,241 +1,475 @@
-"""Ingest a cohort: plan, partitions over Dask workers, finalize; resumable."""
+"""Ingest datasets into a cohort store: plan, partitions over Dask workers, finalize."""
 
-import functools
-import hashlib
-import json
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import xarray as xr
+import pandas as pd
 
-from scalebrain.atlas.space import SPACE, Grid, template_hash
+from scalebrain.atlas.space import SPACE
 from scalebrain.cluster import map_tasks
-from scalebrain.errors import ImageError, ScalebrainError, StoreError, check_all
-from scalebrain.ingestion.scan import LATERALITY_THRESHOLD, read_rows
-from scalebrain.ingestion.voxels import flat_indices, static_variables
-from scalebrain.io.bids import Cohort, Scan, find_cohort
-from scalebrain.io.nifti import content_key, read_image
-from scalebrain.io.store import (
-    ROWS_PER_SHARD,
-    create_store,
-    finalize_store,
+from scalebrain.errors import ImageError, Problem, StoreError, check_all
+from scalebrain.ingestion.geometry import Geometry
+from scalebrain.ingestion.journal import (
+    Record,
+    read_object,
+    read_plan,
     read_records,
+    source_hashes,
+    write_object,
+    write_plan,
+)
+from scalebrain.ingestion.layout import static_of, write_arrays
+from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD
+from scalebrain.ingestion.options import ReadOptions
+from scalebrain.ingestion.partition import (
+    Partition,
+    damaged,
+    plain_message,
+    read_subject,
+    write_partition,
+)
+from scalebrain.ingestion.plan import (
+    Dataset,
+    Plan,
+    changes,
+    check_ids,
+    id_hash,
+    make_plan,
+    partition_fingerprint,
+    prepare,
+    source_fingerprint,
+)
+from scalebrain.ingestion.subjects import (
+    gather_problems,
+    problem_table,
+    subject_variables,
+    table_rows,
+)
+from scalebrain.io.lease import hold_lease
+from scalebrain.io.location import Location
+from scalebrain.io.sources import find_cohort, read_withdrawn
+from scalebrain.io.store import (
+    INGEST,
+    create_store,
+    drop_saved,
+    finalize_store,
+    resize_store,
     store_attributes,
-    write_record,
-    write_rows,
+    update_root,
 )
 
-__all__ = ["ingest"]
+__all__ = ["ingest", "problems", "validate"]
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class _Partition:
-    """The subjects of one shard, with all that a worker needs to write it."""
-
-    store: str
-    number: int
-    scans: tuple[Scan, ...]
-    grid: Grid
-    images: tuple[str, ...]
+Sources = str | Path | Sequence[str | Path]
 
 
-def ingest(bids_dir: str | Path, store: str | Path) -> Path:
-    """Read a BIDS derivatives tree into a cohort store.
+def ingest(
+    source: Sources,
+    store: str | Path,
+    *,
+    update: bool = False,
+    strict: bool = False,
+    session: str | None = None,
+    prefix: str = "",
+    root: str | Path | None = None,
+    withdrawn: str | Path | None = None,
+    resolution: float | None = None,
+    whole_head: bool = False,
+    assume_space: bool = False,
+    volume: int | None = None,
+    lesion_labels: Sequence[int] = (),
+    min_lesion: float = 0.0,
+    verify: bool = False,
+) -> str | Path:
+    """Read datasets into a cohort store.
 
     Parameters
     ----------
-    bids_dir
-        Tree with participants.tsv and T1w images (and grey-matter probabilities, and
-        lesion masks) in MNI152NLin2009aSym, all on one grid.
+    source
+        A dataset or several, each of which becomes one in the store: BIDS derivatives,
+        ATLAS R2.0, CAT12 or UK Biobank folder, FreeSurfer subjects, or a manifest (TSV).
     store
-        Path of the store. An interrupted ingest goes on from where it was; a finished one
-        of the same files is left as it is.
+        Path or URL (``s3://``, ``gs://``) of the store. An interrupted ingest goes on from
+        where it was; a finished one of the same files is left as it is.
+    update
+        Bring a finished store up to date: add datasets and subjects, read changed ones
+        again. What was computed from the store is removed.
+    strict
+        Stop with an error when any subject is rejected, instead of going on without it.
+    session
+        Session to take of people with several, or ``all`` for a row each.
+    prefix
+        Put in front of every label, so that datasets with equal ids can share a store.
+    root
+        Folder that the paths of a manifest may not leave; that of the manifest when None.
+    withdrawn
+        File of ids, one a line, of people who withdrew consent: kept out for good.
+    resolution
+        Voxel size in mm of a new store on the template's grid; when None, the grid that
+        most scans have. Scans on another grid are resampled.
+    whole_head
+        Keep voxels outside the brain too.
+    assume_space
+        Trust the affine of images whose orientation codes are 0.
+    volume
+        Frame of 4-D images, from 0.
+    lesion_labels
+        Labels of multi-label masks that are lesion.
+    min_lesion
+        Connected components of a lesion below this volume (mL) are left out.
+    verify
+        Check the content of what was written before, and write again what is damaged.
 
     Returns
     -------
-    Path
-        Path of the store; open it with :func:`scalebrain.open_store`.
+    Path or str
+        `store`; open it with :func:`scalebrain.open_store`.
 
     Raises
     ------
     TableError, ImageError, GeometryError
-        Every unusable subject or file, in one message.
+        When nothing is usable, or anything is not and `strict` is set: all in one message.
     StoreError
-        When the store holds another cohort.
+        When the store differs and `update` is not set, or another ingest is writing it.
 
     Notes
     -----
-    Work is spread over the active Dask client, else over threads; a task reads the
-    subjects of one shard, writes the shard, then its done-record. The result does not
-    depend on workers, order or interruptions.
+    A bad subject is left out, with a code and the reason in ``ingest/rejected.tsv`` of the
+    store (see :func:`problems`); whatever is odd is in ``ingest/warnings.tsv``. Work is
+    spread over the active Dask client, else over threads: a task reads the subjects of one
+    partition, writes its shards, then its record. The result does not depend on workers,
+    order or interruptions.
     """
-    path = Path(store)
-    cohort = find_cohort(bids_dir, space=SPACE)
-    fingerprint = _fingerprint(cohort)
-    attrs = store_attributes(path)
-    if attrs and attrs.get("source_sha256") != fingerprint:
+    location = Location.of(store)
+    options = ReadOptions(assume_space, volume, tuple(lesion_labels), min_lesion)
+    attrs = store_attributes(location)
+    if not attrs and any(not key.startswith(f"{INGEST}/") for key in location.list("")):
+        raise StoreError(f"{store}: exists and is not a store. Give a new path.")
+    gone = _withdrawn(location, withdrawn)
+    datasets = _prepare(source, session, prefix, root, options, gone)
+    plan = read_plan(location)
+    check_ids(datasets, plan)
+    if attrs.get("complete") and plan is not None:
+        sources = source_hashes(read_records(location, plan))
+        current = all(_is_current(location, attrs, sources, dataset) for dataset in datasets)
+        if current and not verify:
+            logger.info("%s is complete: nothing to ingest", store)
+            return store
+        if not current and not update:
+            raise StoreError(
+                f"{store}: complete, and the source differs: {changes(plan, sources, datasets)}. "
+                "Bring the store up to date with --update (update=True), or give a new path."
+            )
+    _check_unfinished(attrs, datasets)
+    static, geometry = static_of(attrs, datasets, resolution=resolution, whole_head=whole_head)
+    with hold_lease(location) as lease:
+        if not store_attributes(location):
+            _create(location, datasets)
+        arrays = write_arrays(location, datasets, static)
+        plan = read_plan(location)
+        records = {} if plan is None else read_records(location, plan)
+        plan = make_plan(plan, datasets, frozenset(source_hashes(records)))
+        if store_attributes(location).get("complete"):
+            update_root(location, {"complete": False})
+            drop_saved(location)
+        _write_plan(location, plan, datasets, gone)
+        resize_store(location, plan.n_rows)
+        partitions = _partitions(
+            plan, datasets, "" if static is None else static.attrs["mask_sha256"]
+        )
+        todo = [p for p in partitions if not _is_done(location, p, records.get(p.number), verify)]
+        if len(todo) < len(partitions):
+            n = len(partitions)
+            logger.info("%d of %d partitions are done", n - len(todo), n)
+        shared = (str(location), arrays, geometry)
+        map_tasks(_write_partition, todo, label="ingest", shared=shared)
+        lease.check()
+        _finalize(location, plan, strict)
+    return store
+
+
+def _withdrawn(location: Location, path: str | Path | None) -> frozenset[str]:
+    """Hashes of everyone who withdrew: by the store, and by a list."""
+    known = frozenset(read_object(location, "withdrawn") or ())
+    if path is None:
+        return known
+    return known | {id_hash(person) for person in read_withdrawn(Path(path))}
+
+
+def _prepare(
+    source: Sources,
+    session: str | None,
+    prefix: str,
+    root: str | Path | None,
+    options: ReadOptions,
+    withdrawn: frozenset[str],
+) -> list[Dataset]:
+    """Find and fingerprint every dataset."""
+    given = [source] if isinstance(source, str | Path) else list(source)
+    out = []
+    for one in given:
+        cohort = find_cohort(
+            one, session=session, prefix=prefix, root=None if root is None else Path(root)
+        )
+        dataset = prepare(cohort, options, withdrawn, prefix)
+        if dataset.n_withdrawn:
+            logger.info("%s: %d withdrawn people left out", cohort.name, dataset.n_withdrawn)
+        if not any(scan.t1w or scan.surfaces for scan in dataset.scans.values()):
+            failures = [problem.message for problem in dataset.rejected] or [
+                f"{one}: no T1w image and no surfaces."
+            ]
+            check_all(failures, ImageError, f"{one}: nothing that can be ingested")
+        if not any(scan.gm for scan in dataset.scans.values()) and any(
+            scan.t1w for scan in dataset.scans.values()
+        ):
+            logger.warning("%s: no grey-matter probabilities: T1w images alone", cohort.name)
+        out.append(dataset)
+    return out
+
+
+def _is_current(
+    location: Location, attrs: Mapping[str, Any], sources: Mapping[str, str], dataset: Dataset
+) -> bool:
+    """Whether a finished store holds exactly this of a dataset."""
+    held = attrs["sources"].get(dataset.name)
+    if held is None or held["options"] != dataset.options.to_json():
+        return False
+    rows = (read_object(location, "tables") or {}).get(dataset.name)
+    known = (read_object(location, "problems") or {}).get(dataset.name)
+    return (
+        rows == table_rows(dataset)
+        and all(sources.get(subject) == key for subject, key in dataset.hashes.items())
+        and known == _plain_problems(dataset)
+    )
+
+
+def _check_unfinished(attrs: Mapping[str, Any], datasets: Sequence[Dataset]) -> None:
+    """Refuse to leave the interrupted ingest of a dataset behind."""
+    given = {dataset.name for dataset in datasets}
+    left = [n for n, s in attrs.get("sources", {}).items() if not s["complete"] and n not in given]
+    if left:
         raise StoreError(
-            f"{path}: holds another cohort, or files or participants.tsv changed since its ingest. "
-            "Give a new path, or remove the store first."
+            f"The ingest of {', '.join(left)} into this store was interrupted. Give it again "
+            "beside the others, so that it goes on; or start a new store."
         )
-    if attrs.get("complete"):
-        logger.info("%s is complete: nothing to ingest", path)
-        return path
-    images = _image_names(cohort)
-    grid = _cohort_grid(cohort)
-    if not attrs:
-        if path.exists() and any(path.iterdir()):
-            raise StoreError(f"{path}: exists and is not a store. Give a new path.")
-        static = static_variables(grid)
-        create_store(
-            path,
-            static,
-            {name: np.bool_ if name == "lesion_mask" else np.float32 for name in images},
-            n_subjects=len(cohort.scans),
-            attrs={
-                "package_version": version("scalebrain"),
-                "space": SPACE,
-                "affine": grid.matrix.tolist(),
-                "shape": list(grid.shape),
-                "template_sha256": template_hash(),
-                "source_sha256": fingerprint,
-                "laterality_threshold": LATERALITY_THRESHOLD,
-                "simulated": "true" if cohort.description.get("Simulated") else "false",
-                **static.attrs,
-            },
-        )
-    done = read_records(path)
-    partitions = [
-        _Partition(str(path), number, cohort.scans[start : start + ROWS_PER_SHARD], grid, images)
-        for number, start in enumerate(range(0, len(cohort.scans), ROWS_PER_SHARD))
-    ]
-    todo = [partition for partition in partitions if partition.number not in done]
-    if len(todo) < len(partitions):
-        logger.info("resuming: %d of %d shards are done", len(done), len(partitions))
-    failures = [f for part in map_tasks(_write_partition, todo, label="ingest") for f in part]
-    check_all(failures, ImageError, f"{cohort.root}: images that cannot be used")
-    finalize_store(path, _subjects(cohort, read_records(path)))
-    return path
 
 
-def _fingerprint(cohort: Cohort) -> str:
-    """SHA-256 over the names and contents of everything that is read."""
-    digest = hashlib.sha256(cohort.participants.to_csv().encode())
-    for scan in cohort.scans:
-        for file in (scan.t1w, scan.gm, scan.lesion):
-            if file is not None:
-                digest.update(f"{file.relative_to(cohort.root)} {content_key(file)}\n".encode())
-    digest.update(json.dumps(bool(cohort.description.get("Simulated"))).encode())
-    return digest.hexdigest()
-
-
-def _image_names(cohort: Cohort) -> tuple[str, ...]:
-    """Images of the cohort; grey matter either for everyone or for nobody."""
-    scans = [scan for scan in cohort.scans if scan.t1w is not None]
-    with_gm = [scan.subject for scan in scans if scan.gm is not None]
-    if with_gm and len(with_gm) < len(scans):
-        without = [scan.subject for scan in scans if scan.gm is None]
-        raise ImageError(
-            f"{cohort.root}: {len(without)} of {len(scans)} subjects have no label-GM_probseg: "
-            f"{', '.join(without[:10])}. Add theirs, or take all of them out."
-        )
-    if not with_gm:
-        logger.warning("no label-GM_probseg: features come from the T1w images alone")
-    lesion = ("lesion_mask",) if any(scan.lesion for scan in cohort.scans) else ()
-    return ("t1w", *(("gm",) if with_gm else ()), *lesion)
-
-
-def _cohort_grid(cohort: Cohort) -> Grid:
-    """Grid of the first T1w image that can be read; every other has to match."""
-    failures = []
-    for scan in cohort.scans:
-        if scan.t1w is None:
-            continue
-        try:
-            image = read_image(scan.t1w)
-        except ScalebrainError as error:
-            failures.append(f"{scan.subject}: {error}")
-            continue
-        return Grid.from_matrix(image.data.shape, image.affine)
-    check_all(failures, ImageError, f"{cohort.root}: no T1w image can be read")
-    raise ImageError(f"{cohort.root}: no T1w image.")
-
-
-@functools.lru_cache(maxsize=2)
-def _geometry(store: str, grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
-    """Flat indices and parcels of the voxels of a store, once a worker."""
-    import zarr
-
-    group = zarr.open_group(store, mode="r")
-    names = ("x", "y", "z", "parcel")
-    static = xr.Dataset({name: ("voxel", np.asarray(group[name])) for name in names})
-    return flat_indices(static, grid), np.asarray(static["parcel"].values, dtype=np.int32)
-
-
-def _write_partition(partition: _Partition) -> list[str]:
-    """Write one shard of every image and, last, its done-record; return what failed."""
-    flat, parcel = _geometry(partition.store, partition.grid)
-    n = len(partition.scans)
-    blocks: dict[str, npt.NDArray[np.generic]] = {
-        name: np.zeros((n, flat.size), dtype=np.bool_)
-        if name == "lesion_mask"
-        else np.full((n, flat.size), np.nan, dtype=np.float32)
-        for name in partition.images
-    }
-    subjects: dict[str, dict[str, Any]] = {}
-    failures = []
-    for i, scan in enumerate(partition.scans):
-        try:
-            rows = read_rows(scan, partition.grid, flat, parcel)
-        except ScalebrainError as error:
-            message = str(error)
-            failures.append(message if scan.subject in message else f"{scan.subject}: {message}")
-            continue
-        for name, row in rows.images.items():
-            blocks[name][i] = row
-        subjects[scan.subject] = rows.values
-    if failures:
-        return failures
-    for name, block in blocks.items():
-        write_rows(partition.store, name, partition.number * ROWS_PER_SHARD, block)
-    write_record(partition.store, partition.number, {"subjects": subjects})
-    return []
-
-
-def _subjects(cohort: Cohort, records: dict[int, dict[str, Any]]) -> xr.Dataset:
-    """Per-subject variables from participants.tsv and the done-records."""
-    values = {s: v for r in records.values() for s, v in r["subjects"].items()}
-    table = cohort.participants
-    ordered = [values[str(subject)] for subject in table.index]
-    numbers = ("lesion_volume", "laterality_index")
-    from_records = {
-        name: (
-            "subject",
-            np.array([np.nan if v[name] is None and name in numbers else v[name] for v in ordered]),
-        )
-        for name in ordered[0]
-    }
-    return xr.Dataset(
+def _create(location: Location, datasets: Sequence[Dataset]) -> None:
+    """Write the store without arrays."""
+    simulated = [bool(d.cohort.description.get("Simulated")) for d in datasets]
+    create_store(
+        location,
         {
-            **{
-                name: ("subject", table[name].to_numpy(dtype=np.float64))
-                for name in ("days_post_stroke", "icv", "motor_score")
-            },
-            **from_records,
-        },
-        coords={
-            "subject": table.index.to_numpy(dtype=str),
-            "age": ("subject", table["age"].to_numpy(dtype=np.float64)),
-            **{
-                name: ("subject", table[name].to_numpy(dtype=str))
-                for name in ("sex", "cohort", "group")
-            },
+            "package_version": version("scalebrain"),
+            "space": SPACE,
+            "laterality_threshold": LATERALITY_THRESHOLD,
+            "lesion_threshold": LESION_THRESHOLD,
+            "simulated": "true" if any(simulated) else "false",
+            "partition_rows": make_plan(None, datasets, frozenset()).rows,
+            "sources": {},
         },
     )
+
+
+def _plain_problems(dataset: Dataset) -> dict[str, list[list[str]]]:
+    """Say what discovery found of a dataset, JSON-able."""
+    cohort = dataset.cohort
+    return {
+        kind: [
+            [p.subject, p.code, *(plain_message(text, cohort.root) for text in (p.message, p.file))]
+            for p in problems
+        ]
+        for kind, problems in (("rejected", dataset.rejected), ("warnings", cohort.warnings))
+    }
+
+
+def _write_plan(
+    location: Location, plan: Plan, datasets: Sequence[Dataset], withdrawn: frozenset[str]
+) -> None:
+    """Write what finalizing needs and a later ingest builds on."""
+    tables = read_object(location, "tables") or {}
+    found = read_object(location, "problems") or {}
+    held = store_attributes(location)["sources"]
+    for dataset in datasets:
+        tables[dataset.name] = table_rows(dataset)
+        found[dataset.name] = _plain_problems(dataset)
+        held[dataset.name] = {"options": dataset.options.to_json(), "complete": False}
+    write_object(location, "tables", tables)
+    write_object(location, "problems", found)
+    write_object(location, "withdrawn", sorted(withdrawn))
+    write_plan(location, plan)
+    update_root(location, {"sources": held})
+
+
+def _partitions(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Partition]:
+    """Partitions of the given datasets."""
+    given = {dataset.name: dataset for dataset in datasets}
+    out = []
+    for number, part in enumerate(plan.partitions):
+        dataset = given.get(part.dataset)
+        if dataset is None:
+            continue
+        scans = tuple(dataset.scans.get(subject) for subject in part.subjects)
+        table = dataset.cohort.table
+        out.append(
+            Partition(
+                number,
+                plan.rows,
+                scans,
+                tuple(str(table.loc[s.subject, "lesion_side"]) if s else "" for s in scans),
+                tuple(dataset.hashes.get(subject, "") for subject in part.subjects),
+                dataset.cohort.root,
+                dataset.cohort.modulated,
+                dataset.options,
+                partition_fingerprint(part, dataset.hashes, dataset.options, mask),
+            )
+        )
+    return out
+
+
+def _is_done(location: Location, partition: Partition, record: Record | None, verify: bool) -> bool:
+    """Whether a partition was written as planned."""
+    if record is None or record["fingerprint"] != partition.fingerprint:
+        return False
+    return not (verify and damaged(location, record))
+
+
+def _write_partition(
+    partition: Partition, shared: tuple[str, tuple[str, ...], Geometry | None]
+) -> int:
+    """Write one partition."""
+    return write_partition(partition, *shared)
+
+
+def _finalize(location: Location, plan: Plan, strict: bool) -> None:
+    """Gather what the partitions found, and declare the store complete."""
+    records = read_records(location, plan)
+    entries = {e["subject"]: e for r in records.values() for e in r["subjects"] if e}
+    found = read_object(location, "problems")
+    rejected, warnings = gather_problems(plan, entries, found)
+    present = sum("values" in entry for entry in entries.values())
+    if rejected and (strict or not present):
+        check_all([p.message for _, p in rejected], ImageError, "Subjects that cannot be used")
+    tables = read_object(location, "tables")
+    subjects = subject_variables(plan, entries, tables, [p for _, p in warnings])
+    for name, problems_ in (("rejected", rejected), ("warnings", warnings)):
+        text = problem_table(problems_).to_csv(sep="\t", index=False, lineterminator="\n")
+        location.put(f"{INGEST}/{name}.tsv", text.encode())
+    held = store_attributes(location)["sources"]
+    finalize_store(
+        location,
+        subjects,
+        {
+            "sources": {name: {**source, "complete": True} for name, source in held.items()},
+            "source_sha256": source_fingerprint(tables, source_hashes(records)),
+        },
+    )
+    _say(present, rejected, warnings)
+
+
+def _say(
+    n: int, rejected: Sequence[tuple[str, Problem]], warnings: Sequence[tuple[str, Problem]]
+) -> None:
+    """Log what was left out, once, with the count."""
+    counts = Counter(problem.code for _, problem in warnings)
+    if counts:
+        shown = ", ".join(f"{code} {k}" for code, k in sorted(counts.items()))
+        logger.warning("%d warnings: %s", counts.total(), shown)
+    logger.info("%d subjects in the store, %d rejected", n, len(rejected))
+    for _, problem in rejected[:50]:
+        logger.warning("rejected [%s] %s", problem.code, problem.message)
+    if len(rejected) > 50:
+        logger.warning("... and %d more, all in ingest/rejected.tsv", len(rejected) - 50)
+
+
+def problems(store: str | Path, kind: str = "rejected") -> pd.DataFrame:
+    """Read what an ingest rejected, or found odd.
+
+    Parameters
+    ----------
+    store
+        Path or URL of a finished store.
+    kind
+        ``rejected`` or ``warnings``.
+
+    Returns
+    -------
+    DataFrame
+        dataset, subject, code, rule, file and message, one row each.
+
+    Raises
+    ------
+    StoreError
+        When the store has no such table.
+    """
+    import io
+
+    content = Location.of(store).get(f"{INGEST}/{kind}.tsv")
+    if content is None:
+        raise StoreError(f"{store}: not a finished store. Ingest first.")
+    return pd.read_csv(io.BytesIO(content), sep="\t", dtype=str, keep_default_na=False)
+
+
+def validate(
+    source: Sources,
+    *,
+    session: str | None = None,
+    prefix: str = "",
+    root: str | Path | None = None,
+    assume_space: bool = False,
+    volume: int | None = None,
+    lesion_labels: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Do every check of :func:`ingest` and write nothing.
+
+    Parameters
+    ----------
+    source, session, prefix, root, assume_space, volume, lesion_labels
+        As for :func:`ingest`.
+
+    Returns
+    -------
+    DataFrame
+        One row a problem: dataset, subject, code, rule, file, message, and ``action``, E
+        for what would be rejected and W for what would be kept with a warning.
+        ``attrs["n_subjects"]`` counts those that would be in the store.
+
+    Raises
+    ------
+    TableError, ImageError, GeometryError
+        When nothing is usable.
+    """
+    options = ReadOptions(assume_space, volume, tuple(lesion_labels))
+    datasets = _prepare(source, session, prefix, root, options, frozenset())
+    check_ids(datasets, None)
+    plan = make_plan(None, datasets, frozenset())
+    _, geometry = static_of({}, datasets, resolution=None, whole_head=False)
+    parts = _partitions(plan, datasets, "")
+    found = map_tasks(_check_partition, parts, label="validate", shared=(geometry,))
+    entries = {entry["subject"]: entry for part in found for entry in part}
+    known = {dataset.name: _plain_problems(dataset) for dataset in datasets}
+    rejected, warnings = gather_problems(plan, entries, known)
+    table = pd.concat(
+        [
+            problem_table(rejected).assign(action="E"),
+            problem_table(warnings).assign(action="W"),
+        ],
+        ignore_index=True,
+    )
+    table.attrs["n_subjects"] = sum("values" in entry for entry in entries.values())
+    return table
+
+
+def _check_partition(partition: Partition, shared: tuple[Geometry | None]) -> list[dict[str, Any]]:
+    """Entries of the subjects of a partition, their rows thrown away."""
+    return [
+        read_subject(scan, shared[0], partition, side)[1]
+        for scan, side in zip(partition.scans, partition.sides, strict=True)
+        if scan is not None
+    ]

@@ -1,4 +1,4 @@
-"""One subject: its files in, its rows of the store and what is known of its lesion out."""
+"""One subject: its files in, its rows of the store and what is known of them out."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,18 +6,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.atlas.space import Grid
+from scalebrain.atlas.space import SPACE
 from scalebrain.errors import GeometryError, ImageError
-from scalebrain.io.bids import Scan
+from scalebrain.ingestion.geometry import Geometry
+from scalebrain.ingestion.lattice import lattice
+from scalebrain.ingestion.lesion import read_lesion
+from scalebrain.ingestion.options import ReadOptions
+from scalebrain.ingestion.rows_numba_fns import (
+    compiled_type,
+    gather,
+    gather_linear,
+    overlap_sums,
+    row_range,
+)
+from scalebrain.io.files import SourceFile
 from scalebrain.io.nifti import Image, read_image
-from scalebrain.io.store import row_hash
+from scalebrain.io.shards import content_hash
+from scalebrain.io.sources import Scan
 
-__all__ = ["LATERALITY_THRESHOLD", "Rows", "lesion_side", "read_rows"]
+__all__ = ["Rows", "read_rows"]
 
-#: A lesion is unilateral when its laterality index is at least this far from zero.
-LATERALITY_THRESHOLD = 0.8
-_MIDLINE_MM = 6.0
-_CEREBELLUM = 91  # first AAL code of the cerebellum
+_MAX_NONFINITE = 0.01
+_MIN_OVERLAP = 0.3
+_MIRROR_MARGIN = 0.005
+_OVERLAP_VOXELS = 250_000  # more do not change the correlation's second digit
 
 
 @dataclass
@@ -27,69 +39,25 @@ class Rows:
     Parameters
     ----------
     images
-        Rows (voxel,) of every image that the subject has.
+        Rows (voxel,) or (vertex,) of every image that the subject has.
     values
         Per-subject variables, JSON-able.
+    warnings
+        Code and message of whatever is odd.
     """
 
     images: dict[str, npt.NDArray[np.generic]] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
-
-
-def _check_grid(scan: Scan, path: object, image: Image, grid: Grid) -> None:
-    """Refuse an image on another grid than the store's."""
-    found = Grid.from_matrix(image.data.shape, image.affine)
-    difference = grid.difference(found)
-    if difference:
-        raise GeometryError(
-            f"{scan.subject}: {path} is on another grid: {difference}. Resample it to the grid of "
-            "the cohort's T1w images (nilearn.image.resample_to_img; nearest for masks)."
-        )
-
-
-def _finite(scan: Scan, path: object, values: npt.NDArray[np.float32]) -> None:
-    """Refuse an image with missing or infinite values in the brain."""
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise ImageError(
-            f"{scan.subject}: {path} has {bad} NaN or infinite voxels in the brain. Write it again."
-        )
-
-
-def lesion_side(x: npt.NDArray[np.floating], parcel: npt.NDArray[np.integer]) -> tuple[str, float]:
-    """Side of a lesion.
-
-    Parameters
-    ----------
-    x
-        (lesion voxel,) mm, right positive.
-    parcel
-        (lesion voxel,) parcel codes.
-
-    Returns
-    -------
-    str
-        ``L``, ``R``, ``bilateral``, ``midline`` (most of it within 6 mm of the midline, or
-        in the cerebellum) or ``none``.
-    float
-        Laterality index, (left - right) / (left + right); NaN without a lesion.
-    """
-    left, right = int(np.count_nonzero(x < 0)), int(np.count_nonzero(x > 0))
-    if x.size == 0:
-        return "none", float("nan")
-    index = (left - right) / (left + right) if left + right else 0.0
-    if np.mean(np.abs(x) <= _MIDLINE_MM) > 0.5 or np.mean(parcel >= _CEREBELLUM) > 0.5:
-        return "midline", index
-    if abs(index) < LATERALITY_THRESHOLD:
-        return "bilateral", index
-    return ("L" if index > 0 else "R"), index
+    warnings: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_rows(
     scan: Scan,
-    grid: Grid,
-    flat: npt.NDArray[np.intp],
-    parcel: npt.NDArray[np.integer],
+    geometry: Geometry | None,
+    options: ReadOptions,
+    *,
+    side: str = "",
+    modulated: bool = False,
 ) -> Rows:
     """Read the files of one subject into rows.
 
@@ -97,92 +65,195 @@ def read_rows(
     ----------
     scan
         Files.
-    grid
-        Grid of the store.
-    flat
-        (voxel,) flat index of every stored voxel.
-    parcel
-        (voxel,) parcel codes.
+    geometry
+        Voxels of the store; None in a store of surfaces alone.
+    options
+        How files are read.
+    side
+        Side of the lesion by the cohort's table; empty when it does not say.
+    modulated
+        Grey matter is a modulated volume, which may exceed 1.
 
     Returns
     -------
     Rows
-        Images and values.
+        Images, values and warnings.
 
     Raises
     ------
     ImageError, GeometryError
-        Naming the subject and the file.
+        With the code of the rule that was broken.
     """
     rows = Rows(
         values={
-            "scan_present": scan.t1w is not None,
+            "scan_present": scan.t1w is not None or scan.surfaces is not None,
+            "gm_present": scan.gm is not None,
             "lesion_present": scan.lesion is not None,
+            "surface_present": scan.surfaces is not None,
             "scan_hash": "",
+            "template_overlap": None,
+            "template_overlap_mirrored": None,
+            "nonfinite_fraction": None,
+            "affine_residual": None,
             "lesion_volume": None,
             "lesion_hemisphere": "unknown",
             "laterality_index": None,
+            "lesion_outside_fraction": None,
+            "lesion_volume_change": None,
+            "lesion_volume_removed": None,
+            "freesurfer_version": "",
+            "freesurfer_icv": None,
+            "aseg": {},
         }
     )
-    for name, path in (("t1w", scan.t1w), ("gm", scan.gm)):
-        if path is None:
-            continue
-        image = read_image(path)
-        _check_grid(scan, path, image, grid)
-        values = image.data.ravel()[flat]
-        _finite(scan, path, values)
-        if name == "gm" and (values.min() < -1e-3 or values.max() > 1 + 1e-3):
-            raise ImageError(
-                f"{scan.subject}: {path} has values {values.min():.3g} to {values.max():.3g}, "
-                "expected probabilities in 0-1."
+    if geometry is not None:
+        if scan.space != SPACE and (scan.t1w or scan.gm or scan.lesion):
+            message = (
+                f"{scan.subject}: images in {scan.space}, the store is in {SPACE}; taken as they "
+                f"are. Normalize them to {SPACE} for an exact match."
             )
-        if values.max() <= values.min():
-            raise ImageError(f"{scan.subject}: {path} is constant in the brain.")
-        rows.images[name] = values
-    if scan.lesion is not None:
-        _read_lesion(scan, grid, flat, parcel, rows)
-    rows.values["scan_hash"] = row_hash(list(rows.images.values()))
+            rows.warnings.append(("other-template", message))
+        for name, file in (("t1w", scan.t1w), ("gm", scan.gm)):
+            if file is not None:
+                row = _read_image_row(name, file, geometry, options, rows, modulated)
+                rows.images[name] = row
+        if scan.lesion is not None:
+            lesion = read_lesion(scan.lesion, geometry, options, side=side)
+            rows.images["lesion_mask"] = lesion.row
+            apart = max(rows.values["affine_residual"] or 0.0, lesion.values["affine_residual"])
+            rows.values |= {**lesion.values, "affine_residual": apart}
+            rows.warnings += lesion.warnings
+    if scan.surfaces is not None:
+        _read_surfaces(scan.surfaces, rows)
+    rows.values["scan_hash"] = content_hash(rows.images.values()) if rows.images else ""
     return rows
 
 
-def _read_lesion(
-    scan: Scan,
-    grid: Grid,
-    flat: npt.NDArray[np.intp],
-    parcel: npt.NDArray[np.integer],
+def _read_image_row(
+    name: str,
+    file: SourceFile,
+    geometry: Geometry,
+    options: ReadOptions,
     rows: Rows,
+    modulated: bool,
+) -> npt.NDArray[np.float32]:
+    """Read one image into its row, and judge it."""
+    image = read_image(file, volume=options.volume, assume_space=options.assume_space)
+    rows.warnings += image.notes
+    row, residual, resampled = image_row(image, geometry)
+    rows.values["affine_residual"] = max(rows.values["affine_residual"] or 0.0, residual)
+    if resampled:
+        rows.warnings.append(("image-resampled", f"{file}: resampled to the store's grid, linear"))
+    brain = row if geometry.inside.all() else row[geometry.inside]
+    found = np.zeros(3)
+    row_range(brain, found)
+    n = brain.size
+    bad = 1 - found[2] / n
+    rows.values["nonfinite_fraction"] = max(rows.values["nonfinite_fraction"] or 0.0, float(bad))
+    if bad > _MAX_NONFINITE:
+        raise ImageError(
+            f"{file}: {bad:.1%} of the brain is NaN, infinite or outside the image, at most "
+            f"{_MAX_NONFINITE:.0%}. Write it again, over the whole brain.",
+            code="nonfinite-many",
+        )
+    if bad:
+        count = round(bad * n)
+        rows.warnings.append(("nonfinite", f"{file}: {count} NaN or infinite voxels, kept missing"))
+        row[~np.isfinite(row)] = np.nan
+    low, high = found[:2]
+    if name == "gm" and not modulated and (low < -1e-3 or high > 1 + 1e-3):
+        raise ImageError(
+            f"{file}: values {low:.3g} to {high:.3g}, expected probabilities in 0-1. "
+            "Divide by the scale that they are in.",
+            code="not-probability",
+        )
+    if high <= low:
+        raise ImageError(
+            f"{file}: {low:.3g} everywhere in the brain. Write it again.", code="constant-image"
+        )
+    if name == "t1w":
+        _judge_overlap(file, row, geometry, rows)
+    return row
+
+
+def image_row(image: Image, geometry: Geometry) -> tuple[npt.NDArray[np.float32], float, bool]:
+    """Take the store's voxels out of an image.
+
+    Parameters
+    ----------
+    image
+        Image as it is in its file.
+    geometry
+        Voxels of the store.
+
+    Returns
+    -------
+    row
+        (voxel,) scaled values.
+    residual
+        Distance between the two grids in mm; 0 when the image was resampled.
+    resampled
+        Whether it lies on another grid.
+    """
+    to_file, residual = lattice(image.shape, image.affine, geometry.grid)
+    row = np.empty(len(geometry.ijk), dtype=np.float32)
+    raw = compiled_type(image.raw)
+    if residual is not None:
+        index = geometry.file_index(image.shape, to_file)
+        gather(raw, index, image.slope, image.intercept, row)
+        return row, residual, False
+    gather_linear(
+        raw,
+        np.array(image.shape, dtype=np.int64),
+        geometry.ijk,
+        np.ascontiguousarray(to_file[:3]),
+        image.slope,
+        image.intercept,
+        row,
+    )
+    return row, 0.0, True
+
+
+def _correlation(n: float, x: float, xx: float, y: float, yy: float, xy: float) -> float:
+    """Pearson's r from sums."""
+    covariance = xy - x * y / n
+    spread = np.sqrt(max(xx - x * x / n, 0.0) * max(yy - y * y / n, 0.0))
+    return float(covariance / spread) if spread > 0 else float("nan")
+
+
+def _judge_overlap(
+    file: SourceFile, row: npt.NDArray[np.float32], geometry: Geometry, rows: Rows
 ) -> None:
-    """Read the lesion mask: row, whole volume, side."""
-    path = scan.lesion
-    if path is None:
-        return
-    image = read_image(path)
-    _check_grid(scan, path, image, grid)
-    if not np.isfinite(image.data).all() or image.data.min() < 0:
-        raise ImageError(
-            f"{scan.subject}: {path} has negative or missing values, expected a mask of 0 and 1."
+    """Compare a T1w with the asymmetric template, as it is and mirrored."""
+    sums = np.zeros(9)
+    step = max(1, row.size // _OVERLAP_VOXELS)
+    overlap_sums(row, geometry.template, geometry.mirrored, step, sums)
+    n, x, xx = sums[0], sums[1], sums[2]
+    given = _correlation(n, x, xx, sums[3], sums[4], sums[5])
+    mirrored = _correlation(n, x, xx, sums[6], sums[7], sums[8])
+    rows.values |= {"template_overlap": given, "template_overlap_mirrored": mirrored}
+    if not given >= _MIN_OVERLAP:
+        raise GeometryError(
+            f"{file}: correlates {given:.2f} with the template's brain, expected {_MIN_OVERLAP} or "
+            f"more: it is not a T1w image in {SPACE}. Normalize it to that space first.",
+            code="not-in-template-space",
         )
-    highest = float(image.data.max())
-    mask = image.data >= (0.5 if highest <= 1 else highest / 2)
-    labels = np.unique(image.data[image.data > 0]) if highest > 1 else np.array([])
-    if labels.size > 1:
-        raise ImageError(
-            f"{scan.subject}: {path} has {labels.size} labels, expected one lesion mask. "
-            "Write the lesion alone."
+    if mirrored > given + _MIRROR_MARGIN:
+        message = (
+            f"{file}: fits the template better mirrored ({mirrored:.3f}, {given:.3f} as it is). "
+            "Check left and right."
         )
-    row = mask.ravel()[flat]
-    if row.mean() > 0.5:
-        raise ImageError(
-            f"{scan.subject}: {path} covers {row.mean():.0%} of the brain: inverted? "
-            "The lesion has to be 1, the rest 0."
-        )
-    lesioned = np.flatnonzero(mask)
-    parcel_of = np.zeros(grid.size, dtype=np.int32)
-    parcel_of[flat] = parcel
-    side, index = lesion_side(grid.coordinates(lesioned)[:, 0], parcel_of[lesioned])
-    rows.images["lesion_mask"] = row
+        rows.warnings.append(("mirrored", message))
+
+
+def _read_surfaces(source: SourceFile, rows: Rows) -> None:
+    """Read cortical measures and volumes."""
+    from scalebrain.io.freesurfer import read_surfaces
+
+    surfaces = read_surfaces(source)
+    rows.images |= surfaces.values
     rows.values |= {
-        "lesion_volume": lesioned.size * grid.voxel_volume / 1000,
-        "lesion_hemisphere": side,
-        "laterality_index": None if np.isnan(index) else index,
+        "freesurfer_version": surfaces.version,
+        "freesurfer_icv": None if np.isnan(surfaces.icv) else surfaces.icv,
+        "aseg": surfaces.volumes,
     }

@@ -1,14 +1,15 @@
-"""The cohort store: a sharded Zarr v3 group. Only this module writes one.
+"""The cohort store: a sharded Zarr v3 group. Only `io` writes one.
 
-Big arrays have dims (subject, voxel): a chunk is the row of one subject, a shard 16
-rows. Writers own whole shards. What a kill can interrupt is never read: an ingest is
-complete when the root says so, and a saved variable counts when the root lists it.
+Big arrays have dims (subject, voxel) or (subject, vertex): a chunk is the row of one
+subject, a shard many rows. A row is a slot: it belongs to one subject for good, and stays
+empty when that subject was rejected or withdrawn; :func:`open_store` leaves empty slots out.
+Writers own whole shards. What a kill can interrupt is never read: an ingest is complete when
+the root says so, and a saved variable counts when the root lists it.
 """
 
-import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,37 +18,44 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
 
 from scalebrain.errors import GeometryError, StoreError
+from scalebrain.io.location import Location
+from scalebrain.io.shards import array_codecs
 from scalebrain.variables import REGISTRY, annotate
 
 __all__ = [
     "FORMAT_VERSION",
-    "ROWS_PER_SHARD",
+    "INGEST",
+    "ROWS_PER_BLOCK",
+    "add_images",
     "create_store",
+    "drop_saved",
+    "fill_value",
     "finalize_store",
     "open_store",
-    "read_records",
-    "read_results",
-    "row_hash",
+    "quiet",
+    "readable",
+    "replace_variables",
+    "resize_store",
     "save_store",
+    "storable_text",
     "store_attributes",
     "unpack",
-    "write_record",
-    "write_results",
-    "write_rows",
+    "update_root",
 ]
 
-FORMAT_VERSION = 1
-ROWS_PER_SHARD = 16
+FORMAT_VERSION = 2
+#: Folder of the ingest's own objects in a store.
+INGEST = "ingest"
+#: Rows of a Dask block, and of a shard of images that are read block by block.
+ROWS_PER_BLOCK = 16
 _SMALL_BLOCK = 1024
-_RECORDS = "ingest_records"
-_RESERVED = ("format_version", "complete", "saved_variables")
+_RESERVED = ("format_version", "complete", "saved_variables", "partition_rows", "sources")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Zarr says of variable-length text that its specification is young; we rely on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Zarr V3 specification.*")
@@ -55,7 +63,12 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _text(ds: xr.Dataset) -> xr.Dataset:
+def _at(url: str | Path | Location) -> Location:
+    """Location of a store."""
+    return url if isinstance(url, Location) else Location.of(url)
+
+
+def storable_text(ds: xr.Dataset) -> xr.Dataset:
     """Variable-length text everywhere: a fixed length would cut what is appended later."""
     out = ds.copy()
     for name, variable in ds.variables.items():
@@ -66,152 +79,139 @@ def _text(ds: xr.Dataset) -> xr.Dataset:
     return out
 
 
-def store_attributes(url: str | Path) -> dict[str, Any]:
+def store_attributes(url: str | Path | Location) -> dict[str, Any]:
     """Root attributes of a store, finished or not; empty when there is none.
 
     Parameters
     ----------
     url
-        Path of the store.
+        Path or URL of the store.
 
     Returns
     -------
     dict
         Attributes.
-    """
-    path = Path(url) / "zarr.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")).get("attributes", {}))
-    except ValueError as error:
-        raise StoreError(f"{url}: the store's zarr.json is damaged. Ingest again.") from error
-
-
-def create_store(
-    url: str | Path,
-    static: xr.Dataset,
-    images: Mapping[str, npt.DTypeLike],
-    *,
-    n_subjects: int,
-    attrs: Mapping[str, Any],
-) -> None:
-    """Write the empty store of a cohort: everything but its subjects.
-
-    Parameters
-    ----------
-    url
-        Path of a store that does not exist yet.
-    static
-        Variables without a subject: voxel coordinates, nodes, tracts.
-    images
-        dtype of every (subject, voxel) array.
-    n_subjects
-        Number of rows.
-    attrs
-        Root attributes.
-    """
-    root = {**attrs, "format_version": FORMAT_VERSION, "complete": False, "saved_variables": []}
-    n_voxels = static.sizes["voxel"]
-    with _quiet():
-        zarr.create_group(str(url), zarr_format=3, attributes=root, overwrite=True)
-        for name, dtype in images.items():
-            kind = np.dtype(dtype)
-            zarr.create_array(
-                str(url),
-                name=name,
-                shape=(n_subjects, n_voxels),
-                dtype=kind,
-                chunks=(1, n_voxels),
-                shards=(ROWS_PER_SHARD, n_voxels),
-                compressors=BloscCodec(
-                    cname="lz4", clevel=1, shuffle="bitshuffle", typesize=kind.itemsize
-                ),
-                fill_value=np.nan if kind.kind == "f" else False,
-                dimension_names=("subject", "voxel"),
-                zarr_format=3,
-            )
-        _write(url, _text(annotate(static)))
-    _update_root(url, root)
-
-
-def _write(url: str | Path, ds: xr.Dataset) -> None:
-    """Write variables with xarray, which writes the root attributes too: keep the store's."""
-    out = ds.copy()
-    out.attrs = store_attributes(url)
-    out.to_zarr(url, mode="a", consolidated=False, zarr_format=3)
-
-
-def _update_root(url: str | Path, attrs: Mapping[str, Any]) -> None:
-    """Replace root attributes in one write."""
-    zarr.open_group(str(url), mode="r+").update_attributes(dict(attrs))
-
-
-def write_rows(url: str | Path, name: str, start: int, rows: npt.NDArray[np.generic]) -> None:
-    """Write whole shards of an image array.
-
-    Parameters
-    ----------
-    url
-        Path of the store.
-    name
-        Array.
-    start
-        First row, a multiple of the rows of a shard.
-    rows
-        (subject, voxel) values that fill shards, but for the last of the store.
 
     Raises
     ------
     StoreError
-        When the rows do not fill whole shards: writers beside this one would lose data.
+        When the store's metadata is damaged.
     """
-    array = zarr.open_array(str(url), path=name, mode="r+")
-    stop = start + len(rows)
-    if start % ROWS_PER_SHARD or (stop % ROWS_PER_SHARD and stop != array.shape[0]):
-        raise StoreError(
-            f"{url}: rows {start}-{stop} of {name} do not fill whole shards of {ROWS_PER_SHARD}."
+    content = _at(url).get("zarr.json")
+    if content is None:
+        return {}
+    try:
+        return dict(json.loads(content).get("attributes", {}))
+    except ValueError as error:
+        raise StoreError(f"{url}: the store's zarr.json is damaged. Ingest again.") from error
+
+
+def create_store(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
+    """Write an empty store.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a store that does not exist yet.
+    attrs
+        Root attributes.
+    """
+    root = {**attrs, "format_version": FORMAT_VERSION, "complete": False, "saved_variables": []}
+    store = _at(url).zarr_store()
+    zarr.create_group(store, zarr_format=3, attributes=root)
+    zarr.create_group(store, path=INGEST, zarr_format=3)
+
+
+def add_images(
+    url: str | Path | Location, images: Mapping[str, tuple[npt.DTypeLike, str, int]]
+) -> None:
+    """Add big arrays without rows; those that are there stay.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a store that has the variables of their second dims.
+    images
+        dtype, second dim (voxel or vertex) and rows of a shard of every array.
+    """
+    group = zarr.open_group(_at(url).zarr_store(), mode="r+")
+    for name, (dtype, dim, rows) in images.items():
+        if name in group:
+            continue
+        kind = np.dtype(dtype)
+        n = group["parcel" if dim == "voxel" else "hemisphere"].shape[0]  # type: ignore[union-attr]
+        group.create_array(
+            name,
+            shape=(0, n),
+            dtype=kind,
+            chunks=(1, n),
+            shards=(rows, n),
+            compressors=array_codecs(kind),
+            fill_value=fill_value(kind),
+            dimension_names=("subject", dim),
         )
-    array[start:stop] = rows
 
 
-def write_record(url: str | Path, partition: int, record: Mapping[str, Any]) -> None:
-    """Write the done-record of a partition, after its shards, in one write."""
-    zarr.create_group(
-        str(url),
-        path=f"{_RECORDS}/p{partition:06d}",
-        attributes=dict(record),
-        overwrite=True,
-        zarr_format=3,
-    )
+def resize_store(url: str | Path | Location, n_subjects: int) -> None:
+    """Give every big array as many rows as there are slots."""
+    group = zarr.open_group(_at(url).zarr_store(), mode="r+")
+    with quiet():
+        for _, array in group.arrays():
+            dims = array.metadata.dimension_names or ()  # type: ignore[union-attr]
+            if dims[:1] == ("subject",) and len(dims) == 2 and dims[1] in ("voxel", "vertex"):
+                array.resize((n_subjects, array.shape[1]))
 
 
-def read_records(url: str | Path) -> dict[int, dict[str, Any]]:
-    """Done-records of the partitions of a store, by partition."""
-    folder = Path(url) / _RECORDS
-    records = {}
-    for path in sorted(folder.glob("p*/zarr.json")):
-        try:
-            attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
-        except (ValueError, KeyError):
-            continue  # half-written: the partition is done again
-        records[int(path.parent.name[1:])] = attributes
-    return records
+def _write(url: str | Path | Location, ds: xr.Dataset) -> None:
+    """Write variables with xarray, which writes the root attributes too: keep the store's."""
+    out = ds.copy()
+    out.attrs = store_attributes(url)
+    store: Any = _at(url).zarr_store()
+    out.to_zarr(store, mode="a", consolidated=False, zarr_format=3)
 
 
-def finalize_store(url: str | Path, subjects: xr.Dataset) -> None:
+def replace_variables(url: str | Path | Location, ds: xr.Dataset) -> None:
+    """Write variables; those of the same name are removed first, whatever their shape."""
+    with quiet():
+        group = zarr.open_group(_at(url).zarr_store(), mode="r+")
+        for name in ds.variables:
+            if str(name) in group:
+                del group[str(name)]
+        _write(url, storable_text(annotate(ds)))
+
+
+def update_root(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
+    """Replace root attributes in one write."""
+    group = zarr.open_group(_at(url).zarr_store(), mode="r+")
+    group.update_attributes(dict(attrs))
+
+
+def drop_saved(url: str | Path | Location) -> None:
+    """Remove every variable that was computed from the scans: they have changed."""
+    names = [str(name) for name in store_attributes(url).get("saved_variables", ())]
+    update_root(url, {"saved_variables": []})
+    group = zarr.open_group(_at(url).zarr_store(), mode="r+")
+    for name in names:
+        if name in group:
+            del group[name]
+
+
+def finalize_store(
+    url: str | Path | Location, subjects: xr.Dataset, attrs: Mapping[str, Any]
+) -> None:
     """Write the per-subject variables and declare the store complete.
 
     Parameters
     ----------
     url
-        Path of the store.
+        Path or URL of the store.
     subjects
-        Variables and coordinates over ``subject`` alone.
+        Variables and coordinates over ``subject`` alone, one entry a slot.
+    attrs
+        Root attributes to set.
     """
-    with _quiet():
-        _write(url, _text(annotate(subjects)))
-    _update_root(url, {"complete": True})
+    replace_variables(url, subjects)
+    update_root(url, {**attrs, "complete": True})
 
 
 def open_store(url: str | Path) -> xr.Dataset:
@@ -220,18 +220,18 @@ def open_store(url: str | Path) -> xr.Dataset:
     Parameters
     ----------
     url
-        Path of a finished store.
+        Path or URL (``s3://``, ``gs://``) of a finished store.
 
     Returns
     -------
     Dataset
-        Images are Dask arrays (subject, voxel) in blocks of whole shards; everything else
+        Images are Dask arrays (subject, voxel) in blocks of whole rows; everything else
         is read when it is used.
 
     Raises
     ------
     StoreError
-        When there is no store, its ingest is not finished, or its format is newer.
+        When there is no store, its ingest is not finished, or its format is another.
     """
     attrs = store_attributes(url)
     if not attrs or "format_version" not in attrs:
@@ -241,51 +241,55 @@ def open_store(url: str | Path) -> xr.Dataset:
     if attrs["format_version"] != FORMAT_VERSION:
         raise StoreError(
             f"{url}: store format {attrs['format_version']}, this version reads {FORMAT_VERSION}. "
-            "Upgrade scalebrain, or ingest again."
+            "Ingest again, or use the version of scalebrain that wrote it."
         )
     if not attrs.get("complete"):
         raise StoreError(
             f"{url}: its ingest was interrupted. Run the same ingest again: it goes on from there."
         )
-    with _quiet():
-        ds = xr.open_zarr(url, consolidated=False, chunks=None)
+    with quiet():
+        ds = xr.open_zarr(_at(url).zarr_store(read_only=True), consolidated=False, chunks=None)
     known = set(attrs.get("saved_variables", ()))
     pending = [name for name in ds.variables if ds[name].attrs.get("saved") and name not in known]
-    ds = ds.drop_vars(pending)
-    ds = _readable(ds)
+    ds = readable(ds.drop_vars(pending))
     rank = {name: i for i, name in enumerate(REGISTRY)}
     order = sorted(map(str, ds.variables), key=lambda name: rank.get(name, len(rank)))
     ds = ds[order]
     blocks: dict[str, xr.DataArray] = {}
     for name, variable in ds.data_vars.items():
-        if variable.dims[:1] == ("subject",) and "voxel" in variable.dims:
-            blocks[str(name)] = variable.chunk(subject=ROWS_PER_SHARD, voxel=-1)
+        if _is_image(variable):
+            blocks[str(name)] = variable.chunk({"subject": ROWS_PER_BLOCK, variable.dims[1]: -1})
         elif name == "node_features":
             blocks[str(name)] = variable.chunk(subject=_SMALL_BLOCK)
     ds = ds.assign(blocks)
-    coordinates = [
-        name
-        for name in (
-            "age",
-            "sex",
-            "cohort",
-            "group",
-            "x",
-            "y",
-            "z",
-            "parcel",
-            "node_label",
-            "white_reference",
-        )
-        if name in ds.data_vars
-    ]
-    ds = ds.set_coords(coordinates)
+    if "subject_present" in ds:
+        present = np.asarray(ds["subject_present"].values, dtype=bool)
+        ds = ds.drop_vars("subject_present")
+        if not present.all():
+            ds = ds.isel(subject=np.flatnonzero(present))
+    ds = ds.set_coords([name for name in _COORDINATES if name in ds.data_vars])
     for name in ds.variables:
         ds[name].attrs.pop("saved", None)
     ds.attrs = {k: v for k, v in ds.attrs.items() if k not in _RESERVED} | {
         "format_version": FORMAT_VERSION
     }
     return ds
+
+
+_COORDINATES = (
+    "age",
+    "sex",
+    "cohort",
+    "group",
+    "person",
+    "x",
+    "y",
+    "z",
+    "parcel",
+    "node_label",
+    "white_reference",
+    "hemisphere",
+)
 
 
 def save_store(ds: xr.Dataset, url: str | Path) -> None:
@@ -308,12 +312,13 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
     if not attrs:
         root = {k: v for k, v in ds.attrs.items() if k not in _RESERVED}
         root |= {"format_version": FORMAT_VERSION, "complete": False, "saved_variables": []}
-        with _quiet():
-            zarr.create_group(str(url), zarr_format=3, attributes=root, overwrite=True)
-            _write(url, _text_lazily(annotate(ds)))
-        _update_root(url, {**root, "complete": True})
+        with quiet():
+            zarr.create_group(_at(url).zarr_store(), zarr_format=3, attributes=root, overwrite=True)
+            _write(url, _lazily_storable(annotate(ds)))
+        update_root(url, {**root, "complete": True})
         return
     existing = open_store(url)
+    present = _present(url)
     for dim, size in ds.sizes.items():
         if dim in existing.sizes and existing.sizes[dim] != size:
             raise StoreError(
@@ -332,45 +337,61 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
     new = new.reset_coords(drop=False)
     for name in new.variables:
         new[name].attrs = {**new[name].attrs, "saved": True}
+    new = new.map(lambda variable: _to_slots(variable, present), keep_attrs=True)
     names = sorted({str(n) for n in new.variables} | set(attrs.get("saved_variables", ())))
     rewritten = [str(n) for n in new.variables if n in attrs.get("saved_variables", ())]
     if rewritten:  # until they are whole again, they are not there
-        _update_root(url, {"saved_variables": [n for n in names if n not in new.variables]})
-    with _quiet():
-        root_group = zarr.open_group(str(url), mode="r+")
-        for name in new.variables:
-            if str(name) in root_group:
-                del root_group[str(name)]
-        _write(url, _text(annotate(new)))
-    _update_root(url, {**attrs, "saved_variables": names})
+        update_root(url, {"saved_variables": [n for n in names if n not in new.variables]})
+    replace_variables(url, new)
+    update_root(url, {"saved_variables": names})
+
+
+def _present(url: str | Path | Location) -> npt.NDArray[np.bool_]:
+    """Which slots of a store belong to a subject."""
+    group = zarr.open_group(_at(url).zarr_store(read_only=True), mode="r")
+    if "subject_present" in group:
+        return np.asarray(group["subject_present"][...], dtype=bool)  # type: ignore[index]
+    return np.ones(group["subject"].shape[0], dtype=bool)  # type: ignore[union-attr]
+
+
+def fill_value(dtype: np.dtype[Any]) -> Any:
+    """Return what an empty slot holds."""
+    return {"f": np.nan, "b": False, "U": "", "O": "", "T": ""}.get(dtype.kind, 0)
+
+
+def _to_slots(variable: xr.DataArray, present: npt.NDArray[np.bool_]) -> xr.DataArray:
+    """Values of the subjects, placed in their slots; in blocks of a useful size."""
+    if "subject" not in variable.dims:
+        return variable
+    out = variable.transpose("subject", ...)
+    if not present.all():
+        place = np.where(present, np.cumsum(present) - 1, out.sizes["subject"])
+        empty = out.isel(subject=[0]).copy(
+            data=np.full((1, *out.shape[1:]), fill_value(out.dtype), dtype=out.dtype)
+        )
+        out = xr.concat([out, empty], dim="subject").isel(subject=place)
+    return out.chunk(subject=_SMALL_BLOCK) if out.chunks else out
 
 
 def _is_image(variable: xr.DataArray) -> bool:
     """Whether a variable is one of the big arrays, which only the ingest writes."""
-    return "subject" in variable.dims and "voxel" in variable.dims
+    return variable.dims in (("subject", "voxel"), ("subject", "vertex"))
 
 
-def _text_lazily(ds: xr.Dataset) -> xr.Dataset:
+def _lazily_storable(ds: xr.Dataset) -> xr.Dataset:
     """Text made storable, images left lazy and chunked by shard."""
     small = ds.drop_vars([name for name in ds.data_vars if _is_image(ds[name])])
-    out = _text(small)
+    out = storable_text(small)
     for name in ds.data_vars:
         if _is_image(ds[name]):
-            chunked = ds[name].chunk(subject=ROWS_PER_SHARD, voxel=-1)
+            dim = str(ds[name].dims[1])
+            chunked = ds[name].chunk({"subject": ROWS_PER_BLOCK, dim: -1})
             chunked.encoding = {
-                "chunks": (1, ds.sizes["voxel"]),
-                "shards": (ROWS_PER_SHARD, ds.sizes["voxel"]),
+                "chunks": (1, ds.sizes[dim]),
+                "shards": (ROWS_PER_BLOCK, ds.sizes[dim]),
             }
             out[name] = chunked
     return out
-
-
-def row_hash(rows: Sequence[npt.NDArray[np.generic]]) -> str:
-    """SHA-256 over the stored rows of one subject."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(np.ascontiguousarray(row).tobytes())
-    return digest.hexdigest()
 
 
 def unpack(array: xr.DataArray) -> xr.DataArray:
@@ -437,74 +458,7 @@ def unpack(array: xr.DataArray) -> xr.DataArray:
     return out
 
 
-def write_results(
-    results: Mapping[str, xr.Dataset], url: str | Path, *, attrs: Mapping[str, Any]
-) -> None:
-    """Write small Datasets of statistics, one group each; what was there is replaced.
-
-    Parameters
-    ----------
-    results
-        Datasets by name.
-    url
-        Path of the store of results.
-    attrs
-        Root attributes.
-    """
-    with _quiet():
-        zarr.create_group(str(url), zarr_format=3, attributes={"complete": False}, overwrite=True)
-        for name, ds in results.items():
-            plain = _text(ds)
-            for variable in plain.variables:
-                plain[variable].attrs = {k: _plain(v) for k, v in plain[variable].attrs.items()}
-            plain.attrs = {k: _plain(v) for k, v in ds.attrs.items()}
-            plain.to_zarr(url, group=name, mode="w", consolidated=False, zarr_format=3)
-    _update_root(url, {**attrs, "complete": True, "names": sorted(results)})
-
-
-def _plain(value: Any) -> Any:
-    """Value as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return value
-
-
-def read_results(url: str | Path) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:
-    """Read what :func:`write_results` wrote.
-
-    Parameters
-    ----------
-    url
-        Path of the store of results.
-
-    Returns
-    -------
-    results
-        Datasets by name, in memory.
-    attrs
-        Root attributes.
-
-    Raises
-    ------
-    StoreError
-        When there is none, or its writing was interrupted.
-    """
-    attrs = store_attributes(url)
-    if not attrs.get("complete"):
-        raise StoreError(f"{url}: no finished results. Run the study again.")
-    out = {}
-    for name in attrs["names"]:
-        with _quiet(), xr.open_zarr(url, group=name, consolidated=False, chunks=None) as ds:
-            loaded = _readable(ds.load())
-            out[name] = loaded[sorted(map(str, loaded.variables))]
-    return out, attrs
-
-
-def _readable(ds: xr.Dataset) -> xr.Dataset:
+def readable(ds: xr.Dataset) -> xr.Dataset:
     """Text of a store as fixed-width NumPy text, which every library takes."""
     text = {
         n: (v.dims, v.values.astype(object).astype(str), v.attrs)

@@ -1,77 +1,150 @@
 import gzip
-import os
+import json
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
+import xarray as xr
+import zarr
 
 import scalebrain
 from scalebrain.atlas.space import template_grid
-from scalebrain.errors import GeometryError, ImageError, StoreError, TableError
-from scalebrain.ingestion import cohort
-from tests.phantom import image_path, save, tree_bytes
+from scalebrain.errors import ImageError, StoreError, TableError
+from scalebrain.ingestion import cohort, layout, partition
+from scalebrain.io.lease import hold_lease
+from scalebrain.io.location import Location
+from tests.phantom import image_path, save, tree_bytes, write_tree
 
-INTACT = "desc-preproc_T1w"
+T1W, GM, LESION = "desc-preproc_T1w", "label-GM_probseg", "label-L_mask"
+
+
+def codes(store, kind="rejected"):
+    table = scalebrain.problems(store, kind)
+    return dict(zip(table["subject"], table["code"], strict=True))
+
+
+def add_noise(tree, subject):
+    path = image_path(tree, subject, T1W)
+    image = nib.load(path)
+    save(path, np.asarray(image.dataobj) + np.int16(3), image.affine)
 
 
 def test_ingest__rows_equal_the_files(tree, tmp_path):
     ds = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "c.zarr"))
     for subject in ("sub-000", "sub-017"):
         volume = scalebrain.unpack(ds["t1w"].sel(subject=subject))
-        image = nib.load(image_path(tree, subject, INTACT))
+        image = nib.load(image_path(tree, subject, T1W))
         np.testing.assert_array_equal(volume.attrs["affine"], image.affine)
         stored = np.isfinite(volume.values)
         np.testing.assert_array_equal(volume.values[stored], image.get_fdata()[stored])
     assert ds["lesion_mask"].dtype == bool
-    assert dict(zip(ds.subject.values[-4:], ds.lesion_hemisphere.values[-4:], strict=True)) == {
-        "sub-016": "L",
-        "sub-017": "R",
-        "sub-018": "L",
-        "sub-019": "midline",
-    }
-    mask = nib.load(image_path(tree, "sub-018", "label-L_mask"))
-    expected = np.count_nonzero(mask.get_fdata()) * 4**3 / 1000
-    assert ds["lesion_volume"].sel(subject="sub-018").item() == pytest.approx(expected)
+    sides = ds["lesion_hemisphere"].sel(subject=["sub-016", "sub-017", "sub-018", "sub-019"])
+    assert sides.values.tolist() == ["L", "R", "L", "midline"]
+    mask = nib.load(image_path(tree, "sub-018", LESION)).get_fdata()
+    assert ds["lesion_volume"].sel(subject="sub-018").item() == pytest.approx(
+        np.count_nonzero(mask) * 4**3 / 1000
+    )
     assert np.isnan(ds["lesion_volume"].sel(subject="sub-000").item())
+    one = scalebrain.unpack(ds["lesion_mask"].sel(subject="sub-018")).values
+    assert one.sum() == np.count_nonzero(mask[np.isfinite(volume.values)])
+
+
+def test_store__opens_with_xarray_alone(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    plain = xr.open_zarr(store, consolidated=False)
+    ours = scalebrain.open_store(store)
+    np.testing.assert_array_equal(plain["t1w"].values, ours["t1w"].values)
+    np.testing.assert_array_equal(plain["subject"].values.astype(object), ours["subject"].values)
+    assert plain["subject_present"].values.all()
+
+
+def test_store__shards_are_what_zarr_itself_writes_and_reads(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    array = zarr.open_array(store / "t1w", mode="r")
+    copy = zarr.create_array(
+        tmp_path / "copy",
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=array.chunks,
+        shards=array.shards,
+        compressors=array.compressors,
+        fill_value=np.nan,
+    )
+    copy[...] = array[...]
+    ours = (store / "t1w" / "c" / "0" / "0").read_bytes()
+    theirs = (tmp_path / "copy" / "c" / "0" / "0").read_bytes()
+    assert len(ours) == len(theirs)
 
 
 def test_ingest__resumes_bit_identical_after_a_kill(tree, tmp_path, monkeypatch):
     whole = scalebrain.ingest(tree, tmp_path / "whole.zarr")
     expected = tree_bytes(whole)
     broken = tmp_path / "broken.zarr"
-    for step in ("write_rows", "write_record", "finalize_store"):
+    put = Location.put
+    n_puts = 0
+
+    def counts(self, key, content):
+        nonlocal n_puts
+        n_puts += 1
+        put(self, key, content)
+
+    monkeypatch.setattr(Location, "put", counts)
+    scalebrain.ingest(tree, tmp_path / "counted.zarr")
+    assert n_puts > 8
+    for fatal in range(1, n_puts + 1, 2):
         shutil.rmtree(broken, ignore_errors=True)
-        real, calls = getattr(cohort, step), []
+        n_puts = 0
 
-        def dies(*args, real=real, calls=calls, step=step, **kwargs):
-            calls.append(1)
-            if len(calls) == (1 if step == "finalize_store" else 2):
+        def dies(self, key, content, fatal=fatal):
+            nonlocal n_puts
+            n_puts += 1
+            if n_puts == fatal:
                 raise KeyboardInterrupt
-            return real(*args, **kwargs)
+            put(self, key, content)
 
-        monkeypatch.setattr(cohort, step, dies)
+        monkeypatch.setattr(Location, "put", dies)
         with pytest.raises(KeyboardInterrupt):
             scalebrain.ingest(tree, broken)
-        monkeypatch.setattr(cohort, step, real)
-        with pytest.raises(StoreError, match="interrupted"):
+        monkeypatch.setattr(Location, "put", put)
+        with pytest.raises(StoreError):
             scalebrain.open_store(broken)
         scalebrain.ingest(tree, broken)
-        assert tree_bytes(broken) == expected
+        assert tree_bytes(broken) == expected, fatal
 
 
-def test_ingest__a_second_run_changes_nothing_and_another_cohort_is_refused(tree, tmp_path):
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (cohort, "create_store"),
+        (cohort, "resize_store"),
+        (cohort, "finalize_store"),
+        (layout, "update_root"),
+        (layout, "add_images"),
+    ],
+)
+def test_ingest__resumes_after_a_kill_between_steps(tree, tmp_path, monkeypatch, module, step):
+    expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "whole.zarr"))
+
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            scalebrain.ingest(tree, tmp_path / "broken.zarr")
+    scalebrain.ingest(tree, tmp_path / "broken.zarr")
+    assert tree_bytes(tmp_path / "broken.zarr") == expected
+
+
+def test_ingest__a_second_run_changes_nothing(tree, tmp_path):
     store = scalebrain.ingest(tree, tmp_path / "c.zarr")
     before = tree_bytes(store)
     scalebrain.ingest(tree, store)
     assert tree_bytes(store) == before
-    table = tree / "participants.tsv"
-    table.write_text(table.read_text().replace("\t50\t", "\t51\t"))
-    with pytest.raises(StoreError, match="another cohort"):
-        scalebrain.ingest(tree, store)
 
 
-def test_ingest__several_rows_a_shard_and_workers_give_the_same_store(tree, tmp_path):
+def test_ingest__workers_give_the_same_store(tree, tmp_path):
     import distributed
 
     alone = tree_bytes(scalebrain.ingest(tree, tmp_path / "a.zarr"))
@@ -85,185 +158,332 @@ def test_ingest__several_rows_a_shard_and_workers_give_the_same_store(tree, tmp_
     assert spread == alone
 
 
-def _truncate(tree):
-    path = image_path(tree, "sub-003", INTACT)
+def test_ingest__one_bad_subject_is_left_out_and_told(tree, tmp_path):
+    path = image_path(tree, "sub-003", T1W)
     path.write_bytes(path.read_bytes()[:-4000])
-    return path
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert codes(store) == {"sub-003": "truncated"}
+    assert str(tree) not in scalebrain.problems(store)["message"].item()
+    ds = scalebrain.open_store(store)
+    assert ds.sizes["subject"] == 19
+    assert "sub-003" not in ds["subject"].values
+    image = nib.load(image_path(tree, "sub-004", T1W)).get_fdata()
+    volume = scalebrain.unpack(ds["t1w"].sel(subject="sub-004")).values
+    np.testing.assert_array_equal(volume[np.isfinite(volume)], image[np.isfinite(volume)])
+    with pytest.raises(ImageError, match="truncated"):
+        scalebrain.ingest(tree, tmp_path / "strict.zarr", strict=True)
 
 
-def _truncate_inside(tree):
-    path = image_path(tree, "sub-003", INTACT)
-    content = gzip.decompress(path.read_bytes())
-    path.write_bytes(gzip.compress(content[:-1000]))
-    return path
+def test_ingest__a_mended_subject_comes_in_with_update(tree, tmp_path):
+    path = image_path(tree, "sub-003", T1W)
+    good = path.read_bytes()
+    expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "good.zarr"))
+    path.write_bytes(good[:-4000])
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    path.write_bytes(good)
+    with pytest.raises(StoreError, match="1 changed subjects"):
+        scalebrain.ingest(tree, store)
+    scalebrain.ingest(tree, store, update=True)
+    assert tree_bytes(store) == expected
 
 
-def _empty(tree):
-    path = image_path(tree, "sub-003", INTACT)
-    path.write_bytes(b"")
-    return path
-
-
-def _web_page(tree):
-    path = image_path(tree, "sub-003", INTACT)
-    path.write_bytes(b"<!DOCTYPE html><html>not found</html>")
-    return path
-
-
-def _huge_claim(tree):
-    path = image_path(tree, "sub-003", INTACT)
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
-    path.write_bytes(gzip.compress(bytes(content)))
-    return path
-
-
-def _not_a_number(tree):
-    path = image_path(tree, "sub-003", "label-GM_probseg")
-    image = nib.load(path)
-    save(path, np.full(image.shape, np.nan, np.float32), image.affine)
-    return path
-
-
-def _inverted_mask(tree):
-    path = image_path(tree, "sub-017", "label-L_mask")
-    image = nib.load(path)
-    save(path, (1 - image.get_fdata()).astype(np.uint8), image.affine)
-    return path
-
-
-def _labels(tree):
-    path = image_path(tree, "sub-017", "label-L_mask")
-    image = nib.load(path)
-    data = image.get_fdata()
-    data[10:12, 10, 10] = 2
-    save(path, data.astype(np.uint8), image.affine)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (_truncate, "truncated"),
-        (_truncate_inside, "truncated"),
-        (_empty, "empty"),
-        (_web_page, "web page"),
-        (_huge_claim, "voxels"),
-        (_not_a_number, "NaN"),
-        (_inverted_mask, "inverted"),
-        (_labels, "labels"),
-    ],
-)
-def test_ingest__bad_image_is_one_error_that_names_the_file(tree, tmp_path, damage, words):
-    path = damage(tree)
-    with pytest.raises(ImageError, match=words) as caught:
+def test_ingest__nothing_usable_is_one_error(tree, tmp_path):
+    for path in tree.rglob("*T1w.nii.gz"):
+        path.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"20 problems") as caught:
         scalebrain.ingest(tree, tmp_path / "c.zarr")
-    assert str(path) in str(caught.value)
-    with pytest.raises(StoreError):
-        scalebrain.open_store(tmp_path / "c.zarr")
+    assert "empty" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["shape", "shift", "oblique"])
-def test_ingest__mask_on_another_grid_is_refused(tree, tmp_path, kind):
-    path = image_path(tree, "sub-017", "label-L_mask")
-    image = nib.load(path)
-    data, affine = image.get_fdata().astype(np.uint8), image.affine.copy()
-    if kind == "shape":
-        data = data[:, :-1]
-    elif kind == "shift":
-        affine[0, 3] += 4
-    else:
-        affine[0, 1] += 0.1
-    save(path, data, affine)
-    with pytest.raises((GeometryError, ImageError), match="another grid") as caught:
+def test_ingest__update_reads_what_changed_and_drops_what_was_computed(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    ds = scalebrain.open_store(store)
+    scalebrain.save_store(scalebrain.lesion_load(ds), store)
+    assert "lesion_load" in scalebrain.open_store(store)
+    before = ds["t1w"].values
+    add_noise(tree, "sub-002")
+    table = tree / "participants.tsv"
+    table.write_text(table.read_text().replace("sub-005\t55", "sub-005\t56"))
+    scalebrain.ingest(tree, store, update=True)
+    ds = scalebrain.open_store(store)
+    assert "lesion_load" not in ds
+    assert ds["age"].sel(subject="sub-005").item() == 56
+    changed = (ds["t1w"].values != before).any(axis=1)
+    assert ds["subject"].values[changed].tolist() == ["sub-002"]
+    assert tree_bytes(store) == tree_bytes(scalebrain.ingest(tree, tmp_path / "fresh.zarr"))
+
+
+def test_ingest__appends_a_dataset_and_its_rows_stay(tree, tmp_path):
+    other = write_tree(tmp_path / "other", n=18)
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    first = scalebrain.open_store(store).load()
+    with pytest.raises(TableError, match="--prefix"):
+        scalebrain.ingest(other, store, update=True)
+    with pytest.raises(StoreError, match="new dataset 'other'"):
+        scalebrain.ingest(other, store, prefix="b")
+    scalebrain.ingest(other, store, prefix="b", update=True)
+    ds = scalebrain.open_store(store)
+    assert ds.sizes["subject"] == 38
+    xr.testing.assert_identical(ds["t1w"][:20].load(), first["t1w"])
+    assert ds["dataset"].values.tolist() == ["bids"] * 20 + ["other"] * 18
+    volume = scalebrain.unpack(ds["t1w"].sel(subject="sub-b017")).values
+    image = nib.load(image_path(other, "sub-017", T1W)).get_fdata()
+    np.testing.assert_array_equal(volume[np.isfinite(volume)], image[np.isfinite(volume)])
+    # the same scans under two ids
+    assert set(codes(store, "warnings").values()) == {"duplicate-scan"}
+    assert (ds["warnings"].values != "").sum() == 36
+    loads = scalebrain.lesion_load(ds)
+    scalebrain.save_store(loads, store)
+    saved = scalebrain.open_store(store)["lesion_load"]
+    np.testing.assert_array_equal(saved.values, loads["lesion_load"].values)
+
+
+def test_ingest__several_datasets_at_once_equal_one_after_the_other(tree, tmp_path):
+    other = write_tree(tmp_path / "other", n=5)
+    for path in sorted(other.glob("sub-*")):
+        renamed = path.with_name(path.name.replace("sub-", "sub-x"))
+        path.rename(renamed)
+        for file in renamed.rglob("*.nii.gz"):
+            file.rename(file.with_name(file.name.replace("sub-", "sub-x", 1)))
+    table = other / "participants.tsv"
+    table.write_text(table.read_text().replace("sub-", "sub-x"))
+    at_once = tree_bytes(scalebrain.ingest([tree, other], tmp_path / "a.zarr"))
+    store = scalebrain.ingest(tree, tmp_path / "b.zarr")
+    scalebrain.ingest(other, store, update=True)
+    assert tree_bytes(store) == at_once
+
+
+def test_ingest__a_subject_that_left_its_dataset_is_an_error(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    shutil.rmtree(tree / "sub-004")
+    table = tree / "participants.tsv"
+    lines = [line for line in table.read_text().splitlines() if not line.startswith("sub-004")]
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(TableError, match="store withdraw"):
+        scalebrain.ingest(tree, store, update=True)
+    assert scalebrain.open_store(store).sizes["subject"] == 20
+
+
+def test_withdraw__removes_every_trace_and_keeps_out(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    ds = scalebrain.open_store(store)
+    scalebrain.save_store(scalebrain.lesion_load(ds), store)
+    scalebrain.save_store(scalebrain.lesion_frequency(ds), store)
+    row = ds["t1w"].sel(subject="sub-017").values
+    assert scalebrain.withdraw(store, ["017"]) == 1
+    after = scalebrain.open_store(store)
+    assert after.sizes["subject"] == 19
+    assert "sub-017" not in after["subject"].values
+    assert "lesion_frequency" not in after
+    kept = [s for s in ds["subject"].values if s != "sub-017"]
+    xr.testing.assert_equal(after["t1w"].load(), ds["t1w"].sel(subject=kept).load())
+    assert after["lesion_load"].sel(subject="sub-018").notnull().all()
+    plain = xr.open_zarr(store, consolidated=False)
+    assert np.isnan(plain["t1w"].values[17]).all()
+    assert not plain["lesion_mask"].values[17].any()
+    everything = b"".join(tree_bytes(store).values())
+    assert b"sub-017" not in everything
+    assert row.tobytes()[:4096] not in everything
+    assert scalebrain.verify_store(store) == []
+    # a later ingest of the same source leaves the person out and has nothing else to do
+    before = tree_bytes(store)
+    scalebrain.ingest(tree, store)
+    assert tree_bytes(store) == before
+    with pytest.raises(TableError, match="sub-999"):
+        scalebrain.withdraw(store, ["sub-999"])
+    assert scalebrain.withdraw(store, ["sub-017"]) == 0
+
+
+def test_withdraw__a_list_is_honored_at_ingest(tree, tmp_path):
+    listed = tmp_path / "w1234.csv"
+    listed.write_text("003\n017\n")
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr", withdrawn=listed)
+    ds = scalebrain.open_store(store)
+    assert ds.sizes["subject"] == 18
+    assert b"sub-017" not in b"".join(tree_bytes(store).values())
+    scalebrain.ingest(tree, store)
+
+
+def test_withdraw__goes_on_after_a_kill(tree, tmp_path, monkeypatch):
+    from scalebrain.ingestion import upkeep
+
+    whole = scalebrain.ingest(tree, tmp_path / "whole.zarr")
+    scalebrain.withdraw(whole, ["sub-017"])
+    for step in ("_empty_rows", "_forget"):
+        store = tmp_path / f"{step}.zarr"
+        scalebrain.ingest(tree, store)
+        with monkeypatch.context() as patch:
+
+            def dies(*args):
+                raise KeyboardInterrupt
+
+            patch.setattr(upkeep, step, dies)
+            with pytest.raises(KeyboardInterrupt):
+                scalebrain.withdraw(store, ["sub-017"])
+        with pytest.raises(StoreError):
+            scalebrain.open_store(store)
+        scalebrain.withdraw(store, ["sub-017"])
+        assert tree_bytes(store) == tree_bytes(whole)
+
+
+def test_verify__finds_and_mends_damage(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert scalebrain.verify_store(store) == []
+    expected = tree_bytes(store)
+    shard = store / "t1w" / "c" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    (store / "gm" / "c" / "1" / "0").unlink()
+    lines = scalebrain.verify_store(store)
+    assert [line.split(":")[0] for line in lines] == ["t1w/c/0/0", "gm/c/1/0"]
+    assert "sub-000" in lines[0]
+    assert "sub-019" in lines[1]
+    scalebrain.ingest(tree, store)  # says nothing: records alone are trusted
+    scalebrain.ingest(tree, store, verify=True)
+    assert tree_bytes(store) == expected
+
+
+def test_ingest__a_second_one_on_the_store_is_refused(tree, tmp_path):
+    store = tmp_path / "c.zarr"
+    with hold_lease(Location.of(store)), pytest.raises(StoreError, match="another ingest"):
+        scalebrain.ingest(tree, store)
+    scalebrain.ingest(tree, store)
+
+
+def test_ingest__disk_full_is_told_and_resumed(tree, tmp_path, monkeypatch):
+    expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "whole.zarr"))
+    real = partition.join_shard
+
+    def full(rows):
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(partition, "join_shard", full)
+    with pytest.raises(StoreError, match="no space left"):
         scalebrain.ingest(tree, tmp_path / "c.zarr")
-    assert str(path) in str(caught.value)
-    assert "resample" in str(caught.value).lower()
+    monkeypatch.setattr(partition, "join_shard", real)
+    scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert tree_bytes(tmp_path / "c.zarr") == expected
 
 
 def test_ingest__image_stored_in_another_orientation_is_the_same_image(tree, tmp_path):
     expected = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "a.zarr"))
-    for ending in (INTACT, "label-GM_probseg", "label-L_mask"):
+    for ending in (T1W, GM, LESION):
         path = image_path(tree, "sub-017", ending)
         image = nib.load(path)
         flipped = image.as_reoriented([[2, 1], [0, -1], [1, -1]])
         save(path, np.asarray(flipped.dataobj), flipped.affine)
-    found = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "b.zarr"))
+    store = scalebrain.ingest(tree, tmp_path / "b.zarr")
+    found = scalebrain.open_store(store)
     for name in ("t1w", "gm", "lesion_mask"):
         np.testing.assert_array_equal(found[name].values, expected[name].values)
     assert found["lesion_hemisphere"].sel(subject="sub-017").item() == "R"
+    assert codes(store, "warnings") == {}
 
 
-def test_ingest__contradicting_forms_are_refused(tree, tmp_path):
-    path = image_path(tree, "sub-003", INTACT)
+def test_ingest__images_on_another_grid_are_resampled_as_scipy_does(tree, tmp_path):
+    from scalebrain.atlas.space import Grid, resample
+
+    store = tmp_path / "c.zarr"
+    path = image_path(tree, "sub-017", T1W)
     image = nib.load(path)
-    image.set_qform(np.diag([-1.0, 1, 1, 1]) @ image.affine, code=1)
-    image.set_sform(image.affine, code=1)
-    nib.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(path)
-    with pytest.raises(ImageError, match="left and right are ambiguous"):
-        scalebrain.ingest(tree, tmp_path / "c.zarr")
-
-
-def _edit(tree, old, new):
-    table = tree / "participants.tsv"
-    text = table.read_text()
-    assert old in text
-    table.write_text(text.replace(old, new, 1))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("sub-004\t54", "sub-003\t54", "several rows"),
-        ("sub-004\t54", "SUB-003\t54", "not a BIDS label"),
-        ("sub-004\t54", "004\t54\tF\tx\treference\tn/a\t1\tn/a\nsub-004\t54", "several rows"),
-        ("\t54\t", "\tn/a\t", "age is missing"),
-        ("\t54\t", "\t54,5\t", "decimal"),
-        ("\t54\t", "\t648\t", "months"),
-        ("\t54\tF", "\t54\t1", "F or M"),
-        ("sub-004\t54", "<script>\t54", "not a BIDS label"),
-        ("\tage\t", "\tyears\t", "column age missing"),
-    ],
-)
-def test_ingest__bad_table_is_one_error_with_the_way_out(tree, tmp_path, old, new, words):
-    _edit(tree, old, new)
-    with pytest.raises(TableError, match=words) as caught:
-        scalebrain.ingest(tree, tmp_path / "c.zarr")
-    assert "participants.tsv" in str(caught.value)
-    assert not (tmp_path / "c.zarr").exists()
-
-
-def test_ingest__missing_table_folder_without_row_and_leaving_link(tree, tmp_path):
-    outside = tmp_path / "outside.nii.gz"
-    inside = image_path(tree, "sub-002", INTACT)
-    inside.rename(outside)
-    inside.symlink_to(outside)
-    (tree / "sub-999").mkdir()
-    with pytest.raises(TableError) as caught:
-        scalebrain.ingest(tree, tmp_path / "c.zarr")
-    assert "leaves the tree" in str(caught.value)
-    assert "sub-999" in str(caught.value)
-    os.remove(tree / "participants.tsv")
-    with pytest.raises(TableError, match=r"participants\.tsv: missing"):
-        scalebrain.ingest(tree, tmp_path / "c.zarr")
+    fine = template_grid(2.0)
+    # a smooth image, on a grid of its own, oblique and flipped
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    own = Grid.from_matrix(fine.shape, turn @ np.diag([-1, 1, 1, 1]) @ fine.matrix)
+    source = Grid.from_matrix(image.shape, image.affine)
+    data = resample(np.asarray(image.dataobj, dtype=np.float32), source, own)
+    save(path, data, own.matrix)
+    mask_path = image_path(tree, "sub-017", LESION)
+    mask = nib.load(mask_path)
+    finer = resample(np.asarray(mask.dataobj), source, own, order=0)
+    save(mask_path, finer, own.matrix)
+    scalebrain.ingest(tree, store)
+    ds = scalebrain.open_store(store).sel(subject="sub-017")
+    expected = resample(np.asarray(data, dtype=np.float64), own, source)
+    found = scalebrain.unpack(ds["t1w"]).values
+    stored = np.isfinite(found)
+    assert stored.sum() > 0.98 * ds.sizes["voxel"]
+    np.testing.assert_allclose(found[stored], expected[stored], rtol=1e-5, atol=0.5)
+    row = scalebrain.unpack(ds["lesion_mask"]).values
+    np.testing.assert_array_equal(
+        row[stored], resample(finer, own, source, order=0).astype(bool)[stored]
+    )
+    assert ds["lesion_volume"].item() == pytest.approx(finer.sum() * own.voxel_volume / 1000)
+    assert ds["lesion_hemisphere"].item() == "R"
+    assert "image-resampled" in ds["warnings"].item()
 
 
 def test_ingest__person_without_a_scan_is_kept_as_missing(tree, tmp_path):
     shutil.rmtree(tree / "sub-005")
-    ds = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "c.zarr"))
-    one = ds.sel(subject="sub-005")
-    assert not one.scan_present.item()
-    assert np.isnan(one.t1w.values).all()
-    reasons = scalebrain.inclusion(ds)
-    assert reasons.exclusion_reason.sel(subject="sub-005").item() == "no T1w scan"
-    assert reasons.exclusion_reason.sel(subject="sub-019").item().startswith("midline")
-    assert int(reasons.included.sum()) == 18
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    one = scalebrain.open_store(store).sel(subject="sub-005")
+    assert not one["scan_present"].item()
+    assert np.isnan(one["t1w"].values).all()
+    assert one["age"].item() == 55
+    assert codes(store, "warnings") == {"sub-005": "no-image"}
 
 
-def test_ingest__cropped_scans_are_not_template_space(tree, tmp_path):
+def test_ingest__whole_head_and_resolution(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr", whole_head=True)
+    ds = scalebrain.open_store(store)
     grid = template_grid(4.0)
-    for path in tree.rglob("*.nii.gz"):
-        image = nib.load(path)
-        save(path, np.asarray(image.dataobj)[:, :, :20], grid.matrix)
-    with pytest.raises(GeometryError, match="cropped"):
-        scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert ds.sizes["voxel"] == grid.size
+    plain = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "b.zarr"))
+    xr.testing.assert_allclose(
+        scalebrain.node_features(ds)["node_features"].load(),
+        scalebrain.node_features(plain)["node_features"].load(),
+    )
+    coarse = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "r.zarr", resolution=5.0))
+    assert coarse.attrs["shape"] == list(template_grid(5.0).shape)
+    assert (coarse["warnings"].values.astype(str) != "").all()
+
+
+def test_ingest__header_text_is_not_kept(tree, tmp_path):
+    path = image_path(tree, "sub-003", T1W)
+    image = nib.load(path)
+    image.header["descrip"] = b"JANE DOE 1950"
+    image.header["db_name"] = b"SECRETDB"
+    nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header).to_filename(path)
+    assert b"JANE DOE" in gzip.decompress(path.read_bytes())
+    everything = b"".join(
+        tree_bytes(scalebrain.ingest(tree, tmp_path / "c.zarr", whole_head=True)).values()
+    )
+    assert b"JANE DOE" not in everything
+    assert b"SECRETDB" not in everything
+
+
+def test_ingest__a_folder_that_is_no_store_is_left_alone(tree, tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("x")
+    with pytest.raises(StoreError, match="not a store"):
+        scalebrain.ingest(tree, folder)
+    assert (folder / "thesis.txt").read_text() == "x"
+
+
+def test_validate__finds_what_ingest_finds_and_writes_nothing(tree, tmp_path):
+    path = image_path(tree, "sub-003", T1W)
+    path.write_bytes(b"")
+    before = tree_bytes(tmp_path)
+    found = scalebrain.validate(tree)
+    assert found.attrs["n_subjects"] == 19
+    assert tree_bytes(tmp_path) == before
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    rejected = found[found["action"] == "E"].drop(columns="action").reset_index(drop=True)
+    assert rejected.to_dict() == scalebrain.problems(store).to_dict()
+
+
+def test_store_info__says_what_is_there(tree, tmp_path):
+    info = scalebrain.store_info(scalebrain.ingest(tree, tmp_path / "c.zarr"))
+    assert info["datasets"] == {"bids": 20}
+    assert info["arrays"]["t1w"]["shape"][0] == 20
+    json.dumps(info)
+
+
+def test_partition_rows__few_objects_for_many_subjects():
+    rows = 64
+    n = 20_000
+    shards = sum(-(-n // partition.array_rows(name, rows)) for name in ("t1w", "gm", "lesion_mask"))
+    assert shards + -(-n // rows) + 300 < 5000

@@ -11,7 +11,7 @@ import pytest
 import scalebrain.simulate.cohort as module
 from scalebrain.atlas.space import SPACE, template_grid
 from scalebrain.errors import ConfigError
-from scalebrain.io.bids import find_cohort
+from scalebrain.io.sources import find_cohort
 from scalebrain.io.store import open_store
 from scalebrain.simulate.cohort import simulate_cohort
 
@@ -41,7 +41,7 @@ def load(tree, subject, suffix):
 
 
 def test_simulate_cohort__writes_a_bids_tree_that_is_found(tree):
-    cohort = find_cohort(tree, space=SPACE)
+    cohort = find_cohort(tree)
     assert len(cohort.scans) == 18
     assert all(scan.t1w and scan.gm for scan in cohort.scans)
     assert sum(scan.lesion is not None for scan in cohort.scans) == 9
@@ -227,7 +227,7 @@ def test_simulate_cohort__bad_arguments_raise(tmp_path, change, message):
 def test_simulate_cohort__one_group_alone(tmp_path, group):
     counts = {"reference": 0, "stroke": 0, group: 2}
     tree = simulate_cohort(tmp_path / "bids", **{**SMALL, **counts})
-    assert len(find_cohort(tree, space=SPACE).scans) == 2
+    assert len(find_cohort(tree).scans) == 2
 
 
 def test_simulate_cohort__rival_direction_is_another_simulation(tmp_path):

@@ -1,0 +1,1 @@
+"""Measurements at full size, run by hand: ``python -m benchmarks.NAME``."""

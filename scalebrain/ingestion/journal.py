@@ -1,0 +1,82 @@
+"""The ingest's own objects in a store: plan, tables, problems, records of partitions."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from scalebrain.ingestion.plan import Plan
+from scalebrain.io.location import Location
+from scalebrain.io.store import INGEST
+
+__all__ = [
+    "Record",
+    "drop_record",
+    "read_object",
+    "read_plan",
+    "read_record",
+    "read_records",
+    "source_hashes",
+    "write_object",
+    "write_plan",
+    "write_record",
+]
+
+Record = dict[str, Any]
+
+
+def read_object(location: Location, name: str) -> Any:
+    """One object as plain values; None when it is not there."""
+    content = location.get(f"{INGEST}/{name}.json")
+    return None if content is None else json.loads(content)
+
+
+def write_object(location: Location, name: str, content: object) -> None:
+    """Write one object, in one piece."""
+    location.put(f"{INGEST}/{name}.json", json.dumps(content, sort_keys=True).encode())
+
+
+def read_plan(location: Location) -> Plan | None:
+    """Plan of a store; None when it has none."""
+    plain = read_object(location, "plan")
+    return None if plain is None else Plan.from_plain(plain)
+
+
+def write_plan(location: Location, plan: Plan) -> None:
+    """Write the plan."""
+    write_object(location, "plan", plan.to_plain())
+
+
+def read_record(location: Location, number: int) -> Record | None:
+    """Record of a partition; None when it is not done."""
+    record: Record | None = read_object(location, f"{number:06d}")
+    return record
+
+
+def write_record(location: Location, number: int, record: Mapping[str, Any]) -> None:
+    """Write the record of a partition, after its shards."""
+    write_object(location, f"{number:06d}", dict(record))
+
+
+def drop_record(location: Location, number: int) -> None:
+    """Remove the record of a partition, before its shards are written."""
+    location.delete(f"{INGEST}/{number:06d}.json")
+
+
+def read_records(location: Location, plan: Plan) -> dict[int, Record]:
+    """Read the records of the partitions that are done."""
+    records = {}
+    for number in range(len(plan.partitions)):
+        record = read_record(location, number)
+        if record is not None:
+            records[number] = record
+    return records
+
+
+def source_hashes(records: Mapping[int, Record]) -> dict[str, str]:
+    """Hash of the files of every subject that was read, rejected or not."""
+    return {
+        entry["subject"]: entry["source"]
+        for record in records.values()
+        for entry in record["subjects"]
+        if entry
+    }

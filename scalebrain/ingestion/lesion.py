@@ -1,0 +1,285 @@
+"""A lesion mask: which voxels are lesioned, on which side, and how much lies outside."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scalebrain.atlas.space import Grid
+from scalebrain.errors import GeometryError, ImageError, LateralityError
+from scalebrain.ingestion.geometry import Geometry
+from scalebrain.ingestion.lattice import lattice
+from scalebrain.ingestion.options import ReadOptions
+from scalebrain.ingestion.rows_numba_fns import compiled_type, value_range
+from scalebrain.io.files import SourceFile
+from scalebrain.io.nifti import Image, read_image
+
+__all__ = ["LATERALITY_THRESHOLD", "LESION_THRESHOLD", "Lesion", "lesion_side", "read_lesion"]
+
+#: A lesion is unilateral when its laterality index is at least this far from zero.
+LATERALITY_THRESHOLD = 0.8
+#: A voxel of a probabilistic mask is lesioned from this value.
+LESION_THRESHOLD = 0.5
+_MIDLINE_MM = 6.0
+_CEREBELLUM = 91  # first AAL code of the cerebellum
+_MAX_VOLUME_CHANGE = 0.05
+_MAX_OUTSIDE = 0.5
+_ODD_OUTSIDE = 0.01
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass
+class Lesion:
+    """A lesion on the store's voxels.
+
+    Parameters
+    ----------
+    row
+        (voxel,) lesioned or not.
+    values
+        Per-subject variables.
+    warnings
+        Code and message of whatever is odd.
+    """
+
+    row: npt.NDArray[np.bool_]
+    values: dict[str, Any] = field(default_factory=dict)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+
+
+def lesion_side(x: npt.NDArray[np.floating], parcel: npt.NDArray[np.integer]) -> tuple[str, float]:
+    """Side of a lesion.
+
+    Parameters
+    ----------
+    x
+        (lesion voxel,) mm, right positive.
+    parcel
+        (lesion voxel,) parcel codes.
+
+    Returns
+    -------
+    str
+        ``L``, ``R``, ``bilateral``, ``midline`` (most of it within 6 mm of the midline, or
+        in the cerebellum) or ``none``.
+    float
+        Laterality index, (left - right) / (left + right); NaN without a lesion.
+    """
+    left, right = int(np.count_nonzero(x < 0)), int(np.count_nonzero(x > 0))
+    if x.size == 0:
+        return "none", float("nan")
+    index = (left - right) / (left + right) if left + right else 0.0
+    if np.mean(np.abs(x) <= _MIDLINE_MM) > 0.5 or np.mean(parcel >= _CEREBELLUM) > 0.5:
+        return "midline", index
+    if abs(index) < LATERALITY_THRESHOLD:
+        return "bilateral", index
+    return ("L" if index > 0 else "R"), index
+
+
+def read_lesion(
+    file: SourceFile, geometry: Geometry, options: ReadOptions, *, side: str = ""
+) -> Lesion:
+    """Read a lesion mask.
+
+    Parameters
+    ----------
+    file
+        Mask, on any grid of the template's space.
+    geometry
+        Voxels of the store.
+    options
+        How it is read.
+    side
+        Side by the cohort's table; empty when it does not say.
+
+    Returns
+    -------
+    Lesion
+        Row, values and warnings.
+
+    Raises
+    ------
+    ImageError, GeometryError, LateralityError
+        With the code of the rule that was broken.
+    """
+    image = read_image(file, volume=options.volume, assume_space=options.assume_space)
+    lesion = Lesion(np.zeros(len(geometry.ijk), dtype=bool), warnings=list(image.notes))
+    lesioned = _lesioned(file, image, options, lesion)
+    voxel = float(abs(np.linalg.det(image.affine[:3, :3]))) / 1000
+    removed = 0.0
+    if options.min_lesion > 0 and lesioned.size:
+        kept = _large_components(lesioned, image.shape, options.min_lesion / voxel)
+        removed = (lesioned.size - kept.size) * voxel
+        lesioned = kept
+    volume = lesioned.size * voxel
+    brain = np.count_nonzero(geometry.inside) * geometry.grid.voxel_volume / 1000
+    if volume > 0.5 * image.raw.size * voxel and volume > 0.5 * brain:
+        raise _inverted(file, f"{lesioned.size / image.raw.size:.0%} of the image")
+    ijk = _file_indices(lesioned, image.shape)
+    mm = ijk @ image.affine[:3, :3].T + image.affine[:3, 3]
+    at = _grid_indices(mm, geometry.grid)
+    position = geometry.position()
+    own = np.where(at >= 0, position[np.maximum(at, 0)], -1)
+    in_brain = (own >= 0) & geometry.inside[np.maximum(own, 0)]
+    to_file, residual = lattice(image.shape, image.affine, geometry.grid)
+    change = 0.0
+    if residual is None and lesioned.size:
+        at = _resampled(lesioned, image.shape, to_file, geometry.grid, mm)
+        after = at.size * geometry.grid.voxel_volume / 1000
+        change = after / volume - 1
+        if abs(change) > _MAX_VOLUME_CHANGE:
+            message = (
+                f"{file}: {volume:.2f} mL became {after:.2f} mL on the store's grid. Give a finer "
+                "--resolution where that matters."
+            )
+            lesion.warnings.append(("mask-volume-changed", message))
+    stored = position[at[at >= 0]]
+    lesion.row[stored[stored >= 0]] = True
+    covered = float(lesion.row[geometry.inside].mean())
+    if covered > 0.5:
+        raise _inverted(file, f"{covered:.0%} of the brain")
+    outside = float(1 - in_brain.mean()) if lesioned.size else 0.0
+    if outside > _MAX_OUTSIDE:
+        raise GeometryError(
+            f"{file}: {outside:.0%} of the lesion is outside the template's brain, at most "
+            f"{_MAX_OUTSIDE:.0%}: is it in native space? Warp it with the T1w's transform.",
+            code="lesion-outside-brain",
+        )
+    if outside > _ODD_OUTSIDE:
+        lesion.warnings.append(
+            ("lesion-outside", f"{file}: {outside:.1%} outside the brain. Check the mask.")
+        )
+    found, index = lesion_side(mm[:, 0], np.where(own >= 0, geometry.parcel[np.maximum(own, 0)], 0))
+    _check_side(file, found, index, side, lesion)
+    lesion.values = {
+        "lesion_volume": volume,
+        "lesion_hemisphere": found,
+        "laterality_index": None if np.isnan(index) else index,
+        "lesion_outside_fraction": outside,
+        "lesion_volume_change": change,
+        "lesion_volume_removed": removed,
+        "affine_residual": residual or 0.0,
+    }
+    return lesion
+
+
+def _inverted(file: SourceFile, covered: str) -> ImageError:
+    """Error for a mask that covers most of the brain."""
+    return ImageError(
+        f"{file}: covers {covered}: inverted? The lesion has to be 1, the rest 0.",
+        code="mask-inverted",
+    )
+
+
+def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesion) -> Indices:
+    """Index in the file of every lesioned voxel."""
+    found = np.zeros(3)
+    value_range(compiled_type(image.raw), found)
+    low, high = sorted(image.slope * found[:2] + image.intercept)
+    if found[2]:
+        raise ImageError(
+            f"{file}: {int(found[2])} NaN or infinite voxels in a mask. Write 0 there, or 1.",
+            code="nonfinite-many",
+        )
+    if low < 0:
+        raise ImageError(
+            f"{file}: values down to {low:g}, expected a mask of 0 and 1. Write it again.",
+            code="mask-negative",
+        )
+    plain = image.slope == 1 and image.intercept == 0
+    values = image.raw if plain else image.raw * image.slope + image.intercept
+    if options.lesion_labels:
+        return np.asarray(np.flatnonzero(np.isin(values, options.lesion_labels)), dtype=np.int64)
+    if high <= 1:
+        return np.asarray(np.flatnonzero(values >= LESION_THRESHOLD), dtype=np.int64)
+    labels = np.unique(values[values > 0])
+    if labels.size > 1:
+        shown = ", ".join(f"{label:g}" for label in labels[:8])
+        raise ImageError(
+            f"{file}: {labels.size} labels ({shown}{', ...' if labels.size > 8 else ''}), expected "
+            "one lesion. Say which are lesion with --lesion-labels, or write the lesion alone.",
+            code="mask-labels",
+        )
+    lesion.warnings.append(("mask-scaled", f"{file}: lesion is {high:g}, expected 1; taken as 1"))
+    return np.asarray(np.flatnonzero(values), dtype=np.int64)
+
+
+def _large_components(lesioned: Indices, shape: tuple[int, int, int], n_voxels: float) -> Indices:
+    """Lesioned voxels of connected components (26 neighbors) of at least `n_voxels`."""
+    from scipy import ndimage
+
+    ijk = _file_indices(lesioned, shape)
+    low = ijk.min(axis=0)
+    box = np.zeros(tuple(ijk.max(axis=0) - low + 1), dtype=bool)
+    inner = tuple((ijk - low).T)
+    box[inner] = True
+    label, _ = ndimage.label(box, structure=np.ones((3, 3, 3)))
+    own = label[inner]
+    return np.asarray(lesioned[np.bincount(own)[own] >= n_voxels], dtype=np.int64)
+
+
+def _file_indices(flat: Indices, shape: tuple[int, int, int]) -> Indices:
+    """Turn flat indices, first axis fastest, into (n, 3)."""
+    return np.stack(np.unravel_index(flat, shape, order="F"), axis=1).astype(np.int64)
+
+
+def _grid_indices(mm: npt.NDArray[np.float64], grid: Grid) -> Indices:
+    """C-order flat index of the voxel that a point lies in; -1 outside the grid."""
+    inverse = np.linalg.inv(grid.matrix)
+    ijk = np.rint(mm @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
+    valid = ((ijk >= 0) & (ijk < np.array(grid.shape))).all(axis=1)
+    flat = np.full(len(mm), -1, dtype=np.int64)
+    flat[valid] = np.ravel_multi_index(tuple(ijk[valid].T), grid.shape)
+    return flat
+
+
+def _resampled(
+    lesioned: Indices,
+    shape: tuple[int, int, int],
+    to_file: npt.NDArray[np.float64],
+    grid: Grid,
+    mm: npt.NDArray[np.float64],
+) -> Indices:
+    """C-order flat index in the grid of every voxel whose nearest voxel of the file is lesioned."""
+    from scipy import ndimage
+
+    mask = np.zeros(int(np.prod(shape)), dtype=np.uint8)
+    mask[lesioned] = 1
+    inverse = np.linalg.inv(grid.matrix)
+    around = mm @ inverse[:3, :3].T + inverse[:3, 3]
+    margin = np.ceil(np.abs(np.linalg.inv(to_file[:3, :3])).sum(axis=1)) + 1
+    low = np.clip(np.floor(around.min(axis=0) - margin), 0, np.array(grid.shape)).astype(int)
+    high = np.clip(np.ceil(around.max(axis=0) + margin) + 1, 0, np.array(grid.shape)).astype(int)
+    if (high <= low).any():
+        return np.empty(0, dtype=np.int64)
+    box = ndimage.affine_transform(
+        mask.reshape(shape, order="F"),
+        to_file[:3, :3],
+        to_file[:3, :3] @ low + to_file[:3, 3],
+        output_shape=tuple(high - low),
+        order=0,
+        mode="constant",
+        cval=0,
+    )
+    ijk = np.argwhere(box) + low
+    return np.asarray(np.ravel_multi_index(tuple(ijk.T), grid.shape), dtype=np.int64)
+
+
+def _check_side(file: SourceFile, found: str, index: float, side: str, lesion: Lesion) -> None:
+    """Compare the mask's side with the table's."""
+    if side in ("", found) or found == "none":
+        return
+    if {side, found} == {"L", "R"}:
+        raise LateralityError(
+            f"{file}: the mask is on the {found} side (laterality index {index:+.2f}), the table "
+            f"says {side}. One of the two is wrong, or the image is flipped: correct it.",
+            code="lesion-side",
+        )
+    lesion.warnings.append(
+        (
+            "lesion-side-differs",
+            f"{file}: {found} by the mask ({index:+.2f}), {side} by the table. Check both.",
+        )
+    )

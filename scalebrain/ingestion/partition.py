@@ -1,0 +1,175 @@
+"""The work of one Dask task: read the subjects of a partition, write its shards, its record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalebrain.errors import GeometryError, ImageError, TableError
+from scalebrain.ingestion.geometry import Geometry
+from scalebrain.ingestion.journal import Record, drop_record, write_record
+from scalebrain.ingestion.options import ReadOptions
+from scalebrain.ingestion.scan import read_rows
+from scalebrain.io.location import Location
+from scalebrain.io.shards import content_hash, encode_row, join_shard
+from scalebrain.io.sources import Scan
+
+__all__ = [
+    "Partition",
+    "array_rows",
+    "damaged",
+    "plain_message",
+    "read_subject",
+    "write_partition",
+]
+
+_BLOCK = ("t1w", "gm")
+_ROWS_PER_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One task.
+
+    Parameters
+    ----------
+    number
+        Partition.
+    rows
+        Rows of a partition.
+    scans
+        One entry a row; None for a row that stays empty.
+    sides
+        Side of the lesion by the table, one entry a row.
+    hashes
+        Hash of the files, one entry a row.
+    root
+        Folder of the dataset: left out of messages.
+    modulated
+        Grey matter is modulated.
+    options
+        How files are read.
+    fingerprint
+        Fingerprint of the plan.
+    """
+
+    number: int
+    rows: int
+    scans: tuple[Scan | None, ...]
+    sides: tuple[str, ...]
+    hashes: tuple[str, ...]
+    root: Path
+    modulated: bool
+    options: ReadOptions
+    fingerprint: str
+
+
+def array_rows(name: str, rows: int) -> int:
+    """Rows of a shard of an array: a block for what is read block by block, else a partition."""
+    return _ROWS_PER_BLOCK if name in _BLOCK else rows
+
+
+def read_subject(
+    scan: Scan, geometry: Geometry | None, partition: Partition, side: str
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Read a subject: its encoded rows and its entry in the record; no rows when rejected."""
+    entry: dict[str, Any] = {"subject": scan.subject}
+    try:
+        rows = read_rows(
+            scan, geometry, partition.options, side=side, modulated=partition.modulated
+        )
+    except (GeometryError, ImageError, TableError) as error:
+        message = plain_message(str(error), partition.root)
+        return {}, {**entry, "rejected": {"code": error.code, "message": message}}
+    warnings = [[code, plain_message(words, partition.root)] for code, words in rows.warnings]
+    encoded = {name: encode_row(row) for name, row in rows.images.items()}
+    return encoded, {**entry, "values": rows.values, "warnings": warnings}
+
+
+def plain_message(message: str, root: Path) -> str:
+    """Message in one line, its paths relative to the dataset."""
+    return " ".join(message.replace(f"{root}/", "").replace(str(root), root.name).split())
+
+
+def write_partition(
+    partition: Partition, url: str, arrays: tuple[str, ...], geometry: Geometry | None
+) -> int:
+    """Write the shards of a partition and, last, its record.
+
+    Parameters
+    ----------
+    partition
+        What to read.
+    url
+        Path or URL of the store.
+    arrays
+        Every big array of the store.
+    geometry
+        Voxels of the store.
+
+    Returns
+    -------
+    int
+        Number of subjects that were rejected.
+    """
+    store = Location.of(url)
+    drop_record(store, partition.number)
+    waiting: dict[str, dict[int, bytes]] = {}
+    entries: list[dict[str, Any]] = []
+    written: dict[str, str] = {}
+    for slot, scan in enumerate(partition.scans):
+        entry: dict[str, Any] = {}
+        if scan is not None:
+            encoded, entry = read_subject(scan, geometry, partition, partition.sides[slot])
+            entry["source"] = partition.hashes[slot]
+            for name, row in encoded.items():
+                waiting.setdefault(name, {})[slot] = row
+        entries.append(entry)
+        last = slot + 1 == len(partition.scans)
+        for name in list(waiting):
+            rows = array_rows(name, partition.rows)
+            if last or (slot + 1) % rows == 0:
+                written |= _flush(store, partition, name, rows, waiting.pop(name))
+    _delete_others(store, partition, arrays, written)
+    record = {
+        "fingerprint": partition.fingerprint,
+        "options": partition.options.to_json(),
+        "subjects": entries,
+        "shards": written,
+    }
+    write_record(store, partition.number, record)
+    return sum("rejected" in entry for entry in entries)
+
+
+def _flush(
+    store: Location, partition: Partition, name: str, rows: int, encoded: dict[int, bytes]
+) -> dict[str, str]:
+    """Write the shards that hold the given rows; hash by key."""
+    written = {}
+    for start in sorted({slot // rows * rows for slot in encoded}):
+        shard = join_shard([encoded.get(slot) for slot in range(start, start + rows)])
+        key = f"{name}/c/{(partition.number * partition.rows + start) // rows}/0"
+        store.put(key, shard)
+        written[key] = content_hash([shard])
+    return written
+
+
+def _delete_others(
+    store: Location, partition: Partition, arrays: tuple[str, ...], written: dict[str, str]
+) -> None:
+    """Remove shards of an earlier ingest of these rows that have no row any more."""
+    for name in arrays:
+        rows = array_rows(name, partition.rows)
+        first = partition.number * partition.rows // rows
+        for shard in range(first, first + partition.rows // rows):
+            if f"{name}/c/{shard}/0" not in written:
+                store.delete(f"{name}/c/{shard}/0")
+
+
+def damaged(location: Location, record: Record) -> list[str]:
+    """Keys of the shards of a record that are missing or not what was written."""
+    out = []
+    for key, expected in record["shards"].items():
+        content = location.get(key)
+        if content is None or content_hash([content]) != expected:
+            out.append(key)
+    return out

@@ -1,0 +1,375 @@
+"""Which subject gets which row, and what has to be read again.
+
+A partition owns the rows of one shard of every array, all of one dataset. A subject keeps
+its row for good: new subjects fill free rows of their dataset's last partition, then new
+partitions. A partition is done when its record carries the fingerprint of its plan.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from scalebrain.errors import Problem, ScalebrainError, TableError, check_all
+from scalebrain.ingestion.options import ReadOptions
+from scalebrain.io.files import SourceFile
+from scalebrain.io.sources import Cohort, Scan
+from scalebrain.io.store import FORMAT_VERSION
+
+__all__ = [
+    "Dataset",
+    "Plan",
+    "Planned",
+    "changes",
+    "check_ids",
+    "id_hash",
+    "make_plan",
+    "partition_fingerprint",
+    "prepare",
+    "source_fingerprint",
+]
+
+_SMALL_COHORT = 2048
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A cohort with the fingerprints of what it is made of.
+
+    Parameters
+    ----------
+    cohort
+        Scans and table.
+    scans
+        Scans by subject, those that are read.
+    hashes
+        SHA-256 of the names and contents of the files of each of them.
+    rejected
+        What keeps subjects out before anything is read.
+    n_withdrawn
+        People left out because they withdrew.
+    options
+        How files are read.
+    """
+
+    cohort: Cohort
+    scans: dict[str, Scan]
+    hashes: dict[str, str]
+    rejected: tuple[Problem, ...]
+    n_withdrawn: int
+    options: ReadOptions
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.cohort.name
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Rows of one partition.
+
+    Parameters
+    ----------
+    dataset
+        Name of the dataset.
+    subjects
+        One entry a row; empty where the subject was withdrawn.
+    """
+
+    dataset: str
+    subjects: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows of a store.
+
+    Parameters
+    ----------
+    rows
+        Rows of a partition.
+    partitions
+        Partitions, in order.
+    """
+
+    rows: int
+    partitions: tuple[Planned, ...] = field(default=())
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the store."""
+        if not self.partitions:
+            return 0
+        return self.rows * (len(self.partitions) - 1) + len(self.partitions[-1].subjects)
+
+    def subjects(self) -> dict[str, tuple[str, int]]:
+        """Dataset and row of every subject."""
+        return {
+            subject: (part.dataset, self.rows * number + slot)
+            for number, part in enumerate(self.partitions)
+            for slot, subject in enumerate(part.subjects)
+            if subject
+        }
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Plan":
+        """Read what :meth:`to_plain` gave."""
+        parts = tuple(Planned(p["dataset"], tuple(p["subjects"])) for p in plain["partitions"])
+        return cls(int(plain["rows"]), parts)
+
+
+def id_hash(person: str) -> str:
+    """SHA-256 of an id: how a store remembers who withdrew."""
+    return hashlib.sha256(f"scalebrain withdrawn {person}".encode()).hexdigest()
+
+
+def prepare(
+    cohort: Cohort, options: ReadOptions, withdrawn: frozenset[str], prefix: str = ""
+) -> Dataset:
+    """Decide which scans of a cohort are read, and fingerprint them.
+
+    Parameters
+    ----------
+    cohort
+        Cohort.
+    options
+        How files are read.
+    withdrawn
+        Hashes of the people who withdrew.
+    prefix
+        Put in front of the labels of the cohort, which a list of ids does not have.
+
+    Returns
+    -------
+    Dataset
+        Scans to read.
+    """
+
+    def has_withdrawn(person: str) -> bool:
+        plain = f"sub-{person.removeprefix(f'sub-{prefix}')}"
+        return id_hash(person) in withdrawn or id_hash(plain) in withdrawn
+
+    gone = {scan.subject for scan in cohort.scans if has_withdrawn(scan.person)}
+    rejected = [p for p in cohort.rejected if not has_withdrawn(p.subject)]
+    scans = {scan.subject: scan for scan in cohort.scans if scan.subject not in gone}
+    for problem in (*_without_gm(scans), *_other_versions(scans)):
+        rejected.append(problem)
+        del scans[problem.subject]
+    with ThreadPoolExecutor(16) as pool:
+        keys = pool.map(lambda scan: _scan_hash(cohort, scan), scans.values())
+        hashes = dict(zip(scans, keys, strict=True))
+    return Dataset(cohort, scans, hashes, tuple(rejected), len(gone), options)
+
+
+def source_fingerprint(tables: object, sources: dict[str, str]) -> str:
+    """SHA-256 over everything that a store took from its datasets."""
+    return hashlib.sha256(json.dumps([tables, sources], sort_keys=True).encode()).hexdigest()
+
+
+def _without_gm(scans: dict[str, Scan]) -> list[Problem]:
+    """Subjects without grey matter, where most have it."""
+    imaged = [scan for scan in scans.values() if scan.t1w is not None]
+    without = [scan.subject for scan in imaged if scan.gm is None]
+    if not without or len(without) * 2 >= len(imaged):
+        return []
+    return [
+        Problem(
+            subject,
+            "gm-missing",
+            f"{subject}: no label-GM_probseg, which {len(imaged) - len(without)} of {len(imaged)} "
+            "subjects have. Add it, or take all of them out.",
+        )
+        for subject in without
+    ]
+
+
+def _other_versions(scans: dict[str, Scan]) -> list[Problem]:
+    """Subjects that another FreeSurfer version than the most frequent one processed."""
+    from scalebrain.io.freesurfer import read_version
+
+    versions: dict[str, str] = {}
+    for scan in scans.values():
+        if scan.surfaces is not None:
+            try:
+                versions[scan.subject] = read_version(scan.surfaces)
+            except ScalebrainError:
+                continue  # reading its surfaces says what is wrong
+    counts = {v: list(versions.values()).count(v) for v in set(versions.values())}
+    if len(counts) < 2:
+        return []
+    usual = max(sorted(counts), key=lambda v: counts[v])
+    return [
+        Problem(
+            subject,
+            "freesurfer-mixed",
+            f"{subject}: FreeSurfer {version}, {counts[usual]} of {len(versions)} have {usual}. "
+            "Process all with one version, or give them as datasets of their own.",
+        )
+        for subject, version in versions.items()
+        if version != usual
+    ]
+
+
+def _scan_hash(cohort: Cohort, scan: Scan) -> str:
+    """SHA-256 over the names and contents of a scan's files, and what its reading depends on."""
+    row = cohort.table.loc[scan.subject]
+    digest = hashlib.sha256(json.dumps([scan.space, str(row["lesion_side"])]).encode())
+    for kind in ("t1w", "gm", "lesion", "surfaces"):
+        file: SourceFile | None = getattr(scan, kind)
+        if file is None:
+            continue
+        name = str(file).removeprefix(f"{cohort.root}/")
+        try:
+            key = file.content_key() if kind != "surfaces" else _surfaces_key(file)
+        except ScalebrainError as error:
+            key = f"error {error.code}"  # its reading will say so
+        digest.update(f"{kind} {name} {key}\n".encode())
+    return digest.hexdigest()
+
+
+def _surfaces_key(source: SourceFile) -> str:
+    """Key of a FreeSurfer folder or archive: of the files that are read."""
+    from scalebrain.io.freesurfer import read_files
+
+    return " ".join(f"{f.name} {f.content_key()}" for f in read_files(source))
+
+
+def check_ids(datasets: Sequence[Dataset], plan: Plan | None) -> None:
+    """Refuse datasets of one name, and subjects of one id in two datasets."""
+    failures = []
+    names = [dataset.name for dataset in datasets]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        failures.append(f"Two datasets are named '{name}'. Rename one of the folders.")
+    owner = {s: d for s, (d, _) in plan.subjects().items()} if plan else {}
+    for dataset in datasets:
+        for subject in dataset.scans:
+            if owner.setdefault(subject, dataset.name) != dataset.name:
+                failures.append(
+                    f"{subject} is in '{owner[subject]}' and in '{dataset.name}'. Ingest one of "
+                    "them with --prefix, which goes in front of its ids."
+                )
+    check_all(failures, TableError, "The datasets cannot share a store")
+
+
+def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[str]) -> Plan:
+    """Give every subject its row.
+
+    Parameters
+    ----------
+    stored
+        Plan of the store, None for a new one.
+    datasets
+        Datasets that are given; others keep their rows.
+    done
+        Subjects whose rows were written.
+
+    Returns
+    -------
+    Plan
+        Rows of stored and new subjects.
+
+    Raises
+    ------
+    TableError
+        When a subject of the store is no longer in its dataset.
+    """
+    if stored is None:
+        total = sum(len(dataset.scans) for dataset in datasets)
+        stored = Plan(16 if total < _SMALL_COHORT else 64)
+    given = {dataset.name: dataset for dataset in datasets}
+    gone = []
+    partitions: list[Planned] = []
+    for part in stored.partitions:
+        subjects = part.subjects
+        if part.dataset in given:
+            known = given[part.dataset].scans
+            gone += [s for s in subjects if s and s not in known and s in done]
+            subjects = tuple(s if s in known or s in done else "" for s in subjects)
+        partitions.append(Planned(part.dataset, subjects))
+    check_all(
+        [
+            f"{subject} is in the store but no longer usable in its dataset. Put it back, or "
+            "remove it with: scalebrain store withdraw STORE ID"
+            for subject in gone
+        ],
+        TableError,
+        "Subjects have gone",
+    )
+    for dataset in datasets:
+        placed = {s for part in partitions if part.dataset == dataset.name for s in part.subjects}
+        new = [subject for subject in dataset.scans if subject not in placed]
+        own = [i for i, part in enumerate(partitions) if part.dataset == dataset.name]
+        if own and new:
+            last = partitions[own[-1]]
+            free = stored.rows - len(last.subjects)
+            partitions[own[-1]] = Planned(last.dataset, (*last.subjects, *new[:free]))
+            new = new[free:]
+        for start in range(0, len(new), stored.rows):
+            partitions.append(Planned(dataset.name, tuple(new[start : start + stored.rows])))
+    return Plan(stored.rows, tuple(partitions))
+
+
+def changes(stored: Plan, records: dict[str, str], datasets: Sequence[Dataset]) -> str:
+    """Say in words how datasets differ from what a store holds.
+
+    Parameters
+    ----------
+    stored
+        Plan of the store.
+    records
+        Hash of the files of each subject at its ingest.
+    datasets
+        Datasets that are given.
+
+    Returns
+    -------
+    str
+        Such as ``3 new, 1 changed``; ``tables changed`` when only those did.
+    """
+    known = stored.subjects()
+    names = {part.dataset for part in stored.partitions}
+    new = changed = 0
+    for dataset in datasets:
+        for subject, key in dataset.hashes.items():
+            if subject not in known:
+                new += 1
+            elif records.get(subject) != key:
+                changed += 1
+    unknown = sorted(d.name for d in datasets if d.name not in names)
+    words = [f"new dataset '{name}'" for name in unknown]
+    words += [f"{new} new subjects"] if new else []
+    words += [f"{changed} changed subjects"] if changed else []
+    return ", ".join(words) or "tables or settings changed"
+
+
+def partition_fingerprint(
+    part: Planned, hashes: dict[str, str], options: ReadOptions, geometry: str
+) -> str:
+    """SHA-256 over everything that the shards of a partition depend on.
+
+    Parameters
+    ----------
+    part
+        Partition.
+    hashes
+        Hash of the files of each subject.
+    options
+        How files are read.
+    geometry
+        Hash of the store's voxels.
+    """
+    content = [
+        FORMAT_VERSION,
+        geometry,
+        options.to_json(),
+        part.dataset,
+        [(subject, hashes.get(subject, "")) for subject in part.subjects],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

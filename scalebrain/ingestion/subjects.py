@@ -1,0 +1,214 @@
+"""What is known of every subject, gathered from tables and records into small variables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from scalebrain.errors import Problem
+from scalebrain.ingestion.plan import Dataset, Plan
+from scalebrain.io.guard import RULES
+
+__all__ = ["gather_problems", "problem_table", "subject_variables", "table_rows"]
+
+_FROM_TABLE = {
+    "age": np.nan,
+    "age_censored": False,
+    "sex": "",
+    "cohort": "",
+    "group": "",
+    "person": "",
+    "session": "",
+    "days_post_stroke": np.nan,
+    "icv": np.nan,
+    "motor_score": np.nan,
+    "lesion_side": "",
+    "paresis_side": "",
+}
+_FROM_FILES = {
+    "scan_present": False,
+    "gm_present": False,
+    "lesion_present": False,
+    "surface_present": False,
+    "scan_hash": "",
+    "template_overlap": np.nan,
+    "template_overlap_mirrored": np.nan,
+    "nonfinite_fraction": np.nan,
+    "affine_residual": np.nan,
+    "lesion_volume": np.nan,
+    "lesion_hemisphere": "",
+    "laterality_index": np.nan,
+    "lesion_outside_fraction": np.nan,
+    "lesion_volume_change": np.nan,
+    "lesion_volume_removed": np.nan,
+    "freesurfer_version": "",
+}
+
+Entry = Mapping[str, Any]
+
+
+def table_rows(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Table of a dataset, JSON-able, by subject: what finalizing needs without the dataset."""
+    rows = {}
+    for scan in dataset.scans.values():
+        row = dataset.cohort.table.loc[scan.subject]
+        values = {
+            name: _plain(row[name]) for name in _FROM_TABLE if name not in ("person", "session")
+        }
+        rows[scan.subject] = {
+            **values,
+            "person": scan.person,
+            "session": scan.session,
+            "source_space": scan.space,
+        }
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Value of a table cell as JSON has it, missing as None."""
+    if isinstance(value, float | np.floating):
+        return None if np.isnan(value) else float(value)
+    return bool(value) if isinstance(value, bool | np.bool_) else str(value)
+
+
+def subject_variables(
+    plan: Plan,
+    entries: Mapping[str, Entry],
+    tables: Mapping[str, Mapping[str, Entry]],
+    warnings: Sequence[Problem],
+) -> xr.Dataset:
+    """Per-subject variables, one entry a row of the store.
+
+    Parameters
+    ----------
+    plan
+        Rows.
+    entries
+        Entry of every subject in the records.
+    tables
+        Rows of the tables by dataset and subject.
+    warnings
+        Every warning of the store.
+
+    Returns
+    -------
+    Dataset
+        Variables and coordinates over ``subject``; rows of rejected or withdrawn subjects
+        have no id, and ``subject_present`` is False.
+    """
+    ids = np.full(plan.n_rows, "", dtype=object)
+    names = {**_FROM_TABLE, **_FROM_FILES, "dataset": "", "source_space": "", "warnings": ""}
+    columns: dict[str, list[Any]] = {n: [missing] * plan.n_rows for n, missing in names.items()}
+    volumes: dict[str, dict[int, float]] = {}
+    codes: dict[str, set[str]] = {}
+    for problem in warnings:
+        codes.setdefault(problem.subject, set()).add(problem.code)
+    for subject, (dataset, row) in plan.subjects().items():
+        entry = entries.get(subject, {})
+        if "values" not in entry:
+            continue
+        ids[row] = subject
+        values = {**tables[dataset][subject], **entry["values"]}
+        if values["icv"] is None:
+            values["icv"] = values["freesurfer_icv"]
+        values |= {"dataset": dataset, "warnings": ";".join(sorted(codes.get(subject, ())))}
+        for name in names:
+            if values.get(name) is not None:
+                columns[name][row] = values[name]
+        for structure, volume in values["aseg"].items():
+            volumes.setdefault(structure, {})[row] = volume / 1000
+    coords = ("age", "sex", "cohort", "group", "person")
+    variables: dict[str, Any] = {
+        name: ("subject", np.array(column, dtype=_dtype(names[name])))
+        for name, column in columns.items()
+    }
+    variables["subject_present"] = ("subject", ids != "")
+    if volumes:
+        block = np.full((plan.n_rows, len(volumes)), np.nan)
+        for i, structure in enumerate(sorted(volumes)):
+            for row, volume in volumes[structure].items():
+                block[row, i] = volume
+        variables["structure_volume"] = (("subject", "structure"), block)
+    out = xr.Dataset(
+        {name: v for name, v in variables.items() if name not in coords},
+        coords={
+            "subject": ids.astype(str),
+            **{name: variables[name] for name in coords},
+            **({"structure": sorted(volumes)} if volumes else {}),
+        },
+    )
+    return out
+
+
+def _dtype(missing: object) -> type:
+    """Dtype of a column, by what a missing entry is."""
+    kinds: dict[type, type] = {float: np.float64, bool: np.bool_}
+    return kinds.get(type(missing), np.str_)
+
+
+def _duplicates(plan: Plan, entries: Mapping[str, Entry]) -> list[tuple[str, Problem]]:
+    """Find scans that are in the store under two ids: dataset and warning of each."""
+    owners: dict[str, list[str]] = {}
+    placed = plan.subjects()
+    for subject in placed:
+        key = entries.get(subject, {}).get("values", {}).get("scan_hash")
+        if key:
+            owners.setdefault(key, []).append(subject)
+    out = []
+    for same in owners.values():
+        for subject in same if len(same) > 1 else ():
+            others = ", ".join(other for other in same if other != subject)
+            message = f"{subject}: the same scan as {others}. Keep one, or say why."
+            out.append((placed[subject][0], Problem(subject, "duplicate-scan", message)))
+    return sorted(out, key=lambda pair: (pair[0], pair[1].subject))
+
+
+def gather_problems(
+    plan: Plan,
+    entries: Mapping[str, Entry],
+    found: Mapping[str, Mapping[str, Sequence[Sequence[str]]]],
+) -> tuple[list[tuple[str, Problem]], list[tuple[str, Problem]]]:
+    """Gather everything that was rejected and that is odd, with its dataset.
+
+    Parameters
+    ----------
+    plan
+        Rows.
+    entries
+        Entry of every subject in the records.
+    found
+        What discovery found, by dataset: ``rejected`` and ``warnings``.
+
+    Returns
+    -------
+    rejected, warnings
+        First what discovery found, then the rest in the order of rows.
+    """
+    rejected = [(n, Problem(*one)) for n in sorted(found) for one in found[n]["rejected"]]
+    warnings = [(n, Problem(*one)) for n in sorted(found) for one in found[n]["warnings"]]
+    for subject, (name, _) in plan.subjects().items():
+        entry = entries.get(subject, {})
+        if "rejected" in entry:
+            why = entry["rejected"]
+            rejected.append((name, Problem(subject, why["code"], why["message"])))
+        for code, message in entry.get("warnings", ()):
+            warnings.append((name, Problem(subject, code, message)))
+    return rejected, warnings + _duplicates(plan, entries)
+
+
+def problem_table(problems: Sequence[tuple[str, Problem]]) -> pd.DataFrame:
+    """Table of problems: dataset, subject, code, what it is about, file and message.
+
+    Parameters
+    ----------
+    problems
+        Dataset and problem.
+    """
+    rows = [
+        (name, p.subject, p.code, RULES[p.code].input if p.code in RULES else "", p.file, p.message)
+        for name, p in problems
+    ]
+    table = pd.DataFrame(rows, columns=["dataset", "subject", "code", "rule", "file", "message"])
+    return table.map(lambda text: " ".join(str(text).split()))

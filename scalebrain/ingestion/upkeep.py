@@ -1,0 +1,292 @@
+"""Upkeep of a store: what is in it, whether it is intact, and people who withdraw."""
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from scalebrain.cluster import map_tasks
+from scalebrain.errors import StoreError, TableError, check_all
+from scalebrain.ingestion.cohort import problems
+from scalebrain.ingestion.journal import (
+    Record,
+    read_object,
+    read_plan,
+    read_record,
+    read_records,
+    source_hashes,
+    write_object,
+    write_plan,
+    write_record,
+)
+from scalebrain.ingestion.options import ReadOptions
+from scalebrain.ingestion.partition import array_rows, damaged
+from scalebrain.ingestion.plan import (
+    Plan,
+    Planned,
+    id_hash,
+    partition_fingerprint,
+    source_fingerprint,
+)
+from scalebrain.io.lease import hold_lease
+from scalebrain.io.location import Location
+from scalebrain.io.shards import content_hash, join_shard, split_shard
+from scalebrain.io.store import INGEST, fill_value, quiet, store_attributes, update_root
+
+__all__ = ["store_info", "verify_store", "withdraw"]
+
+logger = logging.getLogger(__name__)
+
+
+def _complete(store: str | Path) -> tuple[Location, dict[str, Any], Plan]:
+    """Location, root attributes and plan of a finished store."""
+    location = Location.of(store)
+    attrs = store_attributes(location)
+    plan = read_plan(location)
+    if not attrs or plan is None:
+        raise StoreError(f"{store}: not a store that was ingested. Ingest first.")
+    return location, attrs, plan
+
+
+def store_info(store: str | Path) -> dict[str, Any]:
+    """Say what a store holds.
+
+    Parameters
+    ----------
+    store
+        Path or URL of a store, finished or not.
+
+    Returns
+    -------
+    dict
+        complete, format version, space, grid, datasets with their subjects, arrays with
+        shape and bytes, number of objects, of rejected subjects and of warnings by code.
+    """
+    location, attrs, plan = _complete(store)
+    group = zarr.open_group(location.zarr_store(read_only=True), mode="r")
+    datasets: Counter[str] = Counter()
+    for part in plan.partitions:
+        datasets[part.dataset] += sum(1 for subject in part.subjects if subject)
+    complete = bool(attrs.get("complete"))
+    rejected = problems(store) if complete else None
+    warnings = problems(store, "warnings") if complete else None
+    arrays = {
+        name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+        for name, array in sorted(group.arrays())
+        if len(array.shape) == 2
+    }
+    return {
+        "store": str(store),
+        "complete": complete,
+        "format_version": attrs["format_version"],
+        "package_version": attrs["package_version"],
+        "space": attrs["space"],
+        "shape": attrs.get("shape"),
+        "simulated": attrs["simulated"] == "true",
+        "datasets": dict(datasets),
+        "rejected": None if rejected is None else len(rejected),
+        "warnings": {} if warnings is None else warnings["code"].value_counts().to_dict(),
+        "arrays": arrays,
+        "computed": sorted(attrs.get("saved_variables", ())),
+        "objects": len(location.list("")),
+    }
+
+
+def verify_store(store: str | Path) -> list[str]:
+    """Read every shard and compare it with the hash of what was written.
+
+    Parameters
+    ----------
+    store
+        Path or URL of a finished store.
+
+    Returns
+    -------
+    list of str
+        One line a shard that is missing or damaged, with its subjects; empty when the
+        store is intact. The same ingest with ``verify=True`` writes them again.
+    """
+    _, attrs, plan = _complete(store)
+    if not attrs.get("complete"):
+        raise StoreError(f"{store}: its ingest was interrupted. Run the same ingest again.")
+    numbers = list(range(len(plan.partitions)))
+    found = map_tasks(_verify_partition, numbers, label="verify", shared=(str(store), plan))
+    return [line for lines in found for line in lines]
+
+
+def _verify_partition(number: int, shared: tuple[str, Plan]) -> list[str]:
+    """Damaged shards of one partition, in words."""
+    url, plan = shared
+    location = Location.of(url)
+    record = read_record(location, number)
+    subjects = plan.partitions[number].subjects
+    if record is None:
+        return [f"record {number}: missing ({', '.join(filter(None, subjects))})"]
+    lines = []
+    for key in damaged(location, record):
+        name, _, shard, _ = key.split("/")
+        rows = array_rows(name, plan.rows)
+        start = int(shard) * rows - number * plan.rows
+        hit = ", ".join(filter(None, subjects[start : start + rows]))
+        lines.append(f"{key}: missing or damaged ({hit})")
+    return lines
+
+
+def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = frozenset()) -> int:
+    """Remove people who withdrew their consent, and keep them out.
+
+    Parameters
+    ----------
+    store
+        Path or URL of a finished store.
+    ids
+        Participant ids, with or without ``sub-``; each has to be in the store.
+    also
+        Ids, as ``sub-<label>``, that are kept out whether the store holds them or not.
+
+    Returns
+    -------
+    int
+        Number of rows that were emptied. Their scans, table values and results are gone
+        from the store; of their ids it keeps a hash, so that no later ingest takes them
+        in again. Variables computed over all subjects are removed: compute them again.
+
+    Raises
+    ------
+    TableError
+        When an id is neither in the store nor withdrawn before.
+    StoreError
+        When the store is not finished, or being written.
+
+    Notes
+    -----
+    Interrupted, the same call goes on from there. Copies of the store, models trained on
+    it and reports made from it are not touched.
+    """
+    location, attrs, plan = _complete(store)
+    named = {i if i.startswith("sub-") else f"sub-{i}" for i in ids}
+    people = named | set(also)
+    with hold_lease(location):
+        tables = read_object(location, "tables")
+        person = {s: row["person"] for rows in tables.values() for s, row in rows.items()}
+        placed = plan.subjects()
+        rows = {s: row for s, (_, row) in placed.items() if {s, person.get(s, s)} & people}
+        known = set(read_object(location, "withdrawn"))
+        found = {person.get(s, s) for s in rows} | set(rows)
+        check_all(
+            [
+                f"{p}: not in the store. Check the id."
+                for p in sorted(named - found)
+                if id_hash(p) not in known
+            ],
+            TableError,
+            f"{store}: unknown ids",
+        )
+        if not attrs.get("complete") and not attrs.get("withdrawing"):
+            raise StoreError(f"{store}: its ingest was interrupted. Run the same ingest again.")
+        update_root(location, {"complete": False, "withdrawing": True})
+        hashes = {id_hash(person.get(s, s)) for s in rows} | {id_hash(p) for p in people}
+        write_object(location, "withdrawn", sorted(known | hashes))
+        _empty_rows(location, plan, rows)
+        _forget(location, plan, set(rows), tables)
+        update_root(location, {"complete": True, "withdrawing": False})
+    logger.info("%d rows emptied", len(rows))
+    return len(rows)
+
+
+def _record(location: Location, number: int) -> Record:
+    """Record of a partition of a finished store."""
+    record = read_record(location, number)
+    if record is None:
+        raise StoreError(f"{location}: record {number} is missing. Ingest with --verify first.")
+    return record
+
+
+def _empty_rows(location: Location, plan: Plan, rows: dict[str, int]) -> None:
+    """Take rows out of every array."""
+    with quiet():
+        group = zarr.open_group(location.zarr_store(), mode="r+")
+        saved = {str(name) for name in store_attributes(location).get("saved_variables", ())}
+        gone = []
+        for name, array in group.arrays():
+            dims = array.metadata.dimension_names or ()  # type: ignore[union-attr]
+            if dims[:1] != ("subject",):
+                if name in saved:  # of everyone together: no longer true
+                    gone.append(name)
+                continue
+            if len(dims) == 2 and dims[1] in ("voxel", "vertex"):
+                _empty_shards(location, plan, name, sorted(rows.values()))
+                continue
+            for row in rows.values():
+                array[row] = fill_value(array.dtype)
+        kept = sorted(saved - set(gone))
+        group.update_attributes({"saved_variables": kept})
+        for name in gone:
+            del group[name]
+
+
+def _empty_shards(location: Location, plan: Plan, name: str, rows: Sequence[int]) -> None:
+    """Take rows out of the shards of one array, and out of their records' hashes."""
+    per_shard = array_rows(name, plan.rows)
+    for shard in sorted({row // per_shard for row in rows}):
+        key = f"{name}/c/{shard}/0"
+        content = location.get(key)
+        if content is None:
+            continue
+        encoded = split_shard(content, per_shard)
+        for row in rows:
+            if row // per_shard == shard:
+                encoded[row % per_shard] = None
+        number = shard * per_shard // plan.rows
+        record = _record(location, number)
+        joined = join_shard(encoded)
+        if joined:
+            location.put(key, joined)
+            record["shards"][key] = content_hash([joined])
+        else:
+            location.delete(key)
+            record["shards"].pop(key, None)
+        write_record(location, number, record)
+
+
+def _forget(location: Location, plan: Plan, subjects: set[str], tables: dict[str, Any]) -> None:
+    """Take subjects out of records, tables, problems and, last, the plan."""
+    for number, part in enumerate(plan.partitions):
+        if not subjects & set(part.subjects):
+            continue
+        record = _record(location, number)
+        entries = [{} if e.get("subject") in subjects else e for e in record["subjects"]]
+        left = tuple("" if s in subjects else s for s in part.subjects)
+        record["subjects"] = entries
+        record["fingerprint"] = partition_fingerprint(
+            Planned(part.dataset, left),
+            {e["subject"]: e["source"] for e in entries if e},
+            ReadOptions(
+                **{**record["options"], "lesion_labels": tuple(record["options"]["lesion_labels"])}
+            ),
+            str(store_attributes(location).get("mask_sha256", "")),
+        )
+        write_record(location, number, record)
+    for rows in tables.values():
+        for subject in subjects:
+            rows.pop(subject, None)
+    write_object(location, "tables", tables)
+    sources = source_hashes(read_records(location, plan))
+    update_root(location, {"source_sha256": source_fingerprint(tables, sources)})
+    found = read_object(location, "problems")
+    for kinds in found.values():
+        for kind, listed in kinds.items():
+            kinds[kind] = [one for one in listed if one[0] not in subjects]
+    write_object(location, "problems", found)
+    for kind in ("rejected", "warnings"):
+        lines = (location.get(f"{INGEST}/{kind}.tsv") or b"").decode().splitlines(keepends=True)
+        kept = [line for line in lines if not subjects & set(line.split("\t")[1:2])]
+        location.put(f"{INGEST}/{kind}.tsv", "".join(kept).encode())
+    partitions = tuple(
+        Planned(part.dataset, tuple("" if s in subjects else s for s in part.subjects))
+        for part in plan.partitions
+    )
+    write_plan(location, Plan(plan.rows, partitions))

@@ -1,0 +1,137 @@
+"""Find files that a table names: the manifest of a dataset of any layout."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+from scalebrain.errors import ImageError, TableError
+from scalebrain.io.bids_tree import check_surfaces
+from scalebrain.io.cells import is_missing
+from scalebrain.io.files import SourceFile
+from scalebrain.io.tree import (
+    NATIVE,
+    PERSON,
+    SESSION,
+    TEMPLATE,
+    Findings,
+    Tree,
+    archive_members,
+    shown,
+)
+
+__all__ = ["find_manifest"]
+
+#: As in the reader of participants, in its order.
+_IDS = ("participant_id", "bids_id", "eid", "subject")
+_SESSIONS = ("session_id", "session", "ses")
+_FILES = ("t1w", "gm", "lesion", "surfaces")
+_SPACE = "MNI152NLin2009aSym"
+
+
+def find_manifest(tree: Tree, path: Path) -> Findings:
+    """Find the files that a manifest names.
+
+    Parameters
+    ----------
+    tree
+        Folder that its paths are relative to, and must not leave.
+    path
+        Table with the column subject (or participant_id), some of t1w, gm, lesion and
+        surfaces, and optionally session and space.
+
+    Returns
+    -------
+    Findings
+        Files by person and session. Rows without a usable id are left to the reader of
+        participants, which rejects them.
+
+    Raises
+    ------
+    TableError
+        When it is no such table.
+    """
+    rows = _read_rows(path)
+    header = [name.strip().lower() for name in rows[0]]
+    ids = [name for name in _IDS if name in header]
+    if not ids or not set(_FILES) & set(header):
+        raise TableError(
+            f"{path}: no manifest: expected a column subject (or participant_id) and some of "
+            f"{', '.join(_FILES)}; found {shown(', '.join(header))}. For a dataset in a folder "
+            "give the folder."
+        )
+    twice = sorted(name for name in {*_IDS, *_SESSIONS, *_FILES, "space"} if header.count(name) > 1)
+    if twice:
+        raise TableError(f"{path}: several columns {', '.join(twice)}. Keep one of each.")
+    found = Findings()
+    for cells in rows[1:]:
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
+        person = f"sub-{row.get(ids[0], '').removeprefix('sub-')}"
+        if PERSON.fullmatch(person):
+            _take_row(tree, found, person, row)
+    return found
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """Cells of a table, the header first."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    except OSError as error:
+        raise TableError(
+            f"{path}: cannot be read: {error.strerror}. Check its permissions."
+        ) from error
+    except (ValueError, csv.Error) as error:
+        raise TableError(f"{path}: not a UTF-8 table: {shown(str(error))}.") from error
+    if len(rows) < 2:
+        raise TableError(f"{path}: no row. Expected a header and one row a scan.")
+    return rows
+
+
+def _take_row(tree: Tree, found: Findings, person: str, row: dict[str, str]) -> None:
+    """Take the files of one row."""
+    session = next((row[name] for name in _SESSIONS if name in row), "")
+    session = "" if is_missing(session) else f"ses-{session.removeprefix('ses-')}"
+    found.visits.setdefault(person, {})
+    if session and not SESSION.fullmatch(session):
+        return
+    space = row.get("space", "")
+    space = _SPACE if is_missing(space) else space
+    space = space if TEMPLATE.fullmatch(space) else NATIVE
+    for kind in _FILES:
+        cell = row.get(kind, "")
+        if is_missing(cell):
+            continue
+        visit = found.visit(person, session)
+        try:
+            if "\0" in cell:
+                raise ImageError(f"{shown(cell)}: no path. Correct the cell.", code="unreadable")
+            path = os.path.join(tree.root, cell)
+            if kind == "surfaces":
+                visit.surfaces.append(_surfaces(tree, path))
+            else:
+                tree.check_file(path)
+                visit.add(kind, space, SourceFile(Path(path)))
+        except ImageError as error:
+            visit.refuse(error, tree.shown(os.path.join(tree.root, cell)))
+
+
+def _surfaces(tree: Tree, path: str) -> SourceFile:
+    """FreeSurfer results in a folder, or in a folder inside an archive."""
+    tree.check(path)
+    if os.path.isdir(path):
+        check_surfaces(tree, path)
+        return SourceFile(Path(path))
+    tree.check_file(path)
+    ending = "/surf/lh.thickness"
+    members = archive_members(tree, Path(path))
+    folders = sorted(m.removesuffix(ending) for m in members if m.endswith(ending))
+    if len(folders) != 1:
+        listed = shown(", ".join(folders)) or "none"
+        raise ImageError(
+            f"{tree.shown(path)}: expected one FreeSurfer folder in the archive, found "
+            f"{len(folders)} ({listed}). Zip one subject's folder.",
+            code="freesurfer-unfinished",
+        )
+    return SourceFile(Path(path), folders[0])

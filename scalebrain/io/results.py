@@ -1,0 +1,81 @@
+"""Small Datasets of statistics: one Zarr group each, in a store of results."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from scalebrain.errors import StoreError
+from scalebrain.io.store import quiet, readable, storable_text, store_attributes, update_root
+
+__all__ = ["read_results", "write_results"]
+
+
+def write_results(
+    results: Mapping[str, xr.Dataset], url: str | Path, *, attrs: Mapping[str, Any]
+) -> None:
+    """Write small Datasets of statistics, one group each; what was there is replaced.
+
+    Parameters
+    ----------
+    results
+        Datasets by name.
+    url
+        Path of the store of results.
+    attrs
+        Root attributes.
+    """
+    with quiet():
+        zarr.create_group(str(url), zarr_format=3, attributes={"complete": False}, overwrite=True)
+        for name, ds in results.items():
+            plain = storable_text(ds)
+            for variable in plain.variables:
+                plain[variable].attrs = {k: _plain(v) for k, v in plain[variable].attrs.items()}
+            plain.attrs = {k: _plain(v) for k, v in ds.attrs.items()}
+            plain.to_zarr(url, group=name, mode="w", consolidated=False, zarr_format=3)
+    update_root(url, {**attrs, "complete": True, "names": sorted(results)})
+
+
+def _plain(value: Any) -> Any:
+    """Value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return value
+
+
+def read_results(url: str | Path) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:
+    """Read what :func:`write_results` wrote.
+
+    Parameters
+    ----------
+    url
+        Path of the store of results.
+
+    Returns
+    -------
+    results
+        Datasets by name, in memory.
+    attrs
+        Root attributes.
+
+    Raises
+    ------
+    StoreError
+        When there is none, or its writing was interrupted.
+    """
+    attrs = store_attributes(url)
+    if not attrs.get("complete"):
+        raise StoreError(f"{url}: no finished results. Run the study again.")
+    out = {}
+    for name in attrs["names"]:
+        with quiet(), xr.open_zarr(url, group=name, consolidated=False, chunks=None) as ds:
+            loaded = readable(ds.load())
+            out[name] = loaded[sorted(map(str, loaded.variables))]
+    return out, attrs

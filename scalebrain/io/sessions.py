@@ -1,0 +1,235 @@
+"""Select the sessions of a cohort, and find the row of the table for each."""
+
+import re
+from dataclasses import dataclass, field
+
+from scalebrain.errors import Problem, TableError
+from scalebrain.io.participants import Participants
+from scalebrain.io.tree import Findings, Visit, shown
+
+__all__ = ["ALL_SESSIONS", "Selected", "Selection", "select_sessions"]
+
+#: Every session is a scan of its own.
+ALL_SESSIONS = "all"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One scan of the cohort.
+
+    Parameters
+    ----------
+    subject
+        Unique name.
+    person, session
+        Whose it is.
+    visit
+        What was found; empty for a scan that is missing.
+    row
+        Position in the table of participants.
+    """
+
+    subject: str
+    person: str
+    session: str
+    visit: Visit
+    row: int
+
+
+@dataclass
+class Selection:
+    """The scans of a cohort, and everyone else.
+
+    Parameters
+    ----------
+    scans
+        Sorted by person and session.
+    rejected, warnings
+        What is wrong or odd.
+    """
+
+    scans: list[Selected] = field(default_factory=list)
+    rejected: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def select_sessions(found: Findings, people: Participants, session: str | None) -> Selection:
+    """Select one session of each person, or all, and find their rows.
+
+    Parameters
+    ----------
+    found
+        Files by person and session; surfaces without a session are added to that of the
+        person's images.
+    people
+        The table.
+    session
+        ``ses-<label>``, :data:`ALL_SESSIONS`, or None where each person has to have only one.
+
+    Returns
+    -------
+    Selection
+        Everyone who was found or is in the table, except those that either rejects already.
+
+    Raises
+    ------
+    TableError
+        When nobody has the session that is asked for.
+    """
+    rows: dict[str, dict[str, int]] = {}
+    subjects, sessions = people.table["subject"], people.table["session"]
+    for position, (person, name) in enumerate(zip(subjects, sessions, strict=True)):
+        rows.setdefault(person, {})[name] = position
+    refused = {_person(problem.subject) for problem in people.rejected}
+    result = Selection()
+    for person, visits in found.visits.items():
+        _attach_surfaces(person, visits, result)
+    if session not in (None, ALL_SESSIONS):
+        _check_session(found, session)
+    for person in sorted(found.visits.keys() | rows.keys()):
+        visits, own = found.visits.get(person, {}), rows.get(person, {})
+        if person in found.refused:
+            continue
+        if not own:
+            result.rejected.append(_no_row(person, person, "no row in the table"))
+        elif session is None:
+            _select_only(person, visits, own, result)
+        elif session == ALL_SESSIONS:
+            _select_all(person, visits, own, result)
+        else:
+            _select_one(person, session, visits, own, result)
+    result.rejected = [
+        problem
+        for problem in result.rejected
+        if problem.code != "no-table-row" or _person(problem.subject) not in refused
+    ]
+    return result
+
+
+def _person(subject: str) -> str:
+    """Person that a rejected row is about, in lower case."""
+    label = re.sub(r"_ses-[^_]*$", "", subject.strip()).casefold()
+    return f"sub-{label.removeprefix('sub-')}"
+
+
+def _check_session(found: Findings, session: str) -> None:
+    """Check that somebody has a session."""
+    every = {name for visits in found.visits.values() for name in visits}
+    if session not in every:
+        listed = shown(", ".join(sorted(every - {""}))) or "no sessions"
+        raise TableError(
+            f"session {session}: nobody has it. Found {listed}. Choose one of them, all, or none."
+        )
+
+
+def _attach_surfaces(person: str, visits: dict[str, Visit], result: Selection) -> None:
+    """Add surfaces that name no session to the images of the only session, and vice versa."""
+    others = sorted(visits.keys() - {""})
+    bare = visits.get("")
+    if bare is None or not others or bare.problems:
+        return
+    if len(others) == 1:
+        other = visits[others[0]]
+        if not bare.images or not other.images:
+            other.surfaces += bare.surfaces
+            other.images = other.images or bare.images
+            del visits[""]
+    elif not bare.images:
+        message = (
+            f"{person}: its FreeSurfer folder names no session, but there are "
+            f"{', '.join(others)}: not used. Rename it to {person}_{others[0]}."
+        )
+        result.warnings.append(Problem(person, "no-image", message))
+        del visits[""]
+
+
+def _select_only(
+    person: str, visits: dict[str, Visit], own: dict[str, int], result: Selection
+) -> None:
+    """Take a person who has one session."""
+    if len(visits) > 1 or (not visits and len(own) > 1):
+        names = ", ".join(name or "one without a name" for name in sorted(visits or own))
+        what = "sessions" if visits else "rows in the table and no image"
+        message = (
+            f"{person}: several {what}: {names}. Choose one with --session, or give all for "
+            "each as a scan of its own."
+        )
+        result.rejected.append(Problem(person, "several-sessions", message))
+        return
+    if not visits:
+        ((session, row),) = own.items()
+        _take_missing(person, person, session, row, "no image", result)
+        return
+    ((session, visit),) = visits.items()
+    matched = _match(own, session)
+    if matched is None:
+        result.rejected.append(_no_row(person, person, _rows_of(own, session)))
+        return
+    result.scans.append(Selected(person, person, session or matched, visit, own[matched]))
+    for other in sorted(own.keys() - {matched}):
+        message = f"{person}: the table has a row of {other}, which has no image: not used."
+        result.warnings.append(Problem(person, "no-image", message))
+
+
+def _select_one(
+    person: str, session: str, visits: dict[str, Visit], own: dict[str, int], result: Selection
+) -> None:
+    """Take one session of a person."""
+    visit, matched = visits.get(session), _match(own, session)
+    if visit is None:
+        others = ", ".join(sorted(name for name in visits if name)) or "none"
+        reason = f"no image of {session}; there is {others}"
+        of = min(own) if matched is None else matched
+        _take_missing(person, person, session, own[of], reason, result)
+    elif matched is None:
+        result.rejected.append(_no_row(person, person, _rows_of(own, session)))
+    else:
+        result.scans.append(Selected(person, person, session, visit, own[matched]))
+
+
+def _select_all(
+    person: str, visits: dict[str, Visit], own: dict[str, int], result: Selection
+) -> None:
+    """Take every session of a person as a scan of its own."""
+    matches = {session: _match(own, session) for session in sorted(visits)}
+    missing = sorted(own.keys() - set(matches.values()))
+    several = len(matches) + len(missing) > 1
+    for session, matched in matches.items():
+        subject = f"{person}_{session}" if several and session else person
+        if matched is None:
+            result.rejected.append(_no_row(subject, person, _rows_of(own, session)))
+            continue
+        scan = Selected(subject, person, session or matched, visits[session], own[matched])
+        result.scans.append(scan)
+    for session in missing:
+        subject = f"{person}_{session}" if several and session else person
+        _take_missing(subject, person, session, own[session], "no image", result)
+
+
+def _match(own: dict[str, int], session: str) -> str | None:
+    """Session of a person's row for a scan; a row or scan without one goes with the only other."""
+    if session in own:
+        return session
+    only = next(iter(own)) if len(own) == 1 else None
+    return only if only is not None and "" in (only, session) else None
+
+
+def _rows_of(own: dict[str, int], session: str) -> str:
+    """Say which rows there are instead."""
+    what = f"no row of {session}" if session else "no session in the name of its files"
+    return f"{what}; the table has {', '.join(sorted(own))}"
+
+
+def _no_row(subject: str, person: str, reason: str) -> Problem:
+    """Say that a scan has no row."""
+    message = f"{person}: {reason}. Add its row, or move its files out."
+    return Problem(subject, "no-table-row", message)
+
+
+def _take_missing(
+    subject: str, person: str, session: str, row: int, reason: str, result: Selection
+) -> None:
+    """Keep a row that has no image."""
+    result.scans.append(Selected(subject, person, session, Visit(), row))
+    message = f"{person}: {reason}: kept as missing. Add the file, or take the row out."
+    result.warnings.append(Problem(subject, "no-image", message))
