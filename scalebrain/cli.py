@@ -341,7 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         with _watched():
-            cli.main(args=arguments, prog_name="scalebrain", standalone_mode=False)
+            code = cli.main(args=arguments, prog_name="scalebrain", standalone_mode=False)
     except click.UsageError as error:
         error.show()
         sys.exit(2)
@@ -353,6 +353,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ScalebrainError as error:
         click.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -77,12 +77,15 @@ def check_laterality(labels: npt.NDArray[np.int32], grid: Grid) -> None:
     x = grid.coordinates(indices)[:, 0]
     odd = labels.ravel()[indices] % 2 == 1
     if not odd.any() or odd.all():
-        raise LateralityError("The atlas has labels of one hemisphere only on this grid.")
+        raise LateralityError(
+            "The atlas has labels of one hemisphere only on this grid.", code="atlas-flipped"
+        )
     left, right = float(x[odd].mean()), float(x[~odd].mean())
     if left > -15 or right < 15:
         raise LateralityError(
             f"The atlas is flipped or shifted: odd (left) codes have mean x {left:.1f} mm, even "
-            f"(right) codes {right:.1f} mm. Check the affine of the scans."
+            f"(right) codes {right:.1f} mm. Check the affine of the scans.",
+            code="atlas-flipped",
         )
     inverse = np.linalg.inv(grid.matrix)
     for code, anchor in _ANCHORS.items():
@@ -92,7 +95,8 @@ def check_laterality(labels: npt.NDArray[np.int32], grid: Grid) -> None:
         found = int(labels[tuple(ijk)])
         if found and found <= 90 and found % 2 != code % 2:
             raise LateralityError(
-                f"The atlas is flipped: at {anchor} mm it has code {found}, expected {code}."
+                f"The atlas is flipped: at {anchor} mm it has code {found}, expected {code}.",
+                code="atlas-flipped",
             )
 
 

@@ -69,7 +69,8 @@ def cst_probability(grid: Grid) -> dict[str, npt.NDArray[np.float32]]:
             if (x < 0) != tract.endswith("_L"):
                 raise LateralityError(
                     f"{tract} lies at mean x {x:.1f} mm, in the other hemisphere. "
-                    "Check the affine of the scans."
+                    "Check the affine of the scans.",
+                    code="atlas-flipped",
                 )
         out[tract] = np.clip(probability, 0, 1)
     return out

@@ -1,11 +1,12 @@
 """Who takes part in the study, and why someone does not."""
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.variables import annotate, validate
 
-__all__ = ["inclusion"]
+__all__ = ["inclusion", "same_people"]
 
 
 def inclusion(ds: xr.Dataset, *, min_days_post_stroke: float = 180) -> xr.Dataset:
@@ -65,3 +66,38 @@ def inclusion(ds: xr.Dataset, *, min_days_post_stroke: float = 180) -> xr.Datase
     )
     out["included"].attrs["min_days_post_stroke"] = float(min_days_post_stroke)
     return annotate(out)
+
+
+def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
+    """Tell which subjects are one person, or one scan under several ids.
+
+    Parameters
+    ----------
+    ds
+        Store; `person`, `dataset` and `scan_hash` are used where it has them.
+
+    Returns
+    -------
+    ndarray
+        (subject,) number; equal for subjects that no split may put on both sides.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = ds.sizes["subject"]
+
+    def text(name: str) -> npt.NDArray[np.str_]:
+        return ds[name].values.astype(str) if name in ds.variables else np.full(n, "")
+
+    people = np.char.add(np.char.add(text("dataset"), "/"), text("person"))
+    links = []
+    for values, known in ((people, text("person") != ""), (text("scan_hash"), None)):
+        known = values != "" if known is None else known
+        codes = np.unique(values, return_inverse=True)[1]
+        first = np.full(codes.max(initial=-1) + 1, -1)
+        first[codes[::-1]] = np.arange(n)[::-1]
+        links.append((np.flatnonzero(known), first[codes][known]))
+    rows = np.concatenate([one for one, _ in links])
+    columns = np.concatenate([other for _, other in links])
+    graph = coo_matrix((np.ones(rows.size), (rows, columns)), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)

@@ -15,6 +15,7 @@ import xarray as xr
 from scalebrain.atlas.regions import RegionSet
 from scalebrain.cluster import map_tasks, once_per_worker
 from scalebrain.errors import ModelFileError, StatisticsError
+from scalebrain.features.inclusion import same_people
 from scalebrain.graph.build import Graph, build_graph
 from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
 from scalebrain.graph.impute import Imputer
@@ -156,7 +157,8 @@ class BrainAgeModel:
             )
         x = x[complete][:, graph.rows]
         age = np.asarray(ds["age"].values[who], dtype=np.float64)
-        fold_of = assign_folds(age, training.folds, seed=training.seed)
+        people = same_people(ds.isel(subject=who))
+        fold_of = assign_folds(age, training.folds, seed=training.seed, person=people)
         predicted = np.full((len(age), len(graph.regions)), np.nan)
         trained = map_tasks(
             _train,
@@ -508,6 +510,10 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     if space != model.about["space"]:
         raise ModelFileError(f"The model is for {model.about['space']}, the data are in {space}.")
     fold = np.array([model.fold_of.get(key, -1) for key in subject_keys(ds)], dtype=np.int64)
+    people = same_people(ds)  # another scan of someone in training has that person's fold
+    known = np.full(people.max(initial=-1) + 1, -1)
+    np.maximum.at(known, people, fold)
+    fold = known[people]
     age = ds["age"].astype(np.float64)
     features = ds["node_features"].sel(feature=list(model.features))
     if "scan_present" in ds:

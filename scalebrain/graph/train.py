@@ -97,8 +97,10 @@ class Fold:
     slope: Array = field(default_factory=lambda: np.zeros(0))
 
 
-def assign_folds(age: Array, n_folds: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Assign every subject to a fold, stratified by age.
+def assign_folds(
+    age: Array, n_folds: int, *, seed: int, person: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
+    """Assign every subject to a fold, stratified by age, each person whole.
 
     Parameters
     ----------
@@ -108,6 +110,8 @@ def assign_folds(age: Array, n_folds: int, *, seed: int) -> npt.NDArray[np.int64
         Number of folds.
     seed
         Seed.
+    person
+        (subject,) number of the person; None when all differ.
 
     Returns
     -------
@@ -119,6 +123,11 @@ def assign_folds(age: Array, n_folds: int, *, seed: int) -> npt.NDArray[np.int64
     StatisticsError
         With fewer than four subjects a fold.
     """
+    if person is not None:
+        people, own = np.unique(person, return_inverse=True)
+        if len(people) < len(age):
+            mean_age = np.bincount(own, weights=age) / np.bincount(own)
+            return assign_folds(mean_age, n_folds, seed=seed)[own]
     if len(age) < 4 * n_folds:
         raise StatisticsError(
             f"{len(age)} reference subjects are too few for {n_folds} folds. "

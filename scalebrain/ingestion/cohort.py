@@ -169,7 +169,9 @@ def ingest(
     _check_unfinished(attrs, datasets)
     static, geometry = static_of(attrs, datasets, resolution=resolution, whole_head=whole_head)
     with hold_lease(location) as lease:
-        if not store_attributes(location):
+        if store_attributes(location) != attrs:
+            raise StoreError(f"{store}: another ingest wrote it meanwhile. Run this one again.")
+        if not attrs:
             _create(location, datasets)
         arrays = write_arrays(location, datasets, static)
         plan = read_plan(location)
@@ -190,7 +192,7 @@ def ingest(
         shared = (str(location), arrays, geometry)
         map_tasks(_write_partition, todo, label="ingest", shared=shared)
         lease.check()
-        _finalize(location, plan, strict)
+        _finalize(location, plan, partitions, strict)
     return store
 
 
@@ -347,9 +349,12 @@ def _write_partition(
     return write_partition(partition, *shared)
 
 
-def _finalize(location: Location, plan: Plan, strict: bool) -> None:
+def _finalize(
+    location: Location, plan: Plan, partitions: Sequence[Partition], strict: bool
+) -> None:
     """Gather what the partitions found, and declare the store complete."""
     records = read_records(location, plan)
+    _check_records(location, plan, partitions, records)
     entries = {e["subject"]: e for r in records.values() for e in r["subjects"] if e}
     found = read_object(location, "problems")
     rejected, warnings = gather_problems(plan, entries, found)
@@ -371,6 +376,27 @@ def _finalize(location: Location, plan: Plan, strict: bool) -> None:
         },
     )
     _say(present, rejected, warnings)
+
+
+def _check_records(
+    location: Location,
+    plan: Plan,
+    partitions: Sequence[Partition],
+    records: Mapping[int, Record],
+) -> None:
+    """Refuse to leave out subjects without a word: every partition is there as planned."""
+    given = {partition.number: partition.fingerprint for partition in partitions}
+    lost = {
+        part.dataset
+        for number, part in enumerate(plan.partitions)
+        if number not in records or given.get(number) not in (None, records[number]["fingerprint"])
+    }
+    if lost:
+        raise StoreError(
+            f"{location}: records of {', '.join(sorted(lost))} are missing or another writer's. "
+            "Run the same ingest again, with these datasets among its sources.",
+            code="interrupted",
+        )
 
 
 def _say(

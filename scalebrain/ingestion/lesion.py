@@ -190,16 +190,23 @@ def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesi
         )
     plain = image.slope == 1 and image.intercept == 0
     values = image.raw if plain else image.raw * image.slope + image.intercept
-    if options.lesion_labels:
-        return np.asarray(np.flatnonzero(np.isin(values, options.lesion_labels)), dtype=np.int64)
     if high <= 1:
         return np.asarray(np.flatnonzero(values >= LESION_THRESHOLD), dtype=np.int64)
     labels = np.unique(values[values > 0])
+    shown = ", ".join(f"{label:g}" for label in labels[:8]) + (", ..." if labels.size > 8 else "")
+    if options.lesion_labels:
+        if not np.isin(labels, options.lesion_labels).any():
+            wanted = ", ".join(map(str, options.lesion_labels))
+            raise ImageError(
+                f"{file}: labels {shown}, expected one of --lesion-labels ({wanted}). Correct the "
+                "option, or write an empty mask if there is no lesion.",
+                code="mask-labels",
+            )
+        return np.asarray(np.flatnonzero(np.isin(values, options.lesion_labels)), dtype=np.int64)
     if labels.size > 1:
-        shown = ", ".join(f"{label:g}" for label in labels[:8])
         raise ImageError(
-            f"{file}: {labels.size} labels ({shown}{', ...' if labels.size > 8 else ''}), expected "
-            "one lesion. Say which are lesion with --lesion-labels, or write the lesion alone.",
+            f"{file}: {labels.size} labels ({shown}), expected one lesion. Say which are lesion "
+            "with --lesion-labels, or write the lesion alone.",
             code="mask-labels",
         )
     lesion.warnings.append(("mask-scaled", f"{file}: lesion is {high:g}, expected 1; taken as 1"))

@@ -18,7 +18,8 @@ class ReadOptions:
     volume
         Frame of 4-D images, from 0; None refuses images of several frames.
     lesion_labels
-        Labels of a mask that are lesion; empty refuses masks of several labels.
+        Labels of a mask of several that are lesion; empty refuses such masks. A mask of 0
+        and 1 is taken as it is.
     min_lesion
         Connected components of a lesion below this volume (mL) are left out.
     """

@@ -307,15 +307,16 @@ RULES: dict[str, Rule] = {
             29,
             "D",
             "A scan that the model was trained on, also under another id",
-            "told by its hash: predicted by the one network that has not seen it, `out_of_fold`",
+            "predicted by the one network that has not seen it, `out_of_fold`; motor prediction stops "
+            "when two cohorts share a scan or a person",
         ),
         Rule(
             "several-sessions",
             30,
             "E",
             "Several sessions of one person",
-            "rejected; `--session` selects one, or `all`, with the variable `person`. Folds do not "
-            "group by person in this version",
+            "rejected; `--session` selects one, or `all`, with the variable `person`; folds keep "
+            "each person whole",
         ),
         Rule(
             "several-images",
@@ -339,7 +340,7 @@ RULES: dict[str, Rule] = {
             33,
             "D",
             "Age outside the ages of training",
-            "predicted and marked `extrapolated`; statistics do not leave it out in this version",
+            "predicted, marked `extrapolated`, left out of the statistics",
         ),
         Rule(
             "missing-covariate",

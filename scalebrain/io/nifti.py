@@ -141,7 +141,7 @@ def read_image(
     file
         A .nii or .nii.gz file.
     volume
-        Frame of an image that has several, from 0.
+        Frame of an image that has several, from 0; one that has a single frame ignores it.
     assume_space
         Take the affine as it stands when the header does not say what it stands for.
 
@@ -189,7 +189,7 @@ def read_header(
     file
         A .nii or .nii.gz file.
     volume
-        Frame of an image that has several, from 0.
+        Frame of an image that has several, from 0; one that has a single frame ignores it.
     assume_space
         Take the affine as it stands when the header does not say what it stands for.
 
@@ -436,13 +436,13 @@ def _scaling(source: SourceFile, slope: float, intercept: float) -> tuple[float,
 
 def _chosen_frame(source: SourceFile, header: _Header, volume: int | None) -> int:
     """Frame to read."""
-    if volume is None:
-        if header.frames > 1:
-            raise ImageError(
-                f"{source}: {header.frames} frames, expected one. Choose it by --volume, from 0.",
-                code="many-frames",
-            )
+    if header.frames == 1:
         return 0
+    if volume is None:
+        raise ImageError(
+            f"{source}: {header.frames} frames, expected one. Choose it by --volume, from 0.",
+            code="many-frames",
+        )
     if not 0 <= volume < header.frames:
         raise ImageError(
             f"{source}: {header.frames} frames, so volume {volume} is none of them. Choose one "

@@ -15,6 +15,7 @@ import scipy.stats
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
 from scalebrain.predict.learners import LEARNERS, Folds, TunedModel, tune_and_fit
 from scalebrain.predict.metrics import METRICS, cohort_scores, weighted_scores
 from scalebrain.predict.predictors import FEATURE_GROUPS, build_predictors
@@ -232,6 +233,7 @@ class _Task:
             )
         names = frame[str(groups)][used].astype(str).to_numpy(dtype=object)
         cohorts, codes = np.unique(names.astype(str), return_inverse=True)
+        _check_people(ds, used, names)
         folds = [(train, test) for _, train, test in leave_one_group_out(codes)]
         inner: list[Folds] = [
             grouped_folds(codes[train], n_inner, seed=seed + k)
@@ -248,6 +250,24 @@ class _Task:
             folds,
             inner,
             told,
+        )
+
+
+def _check_people(ds: xr.Dataset, used: BoolArray, cohort: npt.NDArray[np.object_]) -> None:
+    """Refuse a person, or a scan, that is in several cohorts."""
+    people = same_people(ds)[used]
+    subjects = ds["subject"].values[used] if "subject" in ds.coords else np.flatnonzero(used)
+    failures = []
+    for person in np.flatnonzero(np.bincount(people) > 1):
+        own = people == person
+        if len(set(cohort[own])) > 1:
+            where = ", ".join(f"{s} ({c})" for s, c in zip(subjects[own], cohort[own], strict=True))
+            failures.append(f"{where}: one person or one scan in several cohorts. Keep one.")
+    if failures:
+        shown = "\n".join(failures[:20])
+        raise StatisticsError(
+            f"Cohorts that are trained on and tested share people:\n{shown}",
+            code="scan-in-training",
         )
 
 

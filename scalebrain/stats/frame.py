@@ -121,7 +121,7 @@ def subject_frame(
 def eligible_subjects(
     ds: xr.Dataset, *, group: str | None = "stroke", included: Hashable | None = "included"
 ) -> npt.NDArray[np.bool_]:
-    """Subjects of one group that passed the inclusion filter.
+    """Subjects of one group that passed the inclusion filter, of an age that models know.
 
     Parameters
     ----------
@@ -136,11 +136,13 @@ def eligible_subjects(
     Returns
     -------
     ndarray
-        Bool, one per subject.
+        Bool, one per subject; False where ``extrapolated`` is set.
     """
     keep = np.ones(ds.sizes["subject"], dtype=np.bool_)
     if included is not None and included in ds.variables:
         keep &= np.asarray(ds[included].values).astype(np.bool_)
+    if "extrapolated" in ds.variables:
+        keep &= ~np.asarray(ds["extrapolated"].values).astype(np.bool_)
     if group is not None and "group" in ds.variables:
         keep &= np.array([str(value) == group for value in ds["group"].values], dtype=np.bool_)
     return keep

@@ -159,7 +159,7 @@ def mixed_model(
     failures: list[str] = []
     table = _Table(len(labels), ds.sizes["subject"])
     if not keep.all():
-        table.reasons[f"{included} is False"] = ~keep
+        table.reasons[f"{included} is False, or the age is extrapolated"] = ~keep
     for job in _jobs(parsed, small, str(groups), keep, labels, dim, table, failures):
         job.fit(table, failures, confidence)
     if errors == "raise":
@@ -249,7 +249,8 @@ class _Job:
         )
         estimate = (basis.back @ first).T + norm[:, None] * shift
         residual_variance = rss / dof * norm**2
-        se = np.sqrt(variance * residual_variance[:, None])
+        with np.errstate(invalid="ignore"):  # no variance, no standard error: said below
+            se = np.sqrt(variance * residual_variance[:, None])
         t = estimate / se
         half = scipy.stats.t.ppf(0.5 + confidence / 2, df) * se
         columns = {

@@ -190,6 +190,16 @@ def test_ingest__a_killed_worker_costs_nothing(
     assert objects(tmp_path / "c.zarr") == objects(whole)
 
 
+def test_ingest__survives_the_death_of_all_workers_at_once(
+    tree: Path, whole: Path, workers: distributed.Client, tmp_path: Path
+) -> None:
+    workers.wait_for_workers(2)
+    workers.run(die_at, "write_record", 1)
+    with workers.as_current():
+        scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert objects(tmp_path / "c.zarr") == objects(whole)
+
+
 def test_ingest__goes_on_after_its_driver_is_killed(
     tree: Path, whole: Path, workers: distributed.Client, tmp_path: Path
 ) -> None:
@@ -240,6 +250,19 @@ def test_store_verify__names_damage_and_ingest_mends_it(
     assert "sub-033" in lines[1]
     run(capsys, "ingest", tree, store, "--verify", *THREADS)
     assert objects(store) == objects(whole)
+
+
+def test_ingest__a_lost_record_takes_no_subject_with_it(
+    tree: Path, whole: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "c.zarr"
+    shutil.copytree(whole, store)
+    other = write_tree(tmp_path / "other", n=2)
+    (store / "ingest" / "000001.json").unlink()
+    with pytest.raises(StoreError, match="records of bids are missing"):
+        scalebrain.ingest(other, store, prefix="b", update=True)
+    with pytest.raises(StoreError, match="interrupted"):
+        scalebrain.open_store(store)
 
 
 def test_ingest__on_s3_that_fails_equals_the_local_store(
