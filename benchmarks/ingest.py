@@ -4,11 +4,15 @@
 
 Every round times, one after the other and on the same scans in the page cache:
 
-- ``nibabel``: a loop of ``get_fdata()`` and a write into a Zarr array with its defaults,
-  spread over as many processes as the ingest has workers;
+- ``loop``: ``get_fdata()`` and a write into a Zarr array with Zarr's defaults, one scan after
+  the other, as scripts do it (Zarr compresses on all cores);
+- ``pool``: the same as a careful script does it: float32, one chunk a scan, spread over as
+  many processes as the ingest has workers;
 - ``libdeflate``: the scans decoded and thrown away, on as many threads;
 - ``ingest, 1 worker`` and ``ingest, 2 workers``: :func:`scalebrain.ingest` on worker
-  processes of one thread, from the folder to the finished store.
+  processes of one thread, from the folder to the finished store, templates and kernels
+  loaded. ``start`` is the part of it that does not grow with the cohort, from an ingest of
+  a few scans; ratios are given with it and without.
 
 Ratios are medians over rounds. Memory is the largest resident set of a worker process.
 Time of other processes on the machine is printed: a round on a busy machine is no figure.
@@ -70,8 +74,22 @@ def peer(task: tuple[list[str], list[int], str]) -> None:
         array[row] = nib.load(path).get_fdata()
 
 
-def time_peer(paths: list[Path], workers: int, folder: Path) -> float:
-    """Seconds of the nibabel loop, on `workers` processes that are up."""
+def time_loop(paths: list[Path], folder: Path) -> float:
+    """Seconds of the plain loop."""
+    shape = nib.load(paths[0]).shape
+    array = zarr.create_array(
+        folder / "loop.zarr", shape=(len(paths), *shape), dtype=np.float64, overwrite=True
+    )
+    start = time.perf_counter()
+    for row, path in enumerate(paths):
+        array[row] = nib.load(path).get_fdata()
+    seconds = time.perf_counter() - start
+    shutil.rmtree(folder / "loop.zarr")
+    return seconds
+
+
+def time_pool(paths: list[Path], workers: int, folder: Path) -> float:
+    """Seconds of the careful script, on `workers` processes that are up."""
     shape = nib.load(paths[0]).shape
     store = folder / "peer.zarr"
     zarr.create_array(
@@ -110,8 +128,8 @@ def peak_memory() -> int:
     return 0
 
 
-def time_ingest(tree: Path, workers: int, folder: Path) -> tuple[float, list[int], int]:
-    """Seconds of an ingest, peak memory of each worker, bytes of the store."""
+def time_ingest(tree: Path, workers: int, folder: Path) -> tuple[float, float, list[int], int]:
+    """Seconds of an ingest and of one of few scans, peak memory of workers, bytes of the store."""
     import dask
     import distributed
 
@@ -130,16 +148,20 @@ def time_ingest(tree: Path, workers: int, folder: Path) -> tuple[float, list[int
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        # kernels compile once a worker, whatever the cohort: not timed
-        scalebrain.ingest(tree.parent / "warm", folder / "warm.zarr")
+        seconds = 0.0
+        for _ in range(2):  # the first loads templates and compiles kernels, once a worker
+            shutil.rmtree(store, ignore_errors=True)
+            start = time.perf_counter()
+            scalebrain.ingest(tree, store)
+            seconds = time.perf_counter() - start
         start = time.perf_counter()
-        scalebrain.ingest(tree, store)
-        seconds = time.perf_counter() - start
+        scalebrain.ingest(tree.parent / "few", folder / "few.zarr")
+        fixed = time.perf_counter() - start
         peaks = sorted(client.run(peak_memory).values())
     size = sum(p.stat().st_size for p in store.rglob("*") if p.is_file())
     shutil.rmtree(store)
-    shutil.rmtree(folder / "warm.zarr")
-    return seconds, peaks, size
+    shutil.rmtree(folder / "few.zarr")
+    return seconds, fixed, peaks, size
 
 
 def foreign_cpu(work: Callable[[], object]) -> float:
@@ -155,6 +177,16 @@ def foreign_cpu(work: Callable[[], object]) -> float:
     total2, busy2 = machine()
     ticks = os.sysconf("SC_CLK_TCK")
     return max(0.0, (busy2 - busy - (sum(os.times()[:4]) - own) * ticks) / max(total2 - total, 1))
+
+
+def ratios(rounds: list[dict[str, float]], one: str, two: str) -> dict[str, float]:
+    """Ratios of the ingest to what it is compared with, medians over rounds."""
+    return {
+        "times_loop": statistics.median(r["loop"] / r[two] for r in rounds),
+        "times_pool": statistics.median(r["pool"] / r[two] for r in rounds),
+        "fraction_of_libdeflate": statistics.median(r["libdeflate"] / r[two] for r in rounds),
+        "two_workers_beside_one": statistics.median(r[one] / r[two] for r in rounds),
+    }
 
 
 def main() -> None:
@@ -173,7 +205,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = write_tree(folder / "tree", options.scans, options.resolution)
-        write_tree(folder / "warm", 2 * workers, options.resolution)
+        write_tree(folder / "few", 1, options.resolution)
         n = len(paths)
         size = sum(path.stat().st_size for path in paths)
         rounds = []
@@ -182,12 +214,17 @@ def main() -> None:
 
             def measure(one: dict[str, float] = one) -> None:
                 few = paths[: options.peer_scans]
-                one["nibabel"] = time_peer(few, workers, folder) / len(few)
+                one["loop"] = time_loop(few, folder) / len(few)
+                one["pool"] = time_pool(few, workers, folder) / len(few)
                 one["libdeflate"] = time_decode(paths, workers) / n
-                two, peaks, one["store_bytes"] = time_ingest(folder / "tree", workers, folder)
+                two, one["start"], peaks, one["store_bytes"] = time_ingest(
+                    folder / "tree", workers, folder
+                )
                 one["two"], one["peak"] = two / n, max(peaks)
-                single, peaks, _ = time_ingest(folder / "tree", 1, folder)
+                single, start, peaks, _ = time_ingest(folder / "tree", 1, folder)
                 one["one"], one["peak_one"] = single / n, max(peaks)
+                one["two_rate"] = (two - one["start"]) / (n - 1)
+                one["one_rate"] = (single - start) / (n - 1)
 
             one["foreign_cpu"] = foreign_cpu(measure)
             rounds.append(one)
@@ -199,14 +236,17 @@ def main() -> None:
         "resolution_mm": options.resolution,
         "source_mb_per_scan": size / n / 1e6,
         "ms_per_scan": {
-            "nibabel get_fdata + zarr": 1e3 * middle["nibabel"],
+            "get_fdata + zarr defaults, a loop": 1e3 * middle["loop"],
+            "get_fdata + zarr, float32, 2 processes": 1e3 * middle["pool"],
             "libdeflate alone": 1e3 * middle["libdeflate"],
             "ingest, 2 workers": 1e3 * middle["two"],
             "ingest, 1 worker": 1e3 * middle["one"],
+            "ingest, 2 workers, without start": 1e3 * middle["two_rate"],
+            "ingest, 1 worker, without start": 1e3 * middle["one_rate"],
         },
-        "times_nibabel": statistics.median(r["nibabel"] / r["two"] for r in rounds),
-        "fraction_of_libdeflate": statistics.median(r["libdeflate"] / r["two"] for r in rounds),
-        "two_workers_beside_one": statistics.median(r["one"] / r["two"] for r in rounds),
+        "start_s": middle["start"],
+        "with_start": ratios(rounds, "one", "two"),
+        "without_start": ratios(rounds, "one_rate", "two_rate"),
         "peak_worker_mib": max(max(r["peak"], r["peak_one"]) for r in rounds) / 2**20,
         "store_mb_per_scan": middle["store_bytes"] / n / 1e6,
         "foreign_cpu": max(r["foreign_cpu"] for r in rounds),

@@ -135,9 +135,9 @@ class _Run:
         The limit, in seconds, counts from the start of the process; where a share of the
         partitions is given, from when that many are done.
         """
+        self._offset = self.log.stat().st_size if self.log.exists() else 0
         process = _start(self._command, self.environment, self.log)
         begin = time.monotonic()
-        self._offset = self.log.stat().st_size
         self.progress = []
         try:
             while process.poll() is None:

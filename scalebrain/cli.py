@@ -145,6 +145,14 @@ def _reading(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _tell_rejected(store: str) -> None:
+    """Say how many subjects a store lacks, and leave with the code of a partial success."""
+    rejected = scalebrain.problems(store)
+    if len(rejected):
+        click.echo(f"{len(rejected)} rejected: {store}/ingest/rejected.tsv", err=True)
+        raise click.exceptions.Exit(_PARTIAL)
+
+
 def _labels(text: str) -> tuple[int, ...]:
     """Labels of a comma-separated list."""
     try:
@@ -184,10 +192,7 @@ def ingest(
     with scalebrain.open_client(scheduler):
         scalebrain.ingest(sources, store, lesion_labels=_labels(lesion_labels), **options)
     click.echo(store)
-    rejected = scalebrain.problems(store)
-    if len(rejected):
-        click.echo(f"{len(rejected)} rejected: {store}/ingest/rejected.tsv", err=True)
-        raise click.exceptions.Exit(_PARTIAL)
+    _tell_rejected(store)
 
 
 @cli.command()
@@ -313,10 +318,14 @@ def predict(store: str, model_dir: Path, scheduler: str | None) -> None:
 def run(
     bids_dir: Path, out: Path, config: str | None, truth: str | None, scheduler: str | None
 ) -> None:
-    """Run the whole study on BIDS_DIR; results go to OUT."""
+    """Run the whole study on BIDS_DIR; results go to OUT.
+
+    Exit code 3: some subjects were rejected, the study ran on the others.
+    """
     with scalebrain.open_client(scheduler):
         report = scalebrain.run_study(bids_dir, out, config, truth=truth)
     click.echo(report)
+    _tell_rejected(str(out / "cohort.zarr"))
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scalebrain.errors import ConfigError
+from scalebrain.errors import ConfigError, ScalebrainError
 from scalebrain.options import report_progress
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+_ROUNDS = 3
 _MEMORY_PER_WORKER = 1.5 * 2**30
 #: glibc returns large blocks to the system at once, and each scan pays for them anew;
 #: workers keep them instead.
@@ -148,15 +149,46 @@ def map_tasks(
                 results[running[task]] = task.result()
                 report_progress(label, len(results), total)
     else:
-        import distributed
+        from distributed import KilledWorker
 
-        sent = [client.scatter(one, broadcast=True, hash=False) for one in more]
-        futures = [client.submit(function, item, *sent, pure=False, retries=2) for item in items]
-        position = {future.key: i for i, future in enumerate(futures)}
-        for future, result in distributed.as_completed(futures, with_results=True):
-            results[position[future.key]] = result
-            report_progress(label, len(results), total)
+        for _ in range(_ROUNDS):
+            left = [i for i in range(total) if i not in results]
+            try:
+                for i, result in _on_workers(client, function, items, left, more):
+                    results[i] = result
+                    report_progress(label, len(results), total)
+            except KilledWorker as error:
+                raise ScalebrainError(
+                    f"{label}: a task died with every worker that took it, most often for want of "
+                    "memory. Give workers more of it, and run the same command again: it goes on."
+                ) from error
+            if len(results) == total:
+                break
+        else:
+            raise ScalebrainError(
+                f"{label}: workers went on dying with what they were given, "
+                f"{total - len(results)} of {total} tasks are left. See their logs, give them more "
+                "memory, and run the same command again."
+            )
     return [results[i] for i in range(total)]
+
+
+def _on_workers(
+    client: "Client",
+    function: Callable[..., R],
+    items: Sequence[T],
+    numbers: Sequence[int],
+    shared: Sequence[Any],
+) -> Iterator[tuple[int, R]]:
+    """Results by number as they come; those that died with all holders of `shared` are left out."""
+    import distributed
+
+    sent = [client.scatter(one, broadcast=True, hash=False) for one in shared]
+    futures = [client.submit(function, items[i], *sent, pure=False, retries=2) for i in numbers]
+    number = {future.key: i for i, future in zip(numbers, futures, strict=True)}
+    for future, result in distributed.as_completed(futures, with_results=True):
+        if future.status == "finished":
+            yield number[future.key], result
 
 
 def once_per_worker(function: Callable[..., R]) -> Callable[..., R]:

@@ -20,7 +20,7 @@ from scalebrain.features.inclusion import inclusion
 from scalebrain.features.laterality import to_lesional_sides
 from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
 from scalebrain.features.parcellation import node_features
-from scalebrain.ingestion.cohort import ingest
+from scalebrain.ingestion.cohort import ingest, problems
 from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
     open_store,
@@ -347,6 +347,8 @@ def _statistics(study: _Study) -> None:
     for path in study.tables.glob("*.tsv"):
         path.unlink()
     _write_subject_tables(ds, study.tables)
+    for kind in ("rejected", "warnings"):
+        _write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
     for name, result in results.items():
         for dims, table in _tidy(result).items():
             suffix = "" if name == "accuracy" or len(_tidy(result)) == 1 else f"_{dims}"
@@ -435,6 +437,8 @@ def _report(study: _Study) -> None:
             sem=results.get("sem"),
             motor=results.get("motor"),
             recovery=recovery,
+            rejected=problems(study.store),
+            warnings=problems(study.store, "warnings"),
             provenance=provenance,
             missing=missing,
         ),

@@ -171,6 +171,7 @@ def ingest(
     with hold_lease(location) as lease:
         if store_attributes(location) != attrs:
             raise StoreError(f"{store}: another ingest wrote it meanwhile. Run this one again.")
+        location.sweep()
         if not attrs:
             _create(location, datasets)
         arrays = write_arrays(location, datasets, static)

@@ -3,6 +3,7 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,9 +138,7 @@ class Geometry:
     inside: npt.NDArray[np.bool_]
     template: npt.NDArray[np.float32]
     mirrored: npt.NDArray[np.float32]
-    _cache: dict[object, npt.NDArray[np.int32]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _cache: dict[object, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, static: xr.Dataset, grid: Grid) -> "Geometry":
@@ -169,11 +168,12 @@ class Geometry:
             flat = np.ravel_multi_index(tuple(self.ijk.T.astype(np.intp)), self.grid.shape)
             out[flat] = np.arange(flat.size, dtype=np.int32)
             self._cache["position"] = out
-        return self._cache["position"]
+        found: npt.NDArray[np.int32] = self._cache["position"]
+        return found
 
     def file_index(
         self, shape: tuple[int, int, int], to_file: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.int32]:
+    ) -> npt.NDArray[np.uint32]:
         """Index in a file, first axis fastest, of every stored voxel.
 
         `to_file` maps indices of the grid to those of a file on the same lattice.
@@ -182,8 +182,9 @@ class Geometry:
         if key not in self._cache:
             n = [self._along(axis, to_file) for axis in range(3)]
             index = n[0] + shape[0] * (n[1] + shape[1] * n[2])
-            self._cache[key] = index.astype(np.int32)
-        return self._cache[key]
+            self._cache[key] = index.astype(np.uint32)
+        found: npt.NDArray[np.uint32] = self._cache[key]
+        return found
 
     def _along(self, axis: int, to_file: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """Index along one axis of a file of every stored voxel."""

@@ -170,6 +170,7 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
     named = {i if i.startswith("sub-") else f"sub-{i}" for i in ids}
     people = named | set(also)
     with hold_lease(location):
+        location.sweep()
         tables = read_object(location, "tables")
         person = {s: row["person"] for rows in tables.values() for s, row in rows.items()}
         placed = plan.subjects()

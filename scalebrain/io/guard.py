@@ -307,8 +307,8 @@ RULES: dict[str, Rule] = {
             29,
             "D",
             "A scan that the model was trained on, also under another id",
-            "predicted by the one network that has not seen it, `out_of_fold`; motor prediction stops "
-            "when two cohorts share a scan or a person",
+            "predicted by the one network that has not seen it, `out_of_fold`; motor prediction "
+            "stops when two cohorts share a scan or a person",
         ),
         Rule(
             "several-sessions",

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _LIKE_A_URL = re.compile(r"[\w+.-]{2,}:")
 _ZARR_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
+_TEMPORARY = re.compile(rf"^\.[0-9a-f]{{32}}\.tmp$|{_ZARR_TEMPORARY.pattern}")
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,15 @@ class Location:
         """
         folder = _checked_prefix(prefix)
         self._run(lambda backend: backend.delete_prefix(folder))
+
+    def sweep(self) -> None:
+        """Remove temporary files that killed writers left; under a lease, when nobody writes."""
+        if not self.is_local:
+            return  # an object appears whole, or not at all
+        for folder, _, files in os.walk(self.url):
+            for name in files:
+                if _TEMPORARY.search(name):
+                    Path(folder, name).unlink(missing_ok=True)
 
     def list(self, prefix: str = "") -> list[str]:
         """Keys below a prefix, at every depth.

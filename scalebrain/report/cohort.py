@@ -128,7 +128,7 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
     return out
 
 
-def cohort_section(table: pd.DataFrame) -> Section:
+def cohort_section(table: pd.DataFrame, results: StudyResults) -> Section:
     """Show who came in, who was excluded and why, and what each cohort contributes."""
     lanes = []
     for group in sorted(table["group"].unique()):
@@ -166,7 +166,38 @@ def cohort_section(table: pd.DataFrame) -> Section:
         blocks.append(_age_figure(table))
     blocks.append(_site_table(table))
     blocks.append(_group_note(table))
+    if results.rejected is not None and len(results.rejected):
+        n = results.rejected["subject"].nunique()
+        takeaway += f" {plural(n, 'person', 'people')} did not pass the checks of the ingest."
+        blocks.append(
+            _guard_table("rejected", "Left out by the checks of the ingest.", results.rejected)
+        )
+    if results.warnings is not None and len(results.warnings):
+        blocks.append(
+            _guard_table("warnings", "Kept by the ingest, but worth a look.", results.warnings)
+        )
     return Section("cohort", "Who was studied", takeaway, blocks)
+
+
+def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
+    """Count what the checks of the ingest found, by rule."""
+    rows = []
+    for (code, rule), part in sorted(problems.groupby(["code", "rule"])):
+        ids = sorted({str(subject) for subject in part["subject"] if subject})
+        shown = ", ".join(shorten(one, 40) for one in ids[:8]) + (", ..." if len(ids) > 8 else "")
+        n = max(len(ids), 1)
+        rows.append([text(code), text(rule), cell(count(n), n), text(shown)])
+    return Table(
+        name,
+        caption,
+        [
+            Column("code", numeric=False),
+            Column("what", numeric=False),
+            Column("people, n"),
+            Column("who", numeric=False),
+        ],
+        rows,
+    )
 
 
 def _group_note(table: pd.DataFrame) -> Note:

@@ -73,6 +73,8 @@ class StudyResults:
         Motor prediction: metrics by learner and feature group, ranked predictors.
     recovery
         One row an effect: ``effect, planted, estimate, ci_low, ci_high, inside``.
+    rejected, warnings
+        What the ingest left out, and what it found odd: ``subject, code, rule``, one row each.
     provenance
         Anything to print: versions, seeds, configuration, wall times. Nested mappings
         become tables of their own.
@@ -88,6 +90,8 @@ class StudyResults:
     sem: xr.Dataset | None = None
     motor: xr.Dataset | None = None
     recovery: pd.DataFrame | None = None
+    rejected: pd.DataFrame | None = None
+    warnings: pd.DataFrame | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     regions: RegionSet | None = None

@@ -74,7 +74,7 @@ def render_report(
     table = people(ds)
     simulated = str(ds.attrs.get("simulated", "false")).lower() == "true"
     sections = [
-        cohort_section(table),
+        cohort_section(table, results),
         lesion_section(ds, table, gray),
         accuracy_section(ds, results),
         effect_map_section(ds, results, gray),

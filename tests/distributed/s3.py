@@ -146,6 +146,9 @@ class _Proxy(ThreadingHTTPServer):
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed is no news."""
+
     def fault(self) -> Fault | None:
         """What happens to the next request."""
         with self._lock:

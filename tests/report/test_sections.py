@@ -1,8 +1,10 @@
 """Sentences and drawings of the sections follow their numbers."""
 
+import dataclasses
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -25,6 +27,7 @@ from scalebrain.report.effectmap import _parcel_values, effect_map_section
 from scalebrain.report.effects import focal_term, forest_section, read_effects
 from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.motor import motor_section, predictor_label
+from scalebrain.report.page import render_report
 from scalebrain.report.pathdiagram import Path, causal_order, path_diagram
 from scalebrain.report.pathmodel import read_paths, sem_section
 from scalebrain.report.recovery import recovery_section
@@ -98,9 +101,11 @@ def test_accuracy_section__measures_coverage_in_included_reference_people(study:
 
 
 def test_cohort_section__warns_when_no_cohort_holds_both_groups(study: Study):
-    assert "3 cohorts hold people of more than one group" in notes(cohort_section(people(study.ds)))
+    assert "3 cohorts hold people of more than one group" in notes(
+        cohort_section(people(study.ds), study.results)
+    )
     apart = study.ds.assign_coords(cohort=study.ds["group"])
-    assert "cannot be told apart" in notes(cohort_section(people(apart)))
+    assert "cannot be told apart" in notes(cohort_section(people(apart), study.results))
 
 
 def test_lesion_section__names_the_side_and_count_of_the_peak(study: Study):
@@ -312,3 +317,23 @@ def test_recovery_section__says_which_column_is_missing(study: Study):
     less = study.parts["recovery"].drop(columns=["ci_low"])
     section = recovery_section(StudyResults(recovery=less), simulated=True)
     assert "lacks ci_low" in notes(section)
+
+
+def test_cohort_section__shows_who_the_ingest_left_out(study: Study):
+    found = pd.DataFrame(
+        {
+            "subject": ["sub-01", "<script>"],
+            "code": ["truncated", "bad-id"],
+            "rule": ["A truncated file", "An id with markup"],
+        }
+    )
+    results = dataclasses.replace(study.results, rejected=found, warnings=found[:0])
+    section = cohort_section(people(study.ds), results)
+    assert "2 people did not pass the checks" in section.takeaway
+    assert table(section, "rejected") == [
+        ["bad-id", "An id with markup", "1", "<script>"],
+        ["truncated", "A truncated file", "1", "sub-01"],
+    ]
+    page = render_report(study.ds, results=results)
+    assert "&lt;script&gt;" in page
+    assert not any(isinstance(b, Table) and b.key == "warnings" for b in section.blocks)
