@@ -15,7 +15,16 @@ _compiling = threading.RLock()
 def read_only(dtype: str) -> Any:
     """Type of a contiguous one-dimensional array that a kernel does not write, for signatures.
 
-    Arrays that can be written are accepted too; ``dtype[::1]`` refuses those that cannot.
+    Parameters
+    ----------
+    dtype
+        Name of the numbers' type.
+
+    Returns
+    -------
+    type
+        Type of numba; arrays that can be written are accepted too, while ``dtype[::1]``
+        refuses those that cannot.
     """
     return numba.types.Array(getattr(numba.types, dtype), 1, "C", readonly=True)
 

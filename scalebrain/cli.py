@@ -161,7 +161,10 @@ def _labels(text: str) -> tuple[int, ...]:
         raise click.BadParameter(f"{text!r} is no list of whole numbers, as 1,2") from error
 
 
-@cli.command()
+@cli.command(
+    epilog="A source is a folder (BIDS derivatives, ATLAS R2.0, CAT12, UK Biobank, FreeSurfer) or a "
+    "manifest (TSV or CSV). Exit code 3: some subjects were rejected, the others are in."
+)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.argument("store")
 @click.option("--update", is_flag=True, help="Add to a finished store, read changed scans again.")
@@ -184,28 +187,21 @@ def ingest(
     lesion_labels: str,
     **options: Any,
 ) -> None:
-    """Read SOURCES into the cohort store STORE, a path or URL.
-
-    A source is a folder (BIDS derivatives, ATLAS R2.0, CAT12, UK Biobank, FreeSurfer) or a
-    manifest (TSV or CSV). Exit code 3: some subjects were rejected, the others are in.
-    """
+    """Read SOURCES into the cohort store STORE, a path or URL."""
     with scalebrain.open_client(scheduler):
         scalebrain.ingest(sources, store, lesion_labels=_labels(lesion_labels), **options)
     click.echo(store)
     _tell_rejected(store)
 
 
-@cli.command()
+@cli.command(epilog="Exit code 3: some subjects would be rejected.")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @_reading
 @_scheduler
 def validate(
     sources: tuple[Path, ...], scheduler: str | None, lesion_labels: str, **options: Any
 ) -> None:
-    """Do every check of an ingest of SOURCES and write nothing.
-
-    Exit code 3: some subjects would be rejected.
-    """
+    """Do every check of an ingest of SOURCES and write nothing."""
     with scalebrain.open_client(scheduler):
         found = scalebrain.validate(sources, lesion_labels=_labels(lesion_labels), **options)
     for row in found.itertuples():
@@ -309,8 +305,8 @@ def predict(store: str, model_dir: Path, scheduler: str | None) -> None:
     click.echo(store)
 
 
-@cli.command()
-@click.argument("bids_dir", type=_EXISTING)
+@cli.command(epilog="Exit code 3: some subjects were rejected, the study ran on the others.")
+@click.argument("bids_dir", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=_FOLDER)
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Study YAML.")
 @click.option("--truth", type=click.Path(exists=True, dir_okay=False), help="Simulation's truth.")
@@ -318,10 +314,7 @@ def predict(store: str, model_dir: Path, scheduler: str | None) -> None:
 def run(
     bids_dir: Path, out: Path, config: str | None, truth: str | None, scheduler: str | None
 ) -> None:
-    """Run the whole study on BIDS_DIR; results go to OUT.
-
-    Exit code 3: some subjects were rejected, the study ran on the others.
-    """
+    """Run the whole study on BIDS_DIR; results go to OUT."""
     with scalebrain.open_client(scheduler):
         report = scalebrain.run_study(bids_dir, out, config, truth=truth)
     click.echo(report)

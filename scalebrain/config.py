@@ -10,6 +10,19 @@ from scalebrain.errors import ConfigError
 __all__ = ["StudyConfig", "read_config"]
 
 _FORMULA = "brain_pad_corrected ~ scale(log10(lesion_volume)) + age + sex + days_post_stroke + icv"
+_INGEST = (
+    "session",
+    "prefix",
+    "root",
+    "withdrawn",
+    "resolution",
+    "whole_head",
+    "assume_space",
+    "volume",
+    "lesion_labels",
+    "min_lesion",
+    "strict",
+)
 _LOAD_FORMULA = "brain_pad_corrected ~ scale(lesion_load) + age + sex + days_post_stroke + icv"
 
 
@@ -19,6 +32,9 @@ class StudyConfig:
 
     Parameters
     ----------
+    ingest
+        Options of :func:`scalebrain.ingest`: session, prefix, root, withdrawn, resolution,
+        whole_head, assume_space, volume, lesion_labels, min_lesion, strict.
     min_days_post_stroke
         A stroke is chronic beyond this many days.
     lesion_policy
@@ -42,6 +58,7 @@ class StudyConfig:
         Seed of bootstrap, permutations and learners.
     """
 
+    ingest: Mapping[str, Any] = field(default_factory=dict)
     min_days_post_stroke: float = 180.0
     lesion_policy: str = "mask_nodes"
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -114,6 +131,11 @@ def read_config(source: str | Path | Mapping[str, Any] | StudyConfig | None) -> 
     if config.lesion_policy not in ("mask_nodes", "as_is"):
         raise ConfigError(
             f"{where}: lesion_policy is {config.lesion_policy!r}, expected mask_nodes or as_is."
+        )
+    odd = sorted(set(map(str, config.ingest)) - set(_INGEST))
+    if odd:
+        raise ConfigError(
+            f"{where}: ingest: unknown {', '.join(odd)}. Known: {', '.join(_INGEST)}."
         )
     if not 0 < config.coverage < 1:
         raise ConfigError(f"{where}: coverage is {config.coverage}, expected between 0 and 1.")

@@ -91,7 +91,7 @@ def run_study(
     Parameters
     ----------
     bids_dir
-        BIDS derivatives tree.
+        A dataset, as :func:`scalebrain.ingest` takes it.
     out
         Folder of the results: ``cohort.zarr``, ``model/``, ``tables/*.tsv``,
         ``report.html``. A stage whose inputs and settings have not changed is not run again.
@@ -120,7 +120,7 @@ def run_study(
         raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
     settings = study.config.as_dict()
     stages: tuple[tuple[str, Callable[[_Study], None], tuple[str, ...]], ...] = (
-        ("ingest", _ingest, ()),
+        ("ingest", _ingest, ("ingest",)),
         ("features", _features, ("min_days_post_stroke", "lesion_policy")),
         ("train", _train, ("training", "coverage")),
         ("predict", _predict, ()),
@@ -186,12 +186,13 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _ingest(study: _Study) -> None:
     """Read the scans into the store, and those that changed since."""
     held = store_attributes(study.store).get("sources", {})
-    name = study.bids_dir.resolve().name
+    source = study.bids_dir.resolve()
+    name = source.stem if source.is_file() else source.name
     if held and name not in held:
         raise StoreError(
             f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
         )
-    ingest(study.bids_dir, study.store, update=True)
+    ingest(study.bids_dir, study.store, update=True, **study.config.ingest)
 
 
 def compute_features(

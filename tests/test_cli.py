@@ -1,16 +1,17 @@
 import logging
 
 import pytest
+import yaml
 
 import scalebrain
 from scalebrain import cli
-from tests.phantom import write_tree
+from tests.phantom import image_path, write_tree
 
 
 def run(capsys, *arguments):
     code = 0
     try:
-        cli.main(list(arguments))
+        cli.main([str(argument) for argument in arguments])
     except SystemExit as ended:
         code = ended.code
     out, err = capsys.readouterr()
@@ -58,3 +59,33 @@ def test_main__version(capsys):
     code, out, _ = run(capsys, "--version")
     assert code == 0
     assert scalebrain.__version__ in out
+
+
+def test_main__a_store_is_validated_ingested_looked_after(capsys, tmp_path):
+    tree = write_tree(tmp_path / "bids", n=6)
+    bad = image_path(tree, "sub-003", "desc-preproc_T1w")
+    good = bad.read_bytes()
+    bad.write_bytes(good[:-500])
+    store = tmp_path / "c.zarr"
+    threads = ("--scheduler", "threads")
+    code, out, _ = run(capsys, "validate", tree, *threads)
+    assert (code, out.splitlines()[-1]) == (3, "5 subjects usable, 1 rejected, 0 warnings")
+    assert "E [truncated] bids sub-003" in out
+    assert run(capsys, "ingest", tree, store, *threads)[0] == 3
+    assert run(capsys, "ingest", tree, store, "--strict", *threads)[0] == 1
+    bad.write_bytes(good)
+    assert run(capsys, "ingest", tree, store, *threads)[0] == 1
+    assert run(capsys, "ingest", tree, store, "--update", *threads)[0] == 0
+    code, out, _ = run(capsys, "store", "info", store)
+    assert yaml.safe_load(out)["datasets"] == {"bids": 6}
+    assert run(capsys, "store", "verify", store, *threads)[:2] == (0, f"{store}: intact\n")
+    shard = store / "t1w" / "c" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-7])
+    code, out, _ = run(capsys, "store", "verify", store, *threads)
+    assert code == 1
+    assert "t1w/c/0/0: missing or damaged (sub-000" in out
+    assert run(capsys, "ingest", tree, store, "--verify", *threads)[0] == 0
+    assert run(capsys, "store", "withdraw", store, "sub-002")[:2] == (0, "1 rows emptied\n")
+    assert run(capsys, "store", "withdraw", store, "sub-999")[0] == 1
+    assert "sub-002" not in scalebrain.open_store(store)["subject"].values
+    assert run(capsys, "ingest", tree, store, "--lesion-labels", "one", *threads)[0] == 2

@@ -68,6 +68,8 @@ logger = logging.getLogger(__name__)
 
 Sources = str | Path | Sequence[str | Path]
 
+_REJECTED = "Subjects that cannot be used"
+
 
 def ingest(
     source: Sources,
@@ -160,6 +162,8 @@ def ingest(
         current = all(_is_current(location, attrs, sources, dataset) for dataset in datasets)
         if current and not verify:
             logger.info("%s is complete: nothing to ingest", store)
+            if strict:
+                check_all(list(problems(store)["message"]), ImageError, _REJECTED)
             return store
         if not current and not update:
             raise StoreError(
@@ -361,7 +365,7 @@ def _finalize(
     rejected, warnings = gather_problems(plan, entries, found)
     present = sum("values" in entry for entry in entries.values())
     if rejected and (strict or not present):
-        check_all([p.message for _, p in rejected], ImageError, "Subjects that cannot be used")
+        check_all([p.message for _, p in rejected], ImageError, _REJECTED)
     tables = read_object(location, "tables")
     subjects = subject_variables(plan, entries, tables, [p for _, p in warnings])
     for name, problems_ in (("rejected", rejected), ("warnings", warnings)):

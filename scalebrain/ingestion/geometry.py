@@ -176,7 +176,17 @@ class Geometry:
     ) -> npt.NDArray[np.uint32]:
         """Index in a file, first axis fastest, of every stored voxel.
 
-        `to_file` maps indices of the grid to those of a file on the same lattice.
+        Parameters
+        ----------
+        shape
+            Shape of the file.
+        to_file
+            4 x 4 matrix from indices of the grid to those of a file on the same lattice.
+
+        Returns
+        -------
+        ndarray
+            (voxel,) indices.
         """
         key = (shape, to_file.tobytes())
         if key not in self._cache:

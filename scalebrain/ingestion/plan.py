@@ -364,6 +364,11 @@ def partition_fingerprint(
         How files are read.
     geometry
         Hash of the store's voxels.
+
+    Returns
+    -------
+    str
+        Fingerprint.
     """
     content = [
         FORMAT_VERSION,

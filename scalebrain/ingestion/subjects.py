@@ -205,6 +205,11 @@ def problem_table(problems: Sequence[tuple[str, Problem]]) -> pd.DataFrame:
     ----------
     problems
         Dataset and problem.
+
+    Returns
+    -------
+    DataFrame
+        One row a problem.
     """
     rows = [
         (name, p.subject, p.code, RULES[p.code].input if p.code in RULES else "", p.file, p.message)
