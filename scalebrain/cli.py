@@ -162,8 +162,8 @@ def _labels(text: str) -> tuple[int, ...]:
 
 
 @cli.command(
-    epilog="A source is a folder (BIDS derivatives, ATLAS R2.0, CAT12, UK Biobank, FreeSurfer) or a "
-    "manifest (TSV or CSV). Exit code 3: some subjects were rejected, the others are in."
+    epilog="A source is a folder (BIDS derivatives, ATLAS R2.0, CAT12, UK Biobank, FreeSurfer) or "
+    "a manifest (TSV or CSV). Exit code 3: some subjects were rejected, the others are in."
 )
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.argument("store")

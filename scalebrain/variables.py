@@ -115,7 +115,7 @@ REGISTRY: dict[str, VariableSpec] = {
         ),
         VariableSpec("nonfinite_fraction", _S, "f", "1", "NaN or infinite fraction of the brain"),
         VariableSpec("affine_residual", _S, "f", "mm", "Distance of the scan's grid to ours"),
-        VariableSpec("scan_hash", _S, "UOT", "", "XXH3 of the subject's stored rows"),
+        VariableSpec("scan_hash", _S, "UOT", "", "XXH3 of the T1w row, else of the surfaces"),
         VariableSpec("included", _S, "b", "", "The subject passed the inclusion filter"),
         VariableSpec("exclusion_reason", _S, "UOT", "", "Why the subject was excluded"),
         # lesions

@@ -125,7 +125,9 @@ def read_rows(
             rows.warnings += lesion.warnings
     if scan.surfaces is not None:
         _read_surfaces(scan.surfaces, rows)
-    rows.values["scan_hash"] = content_hash(rows.images.values()) if rows.images else ""
+    # of the scan, not of what was made from it: two masks of one scan are one scan
+    first = next((rows.images[n] for n in ("t1w", "thickness", "gm") if n in rows.images), None)
+    rows.values["scan_hash"] = "" if first is None else content_hash([first])
     return rows
 
 
