@@ -323,13 +323,12 @@ def _partitions(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Part
         if dataset is None:
             continue
         scans = tuple(dataset.scans.get(subject) for subject in part.subjects)
-        table = dataset.cohort.table
         out.append(
             Partition(
                 number,
                 plan.rows,
                 scans,
-                tuple(str(table.loc[s.subject, "lesion_side"]) if s else "" for s in scans),
+                tuple(dataset.sides.get(subject, "") for subject in part.subjects),
                 tuple(dataset.hashes.get(subject, "") for subject in part.subjects),
                 dataset.cohort.root,
                 dataset.cohort.modulated,

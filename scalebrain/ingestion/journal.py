@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from scalebrain.ingestion.plan import Plan
@@ -64,12 +65,10 @@ def drop_record(location: Location, number: int) -> None:
 
 def read_records(location: Location, plan: Plan) -> dict[int, Record]:
     """Read the records of the partitions that are done."""
-    records = {}
-    for number in range(len(plan.partitions)):
-        record = read_record(location, number)
-        if record is not None:
-            records[number] = record
-    return records
+    numbers = range(len(plan.partitions))
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda number: read_record(location, number), numbers)
+        return {n: record for n, record in zip(numbers, found, strict=True) if record is not None}
 
 
 def source_hashes(records: Mapping[int, Record]) -> dict[str, str]:

@@ -46,6 +46,8 @@ class Dataset:
         Scans by subject, those that are read.
     hashes
         SHA-256 of the names and contents of the files of each of them.
+    sides
+        Side of the lesion by the table.
     rejected
         What keeps subjects out before anything is read.
     n_withdrawn
@@ -57,6 +59,7 @@ class Dataset:
     cohort: Cohort
     scans: dict[str, Scan]
     hashes: dict[str, str]
+    sides: dict[str, str]
     rejected: tuple[Problem, ...]
     n_withdrawn: int
     options: ReadOptions
@@ -163,9 +166,10 @@ def prepare(
         rejected.append(problem)
         del scans[problem.subject]
     with ThreadPoolExecutor(16) as pool:
-        keys = pool.map(lambda scan: _scan_hash(cohort, scan), scans.values())
+        sides = dict(zip(cohort.table.index, cohort.table["lesion_side"].astype(str), strict=True))
+        keys = pool.map(lambda scan: _scan_hash(cohort, scan, sides[scan.subject]), scans.values())
         hashes = dict(zip(scans, keys, strict=True))
-    return Dataset(cohort, scans, hashes, tuple(rejected), len(gone), options)
+    return Dataset(cohort, scans, hashes, sides, tuple(rejected), len(gone), options)
 
 
 def source_fingerprint(tables: object, sources: dict[str, str]) -> str:
@@ -217,10 +221,9 @@ def _other_versions(scans: dict[str, Scan]) -> list[Problem]:
     ]
 
 
-def _scan_hash(cohort: Cohort, scan: Scan) -> str:
+def _scan_hash(cohort: Cohort, scan: Scan, side: str) -> str:
     """SHA-256 over the names and contents of a scan's files, and what its reading depends on."""
-    row = cohort.table.loc[scan.subject]
-    digest = hashlib.sha256(json.dumps([scan.space, str(row["lesion_side"])]).encode())
+    digest = hashlib.sha256(json.dumps([scan.space, side]).encode())
     for kind in ("t1w", "gm", "lesion", "surfaces"):
         file: SourceFile | None = getattr(scan, kind)
         if file is None:

@@ -52,8 +52,9 @@ Entry = Mapping[str, Any]
 def table_rows(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Table of a dataset, JSON-able, by subject: what finalizing needs without the dataset."""
     rows = {}
+    table = dataset.cohort.table.to_dict("index")
     for scan in dataset.scans.values():
-        row = dataset.cohort.table.loc[scan.subject]
+        row = table[scan.subject]
         values = {
             name: _plain(row[name]) for name in _FROM_TABLE if name not in ("person", "session")
         }
