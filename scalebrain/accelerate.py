@@ -12,21 +12,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 _compiling = threading.RLock()
 
 
-def read_only(dtype: str) -> Any:
-    """Type of a contiguous one-dimensional array that a kernel does not write, for signatures.
+def read_only(dtype: str, more: str) -> Any:
+    """Signature of a kernel whose first argument is an array that it does not write.
 
     Parameters
     ----------
     dtype
-        Name of the numbers' type.
+        Name of the numbers' type of the first argument, contiguous in one dimension.
+    more
+        numba types of the other arguments, e.g. ``"int64, float32[::1]"``.
 
     Returns
     -------
-    type
-        Type of numba; arrays that can be written are accepted too, while ``dtype[::1]``
-        refuses those that cannot.
+    tuple
+        Argument types for :func:`kernel`. An array that can be written is accepted too,
+        while ``dtype[::1]`` refuses one that cannot.
     """
-    return numba.types.Array(getattr(numba.types, dtype), 1, "C", readonly=True)
+    first = numba.types.Array(getattr(numba.types, dtype), 1, "C", readonly=True)
+    return (first, *numba.core.sigutils.normalize_signature(f"void({more})")[0])
 
 
 def kernel(*signatures: Any) -> Callable[[F], F]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import float32, float64, int16, int64, uint32
 
 from scalebrain.accelerate import kernel, read_only
 
@@ -22,7 +21,7 @@ def compiled_type(raw: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     return raw.astype(np.float64)
 
 
-@kernel(*((read_only(t), uint32[::1], float64, float64, float32[::1]) for t in _NUMBERS))
+@kernel(*(read_only(t, "uint32[::1], float64, float64, float32[::1]") for t in _NUMBERS))
 def gather(
     raw: npt.NDArray[np.generic],
     index: npt.NDArray[np.uint32],
@@ -42,20 +41,10 @@ def gather(
             out[v] = raw[index[v]] * slope + intercept
 
 
-@kernel(
-    *(
-        (
-            read_only(t),
-            int64[::1],
-            int16[:, ::1],
-            float64[:, ::1],
-            float64,
-            float64,
-            float32[::1],
-        )
-        for t in _NUMBERS
-    )
-)
+_LINEAR = "int64[::1], int16[:, ::1], float64[:, ::1], float64, float64, float32[::1]"
+
+
+@kernel(*(read_only(t, _LINEAR) for t in _NUMBERS))
 def gather_linear(
     raw: npt.NDArray[np.generic],
     shape: npt.NDArray[np.int64],
@@ -147,7 +136,7 @@ def row_range(row: npt.NDArray[np.float32], out: npt.NDArray[np.float64]) -> Non
     out[0], out[1], out[2] = low, high, n
 
 
-@kernel(*((read_only(t), float64[::1]) for t in _NUMBERS))
+@kernel(*(read_only(t, "float64[::1]") for t in _NUMBERS))
 def value_range(raw: npt.NDArray[np.generic], out: npt.NDArray[np.float64]) -> None:
     """Smallest and largest finite number of a file, and how many are not finite."""
     low, high = np.inf, -np.inf
