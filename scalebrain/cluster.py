@@ -145,9 +145,13 @@ def map_tasks(
     if client is None:
         with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
             running = {pool.submit(function, item, *more): i for i, item in enumerate(items)}
-            for task in as_completed(running):
-                results[running[task]] = task.result()
-                report_progress(label, len(results), total)
+            try:
+                for task in as_completed(running):
+                    results[running[task]] = task.result()
+                    report_progress(label, len(results), total)
+            except BaseException:  # also Ctrl-C: what has not begun does not begin
+                pool.shutdown(cancel_futures=True)
+                raise
     else:
         from distributed import KilledWorker
 
@@ -186,9 +190,12 @@ def _on_workers(
     sent = [client.scatter(one, broadcast=True, hash=False) for one in shared]
     futures = [client.submit(function, items[i], *sent, pure=False, retries=2) for i in numbers]
     number = {future.key: i for i, future in zip(numbers, futures, strict=True)}
-    for future, result in distributed.as_completed(futures, with_results=True):
-        if future.status == "finished":
-            yield number[future.key], result
+    try:
+        for future, result in distributed.as_completed(futures, with_results=True):
+            if future.status == "finished":
+                yield number[future.key], result
+    finally:
+        client.cancel(futures)  # those that an error or Ctrl-C left
 
 
 def once_per_worker(function: Callable[..., R]) -> Callable[..., R]:

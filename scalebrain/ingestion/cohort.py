@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from scalebrain.ingestion.journal import (
     write_object,
     write_plan,
 )
-from scalebrain.ingestion.layout import static_of, write_arrays
+from scalebrain.ingestion.layout import check_modulated, static_of, write_arrays
 from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.partition import (
@@ -37,6 +38,7 @@ from scalebrain.ingestion.plan import (
     Plan,
     changes,
     check_ids,
+    check_same,
     id_hash,
     make_plan,
     partition_fingerprint,
@@ -51,9 +53,10 @@ from scalebrain.ingestion.subjects import (
 )
 from scalebrain.io.lease import hold_lease
 from scalebrain.io.location import Location
-from scalebrain.io.sources import find_cohort, read_withdrawn
+from scalebrain.io.sources import Cohort, find_cohort, read_withdrawn
 from scalebrain.io.store import (
     INGEST,
+    check_format,
     create_store,
     drop_saved,
     finalize_store,
@@ -151,46 +154,52 @@ def ingest(
     location = Location.of(store)
     options = ReadOptions(assume_space, volume, tuple(lesion_labels), min_lesion)
     attrs = store_attributes(location)
-    if not attrs and any(not key.startswith(f"{INGEST}/") for key in location.list("")):
-        raise StoreError(f"{store}: exists and is not a store. Give a new path.")
-    gone = _withdrawn(location, withdrawn)
+    _check_store(location, attrs)
+    gone = _withdrawn(location, withdrawn, prefix)
     datasets = _prepare(source, session, prefix, root, options, gone)
     plan = read_plan(location)
     check_ids(datasets, plan)
+    changed = True
     if attrs.get("complete") and plan is not None:
         sources = source_hashes(read_records(location, plan))
-        current = all(_is_current(location, attrs, sources, dataset) for dataset in datasets)
-        if current and not verify:
+        changed = not all(_is_current(location, attrs, sources, d, gone) for d in datasets)
+        if not changed and not verify:
             logger.info("%s is complete: nothing to ingest", store)
             if strict:
                 check_all(list(problems(store)["message"]), ImageError, _REJECTED)
             return store
-        if not current and not update:
+        if changed and not update:
             raise StoreError(
                 f"{store}: complete, and the source differs: {changes(plan, sources, datasets)}. "
                 "Bring the store up to date with --update (update=True), or give a new path."
             )
+        check_same(plan, sources, attrs["sources"], datasets)
     _check_unfinished(attrs, datasets)
+    check_modulated(location, datasets)
     static, geometry = static_of(attrs, datasets, resolution=resolution, whole_head=whole_head)
     with hold_lease(location) as lease:
-        if store_attributes(location) != attrs:
-            raise StoreError(f"{store}: another ingest wrote it meanwhile. Run this one again.")
+        if store_attributes(location) != attrs or _withdrawn(location, withdrawn, prefix) != gone:
+            raise StoreError(f"{store}: another process wrote it meanwhile. Run this one again.")
         location.sweep()
-        if not attrs:
-            _create(location, datasets)
-        arrays = write_arrays(location, datasets, static)
         plan = read_plan(location)
         records = {} if plan is None else read_records(location, plan)
-        plan = make_plan(plan, datasets, frozenset(source_hashes(records)))
-        if store_attributes(location).get("complete"):
-            update_root(location, {"complete": False})
+        plan = make_plan(plan, datasets, frozenset(_present(records)))
+        if not attrs:
+            _create(location, datasets)
+        if changed:
             drop_saved(location)
+        else:
+            update_root(location, {"complete": False})
+        arrays = write_arrays(location, datasets, static)
         _write_plan(location, plan, datasets, gone)
         resize_store(location, plan.n_rows)
-        partitions = _partitions(
-            plan, datasets, "" if static is None else static.attrs["mask_sha256"]
-        )
-        todo = [p for p in partitions if not _is_done(location, p, records.get(p.number), verify)]
+        mask = "" if static is None else str(static.attrs["mask_sha256"])
+        partitions = _partitions(plan, datasets, mask)
+        with ThreadPoolExecutor() as pool:
+            done = pool.map(
+                lambda part: _is_done(location, part, records.get(part.number), verify), partitions
+            )
+            todo = [part for part, is_done in zip(partitions, done, strict=True) if not is_done]
         if len(todo) < len(partitions):
             n = len(partitions)
             logger.info("%d of %d partitions are done", n - len(todo), n)
@@ -201,12 +210,33 @@ def ingest(
     return store
 
 
-def _withdrawn(location: Location, path: str | Path | None) -> frozenset[str]:
-    """Hashes of everyone who withdrew: by the store, and by a list."""
+def _check_store(location: Location, attrs: Mapping[str, Any]) -> None:
+    """Refuse what is no store, or none that an ingest can go on with."""
+    if not attrs:
+        if any(not key.startswith(f"{INGEST}/") for key in location.list("")):
+            raise StoreError(f"{location}: exists and is not a store. Give a new path.")
+        return
+    check_format(location, attrs)
+    if "sources" not in attrs:
+        raise StoreError(f"{location}: was not made by an ingest. Give a new path.")
+    if attrs.get("withdrawing"):
+        raise StoreError(
+            f"{location}: a withdrawal was interrupted. Run it again first: it goes on from there."
+        )
+
+
+def _present(records: Mapping[int, Record]) -> list[str]:
+    """Subjects that have a row in the store."""
+    return [e["subject"] for r in records.values() for e in r["subjects"] if "values" in e]
+
+
+def _withdrawn(location: Location, path: str | Path | None, prefix: str) -> frozenset[str]:
+    """Hashes of everyone who withdrew: by the store, and by a list of the sources' own ids."""
     known = frozenset(read_object(location, "withdrawn") or ())
     if path is None:
         return known
-    return known | {id_hash(person) for person in read_withdrawn(Path(path))}
+    labels = (person.removeprefix("sub-") for person in read_withdrawn(Path(path)))
+    return known | {id_hash(f"sub-{prefix}{label}") for label in labels}
 
 
 def _prepare(
@@ -224,7 +254,7 @@ def _prepare(
         cohort = find_cohort(
             one, session=session, prefix=prefix, root=None if root is None else Path(root)
         )
-        dataset = prepare(cohort, options, withdrawn, prefix)
+        dataset = prepare(cohort, options, withdrawn)
         if dataset.n_withdrawn:
             logger.info("%s: %d withdrawn people left out", cohort.name, dataset.n_withdrawn)
         if not any(scan.t1w or scan.surfaces for scan in dataset.scans.values()):
@@ -241,11 +271,17 @@ def _prepare(
 
 
 def _is_current(
-    location: Location, attrs: Mapping[str, Any], sources: Mapping[str, str], dataset: Dataset
+    location: Location,
+    attrs: Mapping[str, Any],
+    sources: Mapping[str, str],
+    dataset: Dataset,
+    withdrawn: frozenset[str],
 ) -> bool:
     """Whether a finished store holds exactly this of a dataset."""
     held = attrs["sources"].get(dataset.name)
     if held is None or held["options"] != dataset.options.to_json():
+        return False
+    if not withdrawn <= set(read_object(location, "withdrawn") or ()):
         return False
     rows = (read_object(location, "tables") or {}).get(dataset.name)
     known = (read_object(location, "problems") or {}).get(dataset.name)
@@ -289,11 +325,17 @@ def _plain_problems(dataset: Dataset) -> dict[str, list[list[str]]]:
     cohort = dataset.cohort
     return {
         kind: [
-            [p.subject, p.code, *(plain_message(text, cohort.root) for text in (p.message, p.file))]
+            [p.subject, p.code, plain_message(p.message, cohort.root), _plain_file(p, cohort)]
             for p in problems
         ]
-        for kind, problems in (("rejected", dataset.rejected), ("warnings", cohort.warnings))
+        for kind, problems in (("rejected", dataset.rejected), ("warnings", dataset.warnings))
     }
+
+
+def _plain_file(problem: Problem, cohort: Cohort) -> str:
+    """File of a problem below the dataset's root, or its name alone."""
+    file = plain_message(problem.file, cohort.root)
+    return Path(file).name if file.startswith("/") else file
 
 
 def _write_plan(
@@ -360,26 +402,34 @@ def _finalize(
     records = read_records(location, plan)
     _check_records(location, plan, partitions, records)
     entries = {e["subject"]: e for r in records.values() for e in r["subjects"] if e}
-    found = read_object(location, "problems")
-    rejected, warnings = gather_problems(plan, entries, found)
+    rejected, warnings = gather_problems(plan, entries, read_object(location, "problems"))
     present = sum("values" in entry for entry in entries.values())
     if rejected and (strict or not present):
         check_all([p.message for _, p in rejected], ImageError, _REJECTED)
     tables = read_object(location, "tables")
     subjects = subject_variables(plan, entries, tables, [p for _, p in warnings])
-    for name, problems_ in (("rejected", rejected), ("warnings", warnings)):
-        text = problem_table(problems_).to_csv(sep="\t", index=False, lineterminator="\n")
-        location.put(f"{INGEST}/{name}.tsv", text.encode())
+    write_problems(location, rejected, warnings)
     held = store_attributes(location)["sources"]
     finalize_store(
         location,
         subjects,
         {
             "sources": {name: {**source, "complete": True} for name, source in held.items()},
-            "source_sha256": source_fingerprint(tables, source_hashes(records)),
+            "source_sha256": source_fingerprint(tables, source_hashes(records), held),
         },
     )
     _say(present, rejected, warnings)
+
+
+def write_problems(
+    location: Location,
+    rejected: Sequence[tuple[str, Problem]],
+    warnings: Sequence[tuple[str, Problem]],
+) -> None:
+    """Write rejected.tsv and warnings.tsv."""
+    for name, found in (("rejected", rejected), ("warnings", warnings)):
+        text = problem_table(found).to_csv(sep="\t", index=False, lineterminator="\n")
+        location.put(f"{INGEST}/{name}.tsv", text.encode())
 
 
 def _check_records(

@@ -11,7 +11,7 @@ from scalebrain.io.store import INGEST
 
 __all__ = [
     "Record",
-    "drop_record",
+    "outdate_record",
     "read_object",
     "read_plan",
     "read_record",
@@ -58,9 +58,14 @@ def write_record(location: Location, number: int, record: Mapping[str, Any]) -> 
     write_object(location, f"{number:06d}", dict(record))
 
 
-def drop_record(location: Location, number: int) -> None:
-    """Remove the record of a partition, before its shards are written."""
-    location.delete(f"{INGEST}/{number:06d}.json")
+def outdate_record(location: Location, number: int) -> None:
+    """Take the fingerprint off the record of a partition, before its shards are written.
+
+    The record still tells who was in the store, should the ingest be killed.
+    """
+    record = read_record(location, number)
+    if record is not None:
+        write_record(location, number, {**record, "fingerprint": ""})
 
 
 def read_records(location: Location, plan: Plan) -> dict[int, Record]:

@@ -21,7 +21,7 @@ from scalebrain.io.location import Location
 from scalebrain.io.nifti import read_header
 from scalebrain.io.store import add_images, replace_variables, store_attributes, update_root
 
-__all__ = ["ARRAYS", "choose_grid", "static_of", "write_arrays"]
+__all__ = ["ARRAYS", "check_modulated", "choose_grid", "static_of", "write_arrays"]
 
 #: dtype and second dim of every big array.
 ARRAYS: dict[str, tuple[type, str]] = {
@@ -77,7 +77,9 @@ def choose_grid(datasets: Sequence[Dataset], resolution: float | None) -> Grid |
         except ScalebrainError as error:
             failures.append(str(error))
             continue
-        counts[Grid.canonical(shape, affine)] += 1
+        grid = Grid.canonical(shape, affine)
+        same = next((known for known in counts if not known.difference(grid)), grid)
+        counts[same] += 1
         if counts.total() >= _GRID_SAMPLE:
             break
     for grid, _ in counts.most_common():
@@ -137,6 +139,12 @@ def static_of(
         static.attrs |= {"whole_head": whole_head, "template_sha256": template_hash()}
         return static, Geometry.of(static, grid)
     grid = Grid.from_matrix(tuple(attrs["shape"]), attrs["affine"])
+    other = resolution is not None and bool(grid.difference(template_grid(resolution)))
+    if other or (whole_head and not attrs["whole_head"]):
+        raise StoreError(
+            f"The store has another grid (shape {grid.shape}) or keeps the brain alone. Leave out the "
+            "resolution and --whole-head, or ingest into a new store."
+        )
     static = static_variables(grid, whole_head=bool(attrs["whole_head"]))
     if (attrs["template_sha256"], attrs["mask_sha256"]) != (
         template_hash(),
@@ -147,6 +155,18 @@ def static_of(
             "versions of constraints.txt, or ingest into a new store."
         )
     return static, Geometry.of(static, grid)
+
+
+def check_modulated(location: Location, datasets: Sequence[Dataset]) -> None:
+    """Refuse modulated and unmodulated grey matter in one store."""
+    attrs = store_attributes(location)
+    kinds = {d.cohort.modulated for d in datasets if any(s.gm for s in d.scans.values())}
+    kinds |= {attrs["gm_modulated"]} if "gm_modulated" in attrs else set()
+    if len(kinds) > 1:
+        raise ImageError(
+            "Modulated and unmodulated grey matter cannot share a store. Ingest them into stores "
+            "of their own."
+        )
 
 
 def write_arrays(
@@ -167,21 +187,9 @@ def write_arrays(
     -------
     tuple of str
         Every big array of the store.
-
-    Raises
-    ------
-    ImageError
-        When one dataset has modulated grey matter and another has not.
     """
     attrs = store_attributes(location)
-    with_gm = [d for d in datasets if any(scan.gm for scan in d.scans.values())]
-    kinds = {d.cohort.modulated for d in with_gm}
-    kinds |= {attrs["gm_modulated"]} if "gm_modulated" in attrs else set()
-    if len(kinds) > 1:
-        raise ImageError(
-            "Modulated and unmodulated grey matter cannot share a store. Ingest them into stores "
-            "of their own."
-        )
+    kinds = {d.cohort.modulated for d in datasets if any(s.gm for s in d.scans.values())}
     scans = [scan for dataset in datasets for scan in dataset.scans.values()]
     names = {
         array
@@ -190,8 +198,9 @@ def write_arrays(
     }
     if any(scan.surfaces is not None for scan in scans):
         names |= {name for name, (_, dim) in ARRAYS.items() if dim == "vertex"}
-        if location.get("hemisphere/zarr.json") is None:
+        if not attrs.get("vertices"):
             replace_variables(location, vertex_variables())
+            update_root(location, {"vertices": True})
     if static is not None and "shape" not in attrs:
         replace_variables(location, static)
         plain = {name: static[axis].attrs[name] for name, axis in (("affine", "x"), ("shape", "x"))}

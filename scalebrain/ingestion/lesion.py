@@ -26,6 +26,7 @@ _CEREBELLUM = 91  # first AAL code of the cerebellum
 _MAX_VOLUME_CHANGE = 0.05
 _MAX_OUTSIDE = 0.5
 _ODD_OUTSIDE = 0.01
+_ROUNDING = 1e-3  # of masks that are stored as scaled integers
 
 Indices = npt.NDArray[np.int64]
 
@@ -183,14 +184,14 @@ def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesi
             f"{file}: {int(found[2])} NaN or infinite voxels in a mask. Write 0 there, or 1.",
             code="nonfinite-many",
         )
-    if low < 0:
+    if low < -_ROUNDING:
         raise ImageError(
             f"{file}: values down to {low:g}, expected a mask of 0 and 1. Write it again.",
             code="mask-negative",
         )
     plain = image.slope == 1 and image.intercept == 0
     values = image.raw if plain else image.raw * image.slope + image.intercept
-    if high <= 1:
+    if high <= 1 + _ROUNDING:
         return np.asarray(np.flatnonzero(values >= LESION_THRESHOLD), dtype=np.int64)
     labels = np.unique(values[values > 0])
     shown = ", ".join(f"{label:g}" for label in labels[:8]) + (", ..." if labels.size > 8 else "")
@@ -276,7 +277,7 @@ def _resampled(
 
 def _check_side(file: SourceFile, found: str, index: float, side: str, lesion: Lesion) -> None:
     """Compare the mask's side with the table's."""
-    if side in ("", found) or found == "none":
+    if side in ("", found):
         return
     if {side, found} == {"L", "R"}:
         raise LateralityError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from scalebrain.errors import GeometryError, ImageError, TableError
 from scalebrain.ingestion.geometry import Geometry
-from scalebrain.ingestion.journal import Record, drop_record, write_record
+from scalebrain.ingestion.journal import Record, outdate_record, write_record
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.scan import read_rows
 from scalebrain.io.location import Location
@@ -112,7 +112,7 @@ def write_partition(
         Number of subjects that were rejected.
     """
     store = Location.of(url)
-    drop_record(store, partition.number)
+    outdate_record(store, partition.number)
     waiting: dict[str, dict[int, bytes]] = {}
     entries: list[dict[str, Any]] = []
     written: dict[str, str] = {}

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scalebrain.errors import Problem, ScalebrainError, TableError, check_all
+from scalebrain.errors import Problem, ScalebrainError, StoreError, TableError, check_all
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.io.files import SourceFile
 from scalebrain.io.sources import Cohort, Scan
@@ -24,9 +24,11 @@ __all__ = [
     "Planned",
     "changes",
     "check_ids",
+    "check_same",
     "id_hash",
     "make_plan",
     "partition_fingerprint",
+    "person_of",
     "prepare",
     "source_fingerprint",
 ]
@@ -50,6 +52,8 @@ class Dataset:
         Side of the lesion by the table.
     rejected
         What keeps subjects out before anything is read.
+    warnings
+        What is odd before anything is read.
     n_withdrawn
         People left out because they withdrew.
     options
@@ -61,6 +65,7 @@ class Dataset:
     hashes: dict[str, str]
     sides: dict[str, str]
     rejected: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
     n_withdrawn: int
     options: ReadOptions
 
@@ -133,9 +138,12 @@ def id_hash(person: str) -> str:
     return hashlib.sha256(f"scalebrain withdrawn {person}".encode()).hexdigest()
 
 
-def prepare(
-    cohort: Cohort, options: ReadOptions, withdrawn: frozenset[str], prefix: str = ""
-) -> Dataset:
+def person_of(subject: str) -> str:
+    """Person that a row or a problem is about: the id without its session."""
+    return subject.split("_ses-", 1)[0]
+
+
+def prepare(cohort: Cohort, options: ReadOptions, withdrawn: frozenset[str]) -> Dataset:
     """Decide which scans of a cohort are read, and fingerprint them.
 
     Parameters
@@ -146,21 +154,15 @@ def prepare(
         How files are read.
     withdrawn
         Hashes of the people who withdrew.
-    prefix
-        Put in front of the labels of the cohort, which a list of ids does not have.
 
     Returns
     -------
     Dataset
         Scans to read.
     """
-
-    def has_withdrawn(person: str) -> bool:
-        plain = f"sub-{person.removeprefix(f'sub-{prefix}')}"
-        return id_hash(person) in withdrawn or id_hash(plain) in withdrawn
-
-    gone = {scan.subject for scan in cohort.scans if has_withdrawn(scan.person)}
-    rejected = [p for p in cohort.rejected if not has_withdrawn(p.subject)]
+    gone = {scan.subject for scan in cohort.scans if id_hash(scan.person) in withdrawn}
+    rejected = [p for p in cohort.rejected if id_hash(person_of(p.subject)) not in withdrawn]
+    warnings = [p for p in cohort.warnings if id_hash(person_of(p.subject)) not in withdrawn]
     scans = {scan.subject: scan for scan in cohort.scans if scan.subject not in gone}
     for problem in (*_without_gm(scans), *_other_versions(scans)):
         rejected.append(problem)
@@ -169,12 +171,16 @@ def prepare(
         sides = dict(zip(cohort.table.index, cohort.table["lesion_side"].astype(str), strict=True))
         keys = pool.map(lambda scan: _scan_hash(cohort, scan, sides[scan.subject]), scans.values())
         hashes = dict(zip(scans, keys, strict=True))
-    return Dataset(cohort, scans, hashes, sides, tuple(rejected), len(gone), options)
+    return Dataset(
+        cohort, scans, hashes, sides, tuple(rejected), tuple(warnings), len(gone), options
+    )
 
 
-def source_fingerprint(tables: object, sources: dict[str, str]) -> str:
-    """SHA-256 over everything that a store took from its datasets."""
-    return hashlib.sha256(json.dumps([tables, sources], sort_keys=True).encode()).hexdigest()
+def source_fingerprint(tables: object, sources: Mapping[str, str], held: Mapping[str, Any]) -> str:
+    """SHA-256 over everything that a store took from its datasets, and how it was read."""
+    options = {name: source["options"] for name, source in held.items()}
+    content = json.dumps([tables, dict(sources), options], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _without_gm(scans: dict[str, Scan]) -> list[Problem]:
@@ -317,6 +323,22 @@ def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[
         for start in range(0, len(new), stored.rows):
             partitions.append(Planned(dataset.name, tuple(new[start : start + stored.rows])))
     return Plan(stored.rows, tuple(partitions))
+
+
+def check_same(
+    stored: Plan, records: Mapping[str, str], held: Mapping[str, Any], datasets: Sequence[Dataset]
+) -> None:
+    """Refuse a dataset of which every scan differs: it is another one of the same name."""
+    known = stored.subjects()
+    for dataset in datasets:
+        options = held.get(dataset.name, {}).get("options")
+        shared = [s for s in dataset.hashes if s in known and s in records]
+        same = any(records[s] == dataset.hashes[s] for s in shared)
+        if len(shared) >= 3 and not same and options == dataset.options.to_json():
+            raise StoreError(
+                f"Every scan of '{dataset.name}' differs from the store's: another dataset in a "
+                "folder of the same name? Rename the folder, or start a new store."
+            )
 
 
 def changes(stored: Plan, records: dict[str, str], datasets: Sequence[Dataset]) -> str:

@@ -86,7 +86,7 @@ def read_rows(
     """
     rows = Rows(
         values={
-            "scan_present": scan.t1w is not None or scan.surfaces is not None,
+            "scan_present": scan.t1w is not None,
             "gm_present": scan.gm is not None,
             "lesion_present": scan.lesion is not None,
             "surface_present": scan.surfaces is not None,

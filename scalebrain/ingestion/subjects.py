@@ -160,7 +160,8 @@ def _duplicates(plan: Plan, entries: Mapping[str, Entry]) -> list[tuple[str, Pro
     out = []
     for same in owners.values():
         for subject in same if len(same) > 1 else ():
-            others = ", ".join(other for other in same if other != subject)
+            listed = [other for other in same if other != subject]
+            others = ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")
             message = f"{subject}: the same scan as {others}. Keep one, or say why."
             out.append((placed[subject][0], Problem(subject, "duplicate-scan", message)))
     return sorted(out, key=lambda pair: (pair[0], pair[1].subject))

@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 
 from scalebrain.cluster import map_tasks
 from scalebrain.errors import StoreError, TableError, check_all
-from scalebrain.ingestion.cohort import problems
+from scalebrain.ingestion.cohort import problems, write_problems
 from scalebrain.ingestion.journal import (
     Record,
     read_object,
@@ -29,12 +30,14 @@ from scalebrain.ingestion.plan import (
     Planned,
     id_hash,
     partition_fingerprint,
+    person_of,
     source_fingerprint,
 )
+from scalebrain.ingestion.subjects import gather_problems
 from scalebrain.io.lease import hold_lease
 from scalebrain.io.location import Location
 from scalebrain.io.shards import content_hash, join_shard, split_shard
-from scalebrain.io.store import INGEST, fill_value, quiet, store_attributes, update_root
+from scalebrain.io.store import check_format, fill_value, quiet, store_attributes, update_root
 
 __all__ = ["store_info", "verify_store", "withdraw"]
 
@@ -48,6 +51,7 @@ def _complete(store: str | Path) -> tuple[Location, dict[str, Any], Plan]:
     plan = read_plan(location)
     if not attrs or plan is None:
         raise StoreError(f"{store}: not a store that was ingested. Ingest first.")
+    check_format(location, attrs)
     return location, attrs, plan
 
 
@@ -143,9 +147,10 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
     store
         Path or URL of a finished store.
     ids
-        Participant ids, with or without ``sub-``; each has to be in the store.
+        Participant ids as the store has them (with their dataset's prefix), with or without
+        ``sub-``; each has to be in the store. All sessions of a person go.
     also
-        Ids, as ``sub-<label>``, that are kept out whether the store holds them or not.
+        Such ids that are kept out whether the store holds them or not.
 
     Returns
     -------
@@ -166,36 +171,41 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
     Interrupted, the same call goes on from there. Copies of the store, models trained on
     it and reports made from it are not touched.
     """
-    location, attrs, plan = _complete(store)
     named = {i if i.startswith("sub-") else f"sub-{i}" for i in ids}
-    people = named | set(also)
+    location = Location.of(store)
     with hold_lease(location):
+        _, attrs, plan = _complete(store)
+        if not attrs.get("complete") and not attrs.get("withdrawing"):
+            raise StoreError(f"{store}: its ingest was interrupted. Run the same ingest again.")
         location.sweep()
-        tables = read_object(location, "tables")
-        person = {s: row["person"] for rows in tables.values() for s, row in rows.items()}
-        placed = plan.subjects()
-        rows = {s: row for s, (_, row) in placed.items() if {s, person.get(s, s)} & people}
         known = set(read_object(location, "withdrawn"))
-        found = {person.get(s, s) for s in rows} | set(rows)
+        people = {person_of(one) for one in named | set(also)}
+        seen = {person_of(subject) for subject in plan.subjects()}
+        seen |= {person_of(one[0]) for one in _listed(read_object(location, "problems"))}
         check_all(
             [
-                f"{p}: not in the store. Check the id."
-                for p in sorted(named - found)
-                if id_hash(p) not in known
+                f"{person}: not in the store. Check the id."
+                for person in sorted({person_of(one) for one in named} - seen)
+                if id_hash(person) not in known
             ],
             TableError,
             f"{store}: unknown ids",
         )
-        if not attrs.get("complete") and not attrs.get("withdrawing"):
-            raise StoreError(f"{store}: its ingest was interrupted. Run the same ingest again.")
         update_root(location, {"complete": False, "withdrawing": True})
-        hashes = {id_hash(person.get(s, s)) for s in rows} | {id_hash(p) for p in people}
-        write_object(location, "withdrawn", sorted(known | hashes))
+        known |= {id_hash(person) for person in people}
+        write_object(location, "withdrawn", sorted(known))
+        # everyone who ever withdrew: an earlier call may have been killed
+        rows = {s: r for s, (_, r) in plan.subjects().items() if id_hash(person_of(s)) in known}
         _empty_rows(location, plan, rows)
-        _forget(location, plan, set(rows), tables)
+        _forget(location, plan, known)
         update_root(location, {"complete": True, "withdrawing": False})
     logger.info("%d rows emptied", len(rows))
     return len(rows)
+
+
+def _listed(found: dict[str, dict[str, list[list[str]]]]) -> list[list[str]]:
+    """Every problem that discovery found, of all datasets."""
+    return [one for kinds in found.values() for listed in kinds.values() for one in listed]
 
 
 def _record(location: Location, number: int) -> Record:
@@ -221,6 +231,11 @@ def _empty_rows(location: Location, plan: Plan, rows: dict[str, int]) -> None:
             if len(dims) == 2 and dims[1] in ("voxel", "vertex"):
                 _empty_shards(location, plan, name, sorted(rows.values()))
                 continue
+            if len(dims) == 1:
+                values = np.asarray(array[:])
+                values[list(rows.values())] = fill_value(array.dtype)
+                array[:] = values
+                continue
             for row in rows.values():
                 array[row] = fill_value(array.dtype)
         kept = sorted(saved - set(gone))
@@ -235,9 +250,7 @@ def _empty_shards(location: Location, plan: Plan, name: str, rows: Sequence[int]
     for shard in sorted({row // per_shard for row in rows}):
         key = f"{name}/c/{shard}/0"
         content = location.get(key)
-        if content is None:
-            continue
-        encoded = split_shard(content, per_shard)
+        encoded = [None] * per_shard if content is None else split_shard(content, per_shard)
         for row in rows:
             if row // per_shard == shard:
                 encoded[row % per_shard] = None
@@ -253,41 +266,44 @@ def _empty_shards(location: Location, plan: Plan, name: str, rows: Sequence[int]
         write_record(location, number, record)
 
 
-def _forget(location: Location, plan: Plan, subjects: set[str], tables: dict[str, Any]) -> None:
-    """Take subjects out of records, tables, problems and, last, the plan."""
-    for number, part in enumerate(plan.partitions):
-        if not subjects & set(part.subjects):
-            continue
-        record = _record(location, number)
-        entries = [{} if e.get("subject") in subjects else e for e in record["subjects"]]
-        left = tuple("" if s in subjects else s for s in part.subjects)
-        record["subjects"] = entries
-        record["fingerprint"] = partition_fingerprint(
-            Planned(part.dataset, left),
-            {e["subject"]: e["source"] for e in entries if e},
-            ReadOptions(
-                **{**record["options"], "lesion_labels": tuple(record["options"]["lesion_labels"])}
-            ),
-            str(store_attributes(location).get("mask_sha256", "")),
-        )
-        write_record(location, number, record)
-    for rows in tables.values():
-        for subject in subjects:
-            rows.pop(subject, None)
-    write_object(location, "tables", tables)
-    sources = source_hashes(read_records(location, plan))
-    update_root(location, {"source_sha256": source_fingerprint(tables, sources)})
-    found = read_object(location, "problems")
-    for kinds in found.values():
-        for kind, listed in kinds.items():
-            kinds[kind] = [one for one in listed if one[0] not in subjects]
-    write_object(location, "problems", found)
-    for kind in ("rejected", "warnings"):
-        lines = (location.get(f"{INGEST}/{kind}.tsv") or b"").decode().splitlines(keepends=True)
-        kept = [line for line in lines if not subjects & set(line.split("\t")[1:2])]
-        location.put(f"{INGEST}/{kind}.tsv", "".join(kept).encode())
-    partitions = tuple(
-        Planned(part.dataset, tuple("" if s in subjects else s for s in part.subjects))
-        for part in plan.partitions
+def _forget(location: Location, plan: Plan, withdrawn: set[str]) -> None:
+    """Take people out of records, tables, problems and, last, the plan."""
+
+    def is_gone(subject: str) -> bool:
+        return bool(subject) and id_hash(person_of(subject)) in withdrawn
+
+    left = Plan(
+        plan.rows,
+        tuple(
+            Planned(part.dataset, tuple("" if is_gone(s) else s for s in part.subjects))
+            for part in plan.partitions
+        ),
     )
-    write_plan(location, Plan(plan.rows, partitions))
+    mask = str(store_attributes(location).get("mask_sha256", ""))
+    for number, part in enumerate(left.partitions):
+        record = _record(location, number)
+        entries = [{} if is_gone(e.get("subject", "")) else e for e in record["subjects"]]
+        if entries == record["subjects"] and part == plan.partitions[number]:
+            continue
+        fingerprint = partition_fingerprint(
+            part,
+            {e["subject"]: e["source"] for e in entries if e},
+            ReadOptions.from_json(record["options"]),
+            mask,
+        )
+        write_record(location, number, {**record, "subjects": entries, "fingerprint": fingerprint})
+    tables = read_object(location, "tables")
+    tables = {n: {s: v for s, v in rows.items() if not is_gone(s)} for n, rows in tables.items()}
+    write_object(location, "tables", tables)
+    found = {
+        name: {kind: [one for one in ones if not is_gone(one[0])] for kind, ones in kinds.items()}
+        for name, kinds in read_object(location, "problems").items()
+    }
+    write_object(location, "problems", found)
+    records = read_records(location, left)
+    entries_of = {e["subject"]: e for r in records.values() for e in r["subjects"] if e}
+    write_problems(location, *gather_problems(left, entries_of, found))
+    held = store_attributes(location)["sources"]
+    fingerprint = source_fingerprint(tables, source_hashes(records), held)
+    update_root(location, {"source_sha256": fingerprint})
+    write_plan(location, left)

@@ -28,6 +28,8 @@ def write_results(
     attrs
         Root attributes.
     """
+    if Path(url).exists() and any(Path(url).iterdir()) and not store_attributes(url):
+        raise StoreError(f"{url}: exists and is not a store of results. Give a new path.")
     with quiet():
         zarr.create_group(str(url), zarr_format=3, attributes={"complete": False}, overwrite=True)
         for name, ds in results.items():

@@ -20,6 +20,7 @@ import xarray as xr
 import zarr
 
 from scalebrain.errors import GeometryError, StoreError
+from scalebrain.io.lease import hold_lease
 from scalebrain.io.location import Location
 from scalebrain.io.shards import array_codecs
 from scalebrain.variables import REGISTRY, annotate
@@ -29,6 +30,7 @@ __all__ = [
     "INGEST",
     "ROWS_PER_BLOCK",
     "add_images",
+    "check_format",
     "create_store",
     "drop_saved",
     "fill_value",
@@ -51,7 +53,15 @@ INGEST = "ingest"
 #: Rows of a Dask block, and of a shard of images that are read block by block.
 ROWS_PER_BLOCK = 16
 _SMALL_BLOCK = 1024
-_RESERVED = ("format_version", "complete", "saved_variables", "partition_rows", "sources")
+_RESERVED = (
+    "format_version",
+    "complete",
+    "saved_variables",
+    "partition_rows",
+    "sources",
+    "vertices",
+    "withdrawing",
+)
 
 
 @contextmanager
@@ -77,6 +87,32 @@ def storable_text(ds: xr.Dataset) -> xr.Dataset:
             out[name] = (variable.dims, values, variable.attrs)
         out[name].encoding = {}
     return out
+
+
+def check_format(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
+    """Refuse a store of another format than this version writes.
+
+    Parameters
+    ----------
+    url
+        Path or URL of the store.
+    attrs
+        Its root attributes.
+
+    Raises
+    ------
+    StoreError
+        When it is no store, or of another format.
+    """
+    if "format_version" not in attrs:
+        raise StoreError(
+            f"{url}: not a scalebrain store. Make one with: scalebrain ingest BIDS_DIR STORE"
+        )
+    if attrs["format_version"] != FORMAT_VERSION:
+        raise StoreError(
+            f"{url}: store format {attrs['format_version']}, this version reads {FORMAT_VERSION}. "
+            "Ingest again, or use the version of scalebrain that wrote it."
+        )
 
 
 def store_attributes(url: str | Path | Location) -> dict[str, Any]:
@@ -187,13 +223,14 @@ def update_root(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
 
 
 def drop_saved(url: str | Path | Location) -> None:
-    """Remove every variable that was computed from the scans: they have changed."""
-    names = [str(name) for name in store_attributes(url).get("saved_variables", ())]
-    update_root(url, {"saved_variables": []})
+    """Remove every variable that was computed from the scans, and declare the store unfinished.
+
+    What a killed writer left half written goes too.
+    """
+    update_root(url, {"complete": False, "saved_variables": []})
     group = zarr.open_group(_at(url).zarr_store(), mode="r+")
-    for name in names:
-        if name in group:
-            del group[name]
+    for name in [name for name, array in group.arrays() if array.attrs.get("saved")]:
+        del group[name]
 
 
 def finalize_store(
@@ -210,6 +247,10 @@ def finalize_store(
     attrs
         Root attributes to set.
     """
+    group = zarr.open_group(_at(url).zarr_store(), mode="r+")
+    for name in ("structure_volume", "structure"):  # not every ingest has them
+        if name in group and name not in subjects.variables:
+            del group[name]
     replace_variables(url, subjects)
     update_root(url, {**attrs, "complete": True})
 
@@ -234,15 +275,9 @@ def open_store(url: str | Path) -> xr.Dataset:
         When there is no store, its ingest is not finished, or its format is another.
     """
     attrs = store_attributes(url)
-    if not attrs or "format_version" not in attrs:
-        raise StoreError(
-            f"{url}: not a scalebrain store. Make one with: scalebrain ingest BIDS_DIR STORE"
-        )
-    if attrs["format_version"] != FORMAT_VERSION:
-        raise StoreError(
-            f"{url}: store format {attrs['format_version']}, this version reads {FORMAT_VERSION}. "
-            "Ingest again, or use the version of scalebrain that wrote it."
-        )
+    check_format(url, attrs)
+    if attrs.get("withdrawing"):
+        raise StoreError(f"{url}: a withdrawal was interrupted. Run it again: it goes on.")
     if not attrs.get("complete"):
         raise StoreError(
             f"{url}: its ingest was interrupted. Run the same ingest again: it goes on from there."
@@ -308,8 +343,16 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
     StoreError
         When a dimension or its labels differ from the store's.
     """
+    with hold_lease(_at(url)):
+        _save(ds, url)
+
+
+def _save(ds: xr.Dataset, url: str | Path) -> None:
+    """Save under a lease."""
     attrs = store_attributes(url)
     if not attrs:
+        if any(not key.startswith(f"{INGEST}/") for key in _at(url).list("")):
+            raise StoreError(f"{url}: exists and is not a store. Give a new path.")
         root = {k: v for k, v in ds.attrs.items() if k not in _RESERVED}
         root |= {"format_version": FORMAT_VERSION, "complete": False, "saved_variables": []}
         with quiet():

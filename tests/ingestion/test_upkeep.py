@@ -1,0 +1,263 @@
+"""Stores that are updated, interrupted and withdrawn from, in every order."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import xarray as xr
+
+import scalebrain
+from scalebrain.atlas.space import Grid, template_grid
+from scalebrain.errors import StoreError, TableError
+from scalebrain.ingestion import cohort, plan, upkeep
+from scalebrain.io import store as store_module
+from tests.ingestion.test_ingest import LESION, T1W, add_noise, codes, everything
+from tests.phantom import image_path, save, tree_bytes, write_tree
+
+
+def dies(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def kill(monkeypatch, module, name, work):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, dies)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+
+
+def save_loads(store):
+    scalebrain.save_store(scalebrain.lesion_load(scalebrain.open_store(store)), store)
+
+
+def edit(tree, subject, old, new):
+    table = tree / "participants.tsv"
+    lines = [
+        line.replace(old, new) if line.startswith(f"{subject}\t") else line
+        for line in table.read_text().splitlines()
+    ]
+    table.write_text("\n".join(lines) + "\n")
+
+
+def drop(tree, subject):
+    shutil.rmtree(tree / subject)
+    table = tree / "participants.tsv"
+    lines = [line for line in table.read_text().splitlines() if not line.startswith(subject)]
+    table.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def other(tmp_path):
+    root = write_tree(tmp_path / "other", n=18)
+    for path in root.rglob("*T1w.nii.gz"):  # other scans than those of the first tree
+        image = nib.load(path)
+        save(path, np.asarray(image.dataobj) * np.int16(2), image.affine)
+    return root
+
+
+@pytest.fixture
+def store(tree, tmp_path):
+    return scalebrain.ingest(tree, tmp_path / "c.zarr")
+
+
+def test_verify__an_intact_store_keeps_what_was_computed(tree, store):
+    save_loads(store)
+    before = tree_bytes(store)
+    scalebrain.ingest(tree, store, verify=True)
+    assert "lesion_load" in scalebrain.open_store(store)
+    assert tree_bytes(store).keys() == before.keys()
+
+
+def test_update__killed_at_once_serves_nothing_stale(tree, store, monkeypatch):
+    save_loads(store)
+    add_noise(tree, "sub-017")
+    kill(monkeypatch, cohort, "write_arrays", lambda: scalebrain.ingest(tree, store, update=True))
+    scalebrain.ingest(tree, store)
+    assert "lesion_load" not in scalebrain.open_store(store)
+
+
+def test_update__goes_on_after_a_killed_save(tree, store, monkeypatch):
+    kill(monkeypatch, store_module, "update_root", lambda: save_loads(store))
+    assert "lesion_load" not in scalebrain.open_store(store)
+    shutil.copytree(tree / "sub-001", tree / "sub-x01")
+    for path in (tree / "sub-x01").rglob("*.nii.gz"):
+        path.rename(path.with_name(path.name.replace("sub-001", "sub-x01")))
+    table = tree / "participants.tsv"
+    table.write_text(table.read_text() + "sub-x01\t60\tF\tsite1\treference\tn/a\t1500\tn/a\n")
+    scalebrain.ingest(tree, store, update=True)
+    assert scalebrain.open_store(store).sizes["subject"] == 21
+    save_loads(store)
+
+
+def test_update__one_that_is_refused_leaves_the_store_open(tmp_path):
+    tree = write_tree(tmp_path / "bids")
+    masks = {path: path.read_bytes() for path in tree.rglob(f"*{LESION}.nii.gz")}
+    for path in masks:
+        path.unlink()
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    for path, content in masks.items():
+        path.write_bytes(content)
+    drop(tree, "sub-004")
+    with pytest.raises(TableError, match="store withdraw"):
+        scalebrain.ingest(tree, store, update=True)
+    assert scalebrain.open_store(store).sizes["subject"] == 20
+
+
+def test_update__killed_keeps_knowing_who_was_there(tree, store, monkeypatch):
+    from scalebrain.ingestion import partition
+
+    add_noise(tree, "sub-001")
+    kill(monkeypatch, partition, "join_shard", lambda: scalebrain.ingest(tree, store, update=True))
+    drop(tree, "sub-004")
+    with pytest.raises(TableError, match="sub-004"):
+        scalebrain.ingest(tree, store, update=True)
+
+
+def test_update__a_dataset_of_the_same_name_is_refused(tree, store, other, tmp_path):
+    moved = other.rename(tmp_path / "elsewhere") / "bids"
+    moved.parent.rename(tmp_path / "x")
+    (tmp_path / "y").mkdir()
+    same_name = (tmp_path / "x").rename(tmp_path / "y" / "bids")
+    with pytest.raises(StoreError, match="another dataset"):
+        scalebrain.ingest(same_name, store, update=True)
+
+
+def test_update__options_count_as_a_change(tree, store):
+    before = scalebrain.open_store(store).attrs["source_sha256"]
+    scalebrain.ingest(tree, store, update=True, min_lesion=4.0)
+    ds = scalebrain.open_store(store)
+    assert ds.attrs["source_sha256"] != before
+    assert ds["lesion_volume"].sel(subject="sub-016").item() == 0
+    assert ds["lesion_volume_removed"].sel(subject="sub-016").item() > 0
+
+
+def test_update__a_rejected_subject_may_leave(tree, tmp_path):
+    image_path(tree, "sub-003", T1W).write_bytes(b"")
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    drop(tree, "sub-003")
+    scalebrain.ingest(tree, store, update=True)
+    assert codes(store) == {}
+
+
+def test_update__another_resolution_is_refused(tree, store):
+    add_noise(tree, "sub-001")
+    with pytest.raises(StoreError, match="another grid"):
+        scalebrain.ingest(tree, store, update=True, resolution=5.0)
+
+
+@pytest.mark.parametrize("step", ["_empty_rows", "_forget", "write_problems", "write_plan"])
+def test_withdraw__interrupted_it_goes_first_and_goes_on(
+    tree, store, other, tmp_path, monkeypatch, step
+):
+    whole = scalebrain.ingest(tree, tmp_path / "whole.zarr")
+    scalebrain.withdraw(whole, ["sub-003", "sub-017"])
+    kill(monkeypatch, upkeep, step, lambda: scalebrain.withdraw(store, ["sub-017"]))
+    with pytest.raises(StoreError, match="withdrawal was interrupted"):
+        scalebrain.open_store(store)
+    with pytest.raises(StoreError, match="withdrawal was interrupted"):
+        scalebrain.ingest(other, store, prefix="b", update=True)
+    scalebrain.withdraw(store, ["sub-003"])  # someone else: the first is finished too
+    assert tree_bytes(store) == tree_bytes(whole)
+    assert "sub-017" not in everything(store)
+
+
+def test_withdraw__means_one_person_not_a_label(tree, store, other, tmp_path):
+    scalebrain.withdraw(store, ["sub-003"])
+    scalebrain.ingest(other, store, prefix="b", update=True)
+    assert "sub-b003" in scalebrain.open_store(store)["subject"].values
+    listed = tmp_path / "w.csv"
+    listed.write_text("004\n")
+    fresh = scalebrain.ingest(other, tmp_path / "d.zarr", prefix="b", withdrawn=listed)
+    assert "sub-b004" not in scalebrain.open_store(fresh)["subject"].values
+
+
+def test_withdraw__leaves_no_trace_in_the_tables(tree, tmp_path):
+    edit(tree, "sub-003", "\t53\t", "\tn/a\t")  # a warning of its own
+    shutil.copy(image_path(tree, "sub-003", T1W), image_path(tree, "sub-005", T1W))
+    edit(tree, "sub-007", "\tM\t", "\t1\t")  # rejected by the table
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert "sub-003" in everything(store)
+    scalebrain.withdraw(store, ["sub-003", "sub-007"])
+    assert "sub-003" not in everything(store)
+    assert "sub-007" not in everything(store)
+    scalebrain.ingest(tree, store)  # nothing differs, and nobody is back
+    assert "sub-003" not in everything(store)
+
+
+def test_withdraw__takes_every_session_of_a_person(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=4)
+    for path in sorted(tree.rglob("*.nii.gz")):
+        subject = path.parent.parent.name
+        for session in ("1", "2"):
+            name = path.name.replace(f"{subject}_", f"{subject}_ses-{session}_")
+            target = tree / subject / f"ses-{session}" / "anat" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    for path in tree.glob("sub-*/anat"):
+        shutil.rmtree(path)
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr", session="all")
+    assert scalebrain.open_store(store).sizes["subject"] == 8
+    scalebrain.withdraw(store, ["sub-001_ses-1"])
+    left = scalebrain.open_store(store)
+    assert left.sizes["subject"] == 6
+    assert "sub-001" not in left["person"].values
+
+
+def test_save_store__refuses_a_folder_of_something_else(store, tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("x")
+    loads = scalebrain.lesion_load(scalebrain.open_store(store))
+    with pytest.raises(StoreError, match="not a store"):
+        scalebrain.save_store(loads, folder)
+    assert (folder / "thesis.txt").read_text() == "x"
+
+
+def test_ingest__grids_that_differ_by_rounding_are_one(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=6)
+    rng = np.random.default_rng(0)
+    for path in sorted(tree.rglob("*.nii.gz")):
+        image = nib.load(path)
+        affine = image.affine.copy()
+        affine[:3, 3] += rng.uniform(-1e-5, 1e-5, 3)
+        if path.name.startswith("sub-000"):
+            affine[:3, 3] += 2.0
+        save(path, np.asarray(image.dataobj), affine)
+    ds = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "c.zarr"))
+    grid = Grid.from_matrix(tuple(ds.attrs["shape"]), ds.attrs["affine"])
+    assert not grid.difference(template_grid(4.0))
+    assert (ds["warnings"].values != "").tolist() == [True, *[False] * 5]
+
+
+def test_ingest__a_probabilistic_mask_in_scaled_integers(tree, tmp_path):
+    path = image_path(tree, "sub-018", LESION)
+    mask = nib.load(path)
+    blurred = np.asarray(mask.dataobj) * 1.0
+    blurred[blurred > 0] = 0.9
+    blurred[tuple(np.argwhere(blurred > 0)[0])] = 1.0
+    image = nib.Nifti1Image(blurred, mask.affine)
+    image.header.set_data_dtype(np.uint8)
+    image.to_filename(path)
+    ds = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "c.zarr"))
+    expected = np.count_nonzero(mask.get_fdata()) * 4**3 / 1000
+    assert ds["lesion_volume"].sel(subject="sub-018").item() == pytest.approx(expected)
+
+
+def test_partitions__of_64_rows_append_withdraw_and_mend(tree, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_SMALL_COHORT", 1)
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    scalebrain.ingest(other, store, prefix="b", update=True)
+    ds = scalebrain.open_store(store)
+    assert store_module.store_attributes(store)["partition_rows"] == 64
+    assert ds.sizes["subject"] == 38
+    for subject, root in (("sub-018", tree), ("sub-b017", other)):
+        volume = scalebrain.unpack(ds["t1w"].sel(subject=subject)).values
+        image = nib.load(image_path(root, subject.replace("-b", "-"), T1W)).get_fdata()
+        np.testing.assert_array_equal(volume[np.isfinite(volume)], image[np.isfinite(volume)])
+    scalebrain.withdraw(store, ["sub-018"])
+    (store / "t1w" / "c" / "4" / "0").write_bytes(b"")
+    assert len(scalebrain.verify_store(store)) == 1
+    scalebrain.ingest([tree], store, verify=True)
+    assert len(scalebrain.verify_store(store)) == 1  # it is of the other dataset
+    xr.testing.assert_equal(scalebrain.open_store(store)["t1w"][:18].load(), ds["t1w"][:18].load())
