@@ -263,8 +263,10 @@ def store_withdraw(path: str, ids: tuple[str, ...], listed: Path | None) -> None
     from scalebrain.io.sources import read_withdrawn
 
     more = read_withdrawn(listed) if listed else frozenset()
+    if not ids and not more:
+        raise click.UsageError("Name participants, or give a list of them.")
     n = withdraw(path, ids, also=more)
-    click.echo(f"{n} rows emptied")
+    click.echo(f"{n} rows emptied, {len(ids) + len(more)} people named; all of them are kept out")
 
 
 @cli.command()

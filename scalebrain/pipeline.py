@@ -112,7 +112,12 @@ def run_study(
         When an input is unusable; what is done stays, and the next run goes on from it.
     """
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be made: {error.strerror}. Give another folder."
+        ) from error
     study = _Study(
         Path(bids_dir), folder, read_config(config), Path(truth) if truth is not None else None
     )

@@ -85,7 +85,10 @@ def test_main__a_store_is_validated_ingested_looked_after(capsys, tmp_path):
     assert code == 1
     assert "t1w/c/0/0: missing or damaged (sub-000" in out
     assert run(capsys, "ingest", tree, store, "--verify", *threads)[0] == 0
-    assert run(capsys, "store", "withdraw", store, "sub-002")[:2] == (0, "1 rows emptied\n")
+    assert run(capsys, "store", "withdraw", store, "sub-002")[:2] == (
+        0,
+        "1 rows emptied, 1 people named; all of them are kept out\n",
+    )
     assert run(capsys, "store", "withdraw", store, "sub-999")[0] == 1
     assert "sub-002" not in scalebrain.open_store(store)["subject"].values
     assert run(capsys, "ingest", tree, store, "--lesion-labels", "one", *threads)[0] == 2

@@ -23,7 +23,7 @@ from scalebrain.ingestion.journal import (
     write_object,
     write_plan,
 )
-from scalebrain.ingestion.layout import check_modulated, static_of, write_arrays
+from scalebrain.ingestion.layout import check_grid, check_modulated, static_of, write_arrays
 from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.partition import (
@@ -60,6 +60,7 @@ from scalebrain.io.store import (
     create_store,
     drop_saved,
     finalize_store,
+    replace_variables,
     resize_store,
     store_attributes,
     update_root,
@@ -155,6 +156,7 @@ def ingest(
     options = ReadOptions(assume_space, volume, tuple(lesion_labels), min_lesion)
     attrs = store_attributes(location)
     _check_store(location, attrs)
+    check_grid(attrs, resolution=resolution, whole_head=whole_head)
     gone = _withdrawn(location, withdrawn, prefix)
     datasets = _prepare(source, session, prefix, root, options, gone)
     plan = read_plan(location)
@@ -191,6 +193,8 @@ def ingest(
         else:
             update_root(location, {"complete": False})
         arrays = write_arrays(location, datasets, static)
+        if verify and static is not None:  # they have no record: written again
+            replace_variables(location, static)
         _write_plan(location, plan, datasets, gone)
         resize_store(location, plan.n_rows)
         mask = "" if static is None else str(static.attrs["mask_sha256"])

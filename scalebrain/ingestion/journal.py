@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from scalebrain.errors import StoreError
 from scalebrain.ingestion.plan import Plan
 from scalebrain.io.location import Location
 from scalebrain.io.store import INGEST
@@ -28,7 +29,12 @@ Record = dict[str, Any]
 def read_object(location: Location, name: str) -> Any:
     """One object as plain values; None when it is not there."""
     content = location.get(f"{INGEST}/{name}.json")
-    return None if content is None else json.loads(content)
+    try:
+        return None if content is None else json.loads(content)
+    except ValueError as error:
+        raise StoreError(
+            f"{location}: {INGEST}/{name}.json is damaged. Ingest into a new store."
+        ) from error
 
 
 def write_object(location: Location, name: str, content: object) -> None:
@@ -48,8 +54,12 @@ def write_plan(location: Location, plan: Plan) -> None:
 
 
 def read_record(location: Location, number: int) -> Record | None:
-    """Record of a partition; None when it is not done."""
-    record: Record | None = read_object(location, f"{number:06d}")
+    """Record of a partition; None when it is not done, or its record is damaged."""
+    content = location.get(f"{INGEST}/{number:06d}.json")
+    try:
+        record: Record | None = None if content is None else json.loads(content)
+    except ValueError:
+        return None
     return record
 
 

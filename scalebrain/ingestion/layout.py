@@ -21,7 +21,7 @@ from scalebrain.io.location import Location
 from scalebrain.io.nifti import read_header
 from scalebrain.io.store import add_images, replace_variables, store_attributes, update_root
 
-__all__ = ["ARRAYS", "check_modulated", "choose_grid", "static_of", "write_arrays"]
+__all__ = ["ARRAYS", "check_grid", "check_modulated", "choose_grid", "static_of", "write_arrays"]
 
 #: dtype and second dim of every big array.
 ARRAYS: dict[str, tuple[type, str]] = {
@@ -138,13 +138,8 @@ def static_of(
         static = static_variables(grid, whole_head=whole_head)
         static.attrs |= {"whole_head": whole_head, "template_sha256": template_hash()}
         return static, Geometry.of(static, grid)
+    check_grid(attrs, resolution=resolution, whole_head=whole_head)
     grid = Grid.from_matrix(tuple(attrs["shape"]), attrs["affine"])
-    other = resolution is not None and bool(grid.difference(template_grid(resolution)))
-    if other or (whole_head and not attrs["whole_head"]):
-        raise StoreError(
-            f"The store has another grid (shape {grid.shape}) or keeps the brain alone. Leave out the "
-            "resolution and --whole-head, or ingest into a new store."
-        )
     static = static_variables(grid, whole_head=bool(attrs["whole_head"]))
     if (attrs["template_sha256"], attrs["mask_sha256"]) != (
         template_hash(),
@@ -155,6 +150,19 @@ def static_of(
             "versions of constraints.txt, or ingest into a new store."
         )
     return static, Geometry.of(static, grid)
+
+
+def check_grid(attrs: Mapping[str, Any], *, resolution: float | None, whole_head: bool) -> None:
+    """Refuse to ask for another grid than a store has."""
+    if "shape" not in attrs:
+        return
+    grid = Grid.from_matrix(tuple(attrs["shape"]), attrs["affine"])
+    other = resolution is not None and bool(grid.difference(template_grid(resolution)))
+    if other or (whole_head and not attrs["whole_head"]):
+        raise StoreError(
+            f"The store has another grid (shape {grid.shape}), or keeps the brain alone. Leave out "
+            "the resolution and --whole-head, or ingest into a new store."
+        )
 
 
 def check_modulated(location: Location, datasets: Sequence[Dataset]) -> None:

@@ -78,11 +78,21 @@ def read_subject(
             scan, geometry, partition.options, side=side, modulated=partition.modulated
         )
     except (GeometryError, ImageError, TableError) as error:
-        message = plain_message(str(error), partition.root)
-        return {}, {**entry, "rejected": {"code": error.code, "message": message}}
-    warnings = [[code, plain_message(words, partition.root)] for code, words in rows.warnings]
+        why = {"code": error.code, **_about(str(error), scan, partition)}
+        return {}, {**entry, "rejected": why}
+    warnings = [{"code": code, **_about(words, scan, partition)} for code, words in rows.warnings]
     encoded = {name: encode_row(row) for name, row in rows.images.items()}
     return encoded, {**entry, "values": rows.values, "warnings": warnings}
+
+
+def _about(message: str, scan: Scan, partition: Partition) -> dict[str, str]:
+    """Message and the file of the scan that it names."""
+    files = (scan.t1w, scan.gm, scan.lesion, scan.surfaces)
+    named = next((str(f) for f in files if f is not None and str(f) in message), "")
+    return {
+        "message": plain_message(message, partition.root),
+        "file": plain_message(named, partition.root),
+    }
 
 
 def plain_message(message: str, root: Path) -> str:

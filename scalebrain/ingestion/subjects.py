@@ -194,9 +194,8 @@ def gather_problems(
         entry = entries.get(subject, {})
         if "rejected" in entry:
             why = entry["rejected"]
-            rejected.append((name, Problem(subject, why["code"], why["message"])))
-        for code, message in entry.get("warnings", ()):
-            warnings.append((name, Problem(subject, code, message)))
+            rejected.append((name, Problem(subject, **why)))
+        warnings += [(name, Problem(subject, **odd)) for odd in entry.get("warnings", ())]
     return rejected, warnings + _duplicates(plan, entries)
 
 

@@ -53,6 +53,7 @@ _OTHER = frozenset(
     ]
 )
 _DEEPEST = 5
+_ATLAS_FOLDER = re.compile(r"Training|Testing|R\d+")
 
 
 def find_tree(tree: Tree) -> Findings:
@@ -79,12 +80,23 @@ def find_tree(tree: Tree) -> Findings:
             _find_cat12(tree, entry, found)
         elif entry.name.startswith("sub-"):
             _find_subject(tree, entry, found, images=True)
+        elif _ATLAS_FOLDER.fullmatch(entry.name) and is_folder(entry):
+            _find_sites(tree, entry, found)
     for name in _SUBJECTS_DIRS:
         _find_surfaces(tree, name, found)
     for sessions in found.visits.values():
         for visit in sessions.values():
             _pair_cat12(visit)
     return found
+
+
+def _find_sites(tree: Tree, folder: os.DirEntry[str], found: Findings) -> None:
+    """Take the subjects of ATLAS R2.0, which lie in ``Training/R001/sub-r001s001``."""
+    for entry in tree.entries(folder.path):
+        if _ATLAS_FOLDER.fullmatch(entry.name) and is_folder(entry):
+            _find_sites(tree, entry, found)
+        elif entry.name.startswith("sub-"):
+            _find_subject(tree, entry, found, images=True)
 
 
 def _find_surfaces(tree: Tree, name: str, found: Findings) -> None:

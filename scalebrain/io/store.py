@@ -356,7 +356,7 @@ def _save(ds: xr.Dataset, url: str | Path) -> None:
         root = {k: v for k, v in ds.attrs.items() if k not in _RESERVED}
         root |= {"format_version": FORMAT_VERSION, "complete": False, "saved_variables": []}
         with quiet():
-            zarr.create_group(_at(url).zarr_store(), zarr_format=3, attributes=root, overwrite=True)
+            zarr.create_group(_at(url).zarr_store(), zarr_format=3, attributes=root)
             _write(url, _lazily_storable(annotate(ds)))
         update_root(url, {**root, "complete": True})
         return

@@ -319,14 +319,20 @@ class _Run:
             for i, learner in enumerate(learners):
                 for j, name in enumerate(names):
                     part = x[:, run.positions[name]]
-                    fitted = tune_and_fit(
-                        learner,
-                        part[train],
-                        task.y[train],
-                        task.inner[k],
-                        n_trees=n_trees,
-                        seed=seed,
-                    )
+                    try:
+                        fitted = tune_and_fit(
+                            learner,
+                            part[train],
+                            task.y[train],
+                            task.inner[k],
+                            n_trees=n_trees,
+                            seed=seed,
+                        )
+                    except (ValueError, ZeroDivisionError) as error:
+                        raise StatisticsError(
+                            f"{learner} cannot be trained on the {len(train)} rows without cohort "
+                            f"'{task.cohorts[k]}' ({error}). Bring more people, or leave it out."
+                        ) from error
                     run.prediction[i, j, test] = fitted.predict(part[test])
                     chosen = {"score": fitted.settings}
                     if j == len(names) - 1 and len(test) > 1:

@@ -73,6 +73,12 @@ def people(ds: xr.Dataset) -> pd.DataFrame:
             if name in ds.variables
             else np.full(n, name == "included")
         )
+    if "extrapolated" in ds.variables:  # as the statistics leave them out
+        beyond = columns["included"] & np.asarray(ds["extrapolated"].values, dtype=np.bool_)
+        columns["included"] = columns["included"] & ~beyond
+        columns["exclusion_reason"] = np.where(
+            beyond, "age outside the ages of training", columns["exclusion_reason"]
+        ).astype(object)
     return pd.DataFrame(columns)
 
 

@@ -30,14 +30,14 @@ def write_table(path, rows, header="participant_id\tage\tsex\tcohort"):
 
 
 def test_atlas__needs_no_table(tmp_path):
-    root = tmp_path / "ATLAS"
+    root = tmp_path / "ATLAS" / "Training" / "R001"
     for i, x in ((1, -35), (2, 35)):
         subject = f"sub-r001s00{i}"
         stem = root / subject / "ses-1" / "anat" / f"{subject}_ses-1_space-{SPACE}"
         save(stem.with_name(f"{stem.name}_T1w.nii.gz"), head(900 + i), GRID.matrix)
         name = f"{stem.name}_label-L_desc-T1lesion_mask.nii.gz"
         save(stem.with_name(name), lesion(x), GRID.matrix)
-    ds = scalebrain.open_store(scalebrain.ingest(root, tmp_path / "c.zarr"))
+    ds = scalebrain.open_store(scalebrain.ingest(tmp_path / "ATLAS", tmp_path / "c.zarr"))
     assert ds["lesion_hemisphere"].values.tolist() == ["L", "R"]
     assert ds["cohort"].values.tolist() == ["R001", "R001"]
     assert ds["group"].values.tolist() == ["stroke", "stroke"]
