@@ -69,12 +69,9 @@ def write_record(location: Location, number: int, record: Mapping[str, Any]) -> 
 
 
 def outdate_record(location: Location, number: int) -> None:
-    """Take the fingerprint off the record of a partition, before its shards are written.
-
-    The record still tells who was in the store, should the ingest be killed.
-    """
+    """Take the fingerprint off the record of a partition, before its shards are written."""
     record = read_record(location, number)
-    if record is not None:
+    if record is not None:  # kept: it tells who was in the store, should the ingest be killed
         write_record(location, number, {**record, "fingerprint": ""})
 
 

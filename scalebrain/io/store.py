@@ -223,10 +223,7 @@ def update_root(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
 
 
 def drop_saved(url: str | Path | Location) -> None:
-    """Remove every variable that was computed from the scans, and declare the store unfinished.
-
-    What a killed writer left half written goes too.
-    """
+    """Remove all that was computed, half written or whole, and declare the store unfinished."""
     update_root(url, {"complete": False, "saved_variables": []})
     group = zarr.open_group(_at(url).zarr_store(), mode="r+")
     for name in [name for name, array in group.arrays() if array.attrs.get("saved")]:
