@@ -28,7 +28,7 @@ __all__ = ["Rows", "read_rows"]
 
 _MAX_NONFINITE = 0.01
 _MIN_OVERLAP = 0.3
-_MIRROR_MARGIN = 0.005  # per mm of a voxel's edge
+_MIRROR_MARGIN = 0.05  # people differ by half of that
 _OVERLAP_VOXELS = 250_000  # more do not change the correlation's second digit
 
 
@@ -240,8 +240,7 @@ def _judge_overlap(
             f"more: it is not a T1w image in {SPACE}. Normalize it to that space first.",
             code="not-in-template-space",
         )
-    margin = _MIRROR_MARGIN * geometry.grid.voxel_volume ** (1 / 3)  # coarse is noisy
-    if mirrored > given + margin:
+    if mirrored > given + _MIRROR_MARGIN:
         message = (
             f"{file}: fits the template better mirrored ({mirrored:.3f}, {given:.3f} as it is). "
             "Check left and right."

@@ -48,6 +48,9 @@ _FROM_FILES = {
 
 Entry = Mapping[str, Any]
 
+_MIRROR_MIN = 10
+_MIRROR_MEDIAN = 0.005
+
 
 def table_rows(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Table of a dataset, JSON-able, by subject: what finalizing needs without the dataset."""
@@ -196,7 +199,30 @@ def gather_problems(
             why = entry["rejected"]
             rejected.append((name, Problem(subject, **why)))
         warnings += [(name, Problem(subject, **odd)) for odd in entry.get("warnings", ())]
-    return rejected, warnings + _duplicates(plan, entries)
+    return rejected, [*warnings, *_mirrored(plan, entries), *_duplicates(plan, entries)]
+
+
+def _mirrored(plan: Plan, entries: Mapping[str, Entry]) -> list[tuple[str, Problem]]:
+    """Find datasets whose scans as a whole fit the template better mirrored.
+
+    One brain says little, for people differ; the median of many says more.
+    """
+    gains: dict[str, list[float]] = {}
+    for subject, (name, _) in plan.subjects().items():
+        values = entries.get(subject, {}).get("values", {})
+        given, mirrored = (values.get(f"template_overlap{end}") for end in ("", "_mirrored"))
+        if given is not None and mirrored is not None:
+            gains.setdefault(name, []).append(mirrored - given)
+    out = []
+    for name, found in gains.items():
+        median = float(np.median(found))
+        if len(found) >= _MIRROR_MIN and median > _MIRROR_MEDIAN:
+            message = (
+                f"{name}: its {len(found)} scans fit the template better mirrored (median "
+                f"difference {median:.3f}). Check left and right of the whole dataset."
+            )
+            out.append((name, Problem("", "mirrored", message)))
+    return out
 
 
 def problem_table(problems: Sequence[tuple[str, Problem]]) -> pd.DataFrame:

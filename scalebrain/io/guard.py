@@ -121,7 +121,7 @@ RULES: dict[str, Rule] = {
             "mirrored",
             6,
             "W",
-            "An image that fits the template better when mirrored",
+            "An image, or a dataset of ten or more, that fits the template better mirrored",
             "kept; both overlaps are in the store",
         ),
         Rule(

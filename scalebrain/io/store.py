@@ -340,12 +340,15 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
     StoreError
         When a dimension or its labels differ from the store's.
     """
+    if not store_attributes(url):
+        _save(ds, url)
+        return
     with hold_lease(_at(url)):
         _save(ds, url)
 
 
 def _save(ds: xr.Dataset, url: str | Path) -> None:
-    """Save under a lease."""
+    """Save; under a lease where others may write."""
     attrs = store_attributes(url)
     if not attrs:
         if any(not key.startswith(f"{INGEST}/") for key in _at(url).list("")):
