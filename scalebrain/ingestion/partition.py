@@ -12,6 +12,7 @@ from scalebrain.ingestion.scan import read_rows
 from scalebrain.io.location import Location
 from scalebrain.io.shards import content_hash, encode_row, join_shard
 from scalebrain.io.sources import Scan
+from scalebrain.io.store import ROWS_PER_BLOCK
 
 __all__ = [
     "Partition",
@@ -23,7 +24,6 @@ __all__ = [
 ]
 
 _BLOCK = ("t1w", "gm")
-_ROWS_PER_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Partition:
 
 def array_rows(name: str, rows: int) -> int:
     """Rows of a shard of an array: a block for what is read block by block, else a partition."""
-    return _ROWS_PER_BLOCK if name in _BLOCK else rows
+    return ROWS_PER_BLOCK if name in _BLOCK else rows
 
 
 def read_subject(
