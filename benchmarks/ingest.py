@@ -144,7 +144,7 @@ def time_ingest(tree: Path, workers: int, folder: Path) -> tuple[float, float, l
             }
         ),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None
+            n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 from scalebrain import accessor as _accessor  # noqa: F401  (registers ds.scalebrain)
 
 if TYPE_CHECKING:
+    from scalebrain.atlas.atlas import Atlas
+    from scalebrain.atlas.files import read_atlas
+    from scalebrain.atlas.registry import available_atlases, load_atlas
+    from scalebrain.atlas.tables import read_regions
     from scalebrain.cluster import open_client
     from scalebrain.features.inclusion import inclusion
     from scalebrain.features.laterality import to_lesional_sides
@@ -14,41 +18,79 @@ if TYPE_CHECKING:
         lesion_frequency,
         lesion_load,
         lesion_volume,
+        network_load,
         tract_load,
     )
-    from scalebrain.features.parcellation import node_features, parcel_features
+    from scalebrain.features.lesion_measures import lesion_measures
+    from scalebrain.features.lesion_policy import enantiomorphic, mask_lesions
+    from scalebrain.features.nodes import node_features
+    from scalebrain.features.parcellate_files import parcellate_files
+    from scalebrain.features.parcellation import parcellate
+    from scalebrain.features.surface_nodes import surface_features
+    from scalebrain.graph.artifact import lesion_artifact
+    from scalebrain.graph.explain import explain
+    from scalebrain.graph.imported import import_ages
     from scalebrain.graph.model import BrainAgeModel, brain_age
+    from scalebrain.harmonization.cohort import Harmonizer, harmonize
+    from scalebrain.harmonization.transformer import ComBat
     from scalebrain.ingestion.cohort import ingest, problems, validate
     from scalebrain.ingestion.upkeep import store_info, verify_store, withdraw
     from scalebrain.io.store import open_store, save_store, unpack
     from scalebrain.pipeline import run_study
     from scalebrain.predict.motor import predict_motor
     from scalebrain.simulate.cohort import simulate_cohort
+    from scalebrain.stats.lesion_symptom import lesion_symptom_map
+    from scalebrain.stats.meta import meta
     from scalebrain.stats.mixed import mixed_model
+    from scalebrain.stats.multiverse import multiverse
+    from scalebrain.stats.normative import normative
     from scalebrain.stats.sem import sem
+    from scalebrain.stats.site_summary import site_summary
 
 __version__ = _version("scalebrain")
 
 _HOME = {
+    "Atlas": "atlas.atlas",
     "BrainAgeModel": "graph.model",
+    "ComBat": "harmonization.transformer",
+    "Harmonizer": "harmonization.cohort",
+    "available_atlases": "atlas.registry",
     "brain_age": "graph.model",
+    "enantiomorphic": "features.lesion_policy",
+    "harmonize": "harmonization.cohort",
+    "explain": "graph.explain",
+    "import_ages": "graph.imported",
     "inclusion": "features.inclusion",
     "ingest": "ingestion.cohort",
+    "lesion_artifact": "graph.artifact",
     "lesion_frequency": "features.lesion",
     "lesion_load": "features.lesion",
+    "lesion_measures": "features.lesion_measures",
+    "lesion_symptom_map": "stats.lesion_symptom",
     "lesion_volume": "features.lesion",
+    "network_load": "features.lesion",
+    "load_atlas": "atlas.registry",
+    "mask_lesions": "features.lesion_policy",
+    "meta": "stats.meta",
     "mixed_model": "stats.mixed",
-    "node_features": "features.parcellation",
+    "multiverse": "stats.multiverse",
+    "node_features": "features.nodes",
+    "normative": "stats.normative",
     "open_client": "cluster",
     "open_store": "io.store",
-    "parcel_features": "features.parcellation",
+    "parcellate": "features.parcellation",
+    "parcellate_files": "features.parcellate_files",
     "predict_motor": "predict.motor",
     "problems": "ingestion.cohort",
+    "read_atlas": "atlas.files",
+    "read_regions": "atlas.tables",
     "run_study": "pipeline",
     "save_store": "io.store",
     "sem": "stats.sem",
     "simulate_cohort": "simulate.cohort",
+    "site_summary": "stats.site_summary",
     "store_info": "ingestion.upkeep",
+    "surface_features": "features.surface_nodes",
     "to_lesional_sides": "features.laterality",
     "tract_load": "features.lesion",
     "unpack": "io.store",
@@ -58,26 +100,48 @@ _HOME = {
 }
 
 __all__ = [
+    "Atlas",
     "BrainAgeModel",
+    "ComBat",
+    "Harmonizer",
     "__version__",
+    "available_atlases",
     "brain_age",
+    "enantiomorphic",
+    "explain",
+    "harmonize",
+    "import_ages",
     "inclusion",
     "ingest",
+    "lesion_artifact",
     "lesion_frequency",
     "lesion_load",
+    "lesion_measures",
+    "lesion_symptom_map",
     "lesion_volume",
+    "load_atlas",
+    "mask_lesions",
+    "meta",
     "mixed_model",
+    "multiverse",
+    "network_load",
     "node_features",
+    "normative",
     "open_client",
     "open_store",
-    "parcel_features",
+    "parcellate",
+    "parcellate_files",
     "predict_motor",
     "problems",
+    "read_atlas",
+    "read_regions",
     "run_study",
     "save_store",
     "sem",
     "simulate_cohort",
+    "site_summary",
     "store_info",
+    "surface_features",
     "to_lesional_sides",
     "tract_load",
     "unpack",

@@ -6,21 +6,23 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["inner_kernel", "kernel", "read_only"]
+__all__ = ["inner_kernel", "inner_reduction", "kernel", "read_only"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _compiling = threading.RLock()
 
 
-def read_only(dtype: str, more: str) -> Any:
+def read_only(dtype: str, more: str, *, ndim: int = 1) -> Any:
     """Signature of a kernel whose first argument is an array that it does not write.
 
     Parameters
     ----------
     dtype
-        Name of the numbers' type of the first argument, contiguous in one dimension.
+        Name of the numbers' type of the first argument, which is contiguous.
     more
         numba types of the other arguments, e.g. ``"int64, float32[::1]"``.
+    ndim
+        Dimensions of the first argument.
 
     Returns
     -------
@@ -28,8 +30,14 @@ def read_only(dtype: str, more: str) -> Any:
         Argument types for :func:`kernel`. An array that can be written is accepted too,
         while ``dtype[::1]`` refuses one that cannot.
     """
-    first = numba.types.Array(getattr(numba.types, dtype), 1, "C", readonly=True)
+    first = numba.types.Array(getattr(numba.types, dtype), ndim, "C", readonly=True)
     return (first, *numba.core.sigutils.normalize_signature(f"void({more})")[0])
+
+
+# Sums in another order than written let the processor add many numbers at once; NaN and
+# infinity keep their meaning. The order, and with it the last bits of a sum, depends on the
+# processor alone: not on chunks, threads or workers.
+_REASSOCIATE = {"reassoc", "nsz", "contract"}
 
 
 def kernel(*signatures: Any) -> Callable[[F], F]:
@@ -75,3 +83,8 @@ def kernel(*signatures: Any) -> Callable[[F], F]:
 def inner_kernel(function: F) -> F:
     """Compile a function that only other kernels call."""
     return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
+
+
+def inner_reduction(function: F) -> F:
+    """Compile a sum that only other kernels call, in the order that is fastest here."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy", fastmath=_REASSOCIATE)(function))

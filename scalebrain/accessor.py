@@ -22,13 +22,25 @@ class ScalebrainAccessor:
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
 
-    def parcel_features(self) -> xr.Dataset:
-        """Mean and SD of the images over every parcel."""
-        return scalebrain.parcel_features(self._ds)
+    def parcellate(self, **options: Any) -> xr.Dataset:
+        """Statistics of an image over every region."""
+        return scalebrain.parcellate(self._ds, **options)
 
     def node_features(self, **options: Any) -> xr.Dataset:
         """Features of every node."""
         return scalebrain.node_features(self._ds, **options)
+
+    def surface_features(self, **options: Any) -> xr.Dataset:
+        """Features of every node on the cortical surface."""
+        return scalebrain.surface_features(self._ds, **options)
+
+    def mask_lesions(self) -> xr.Dataset:
+        """Take lesioned voxels out of the images."""
+        return scalebrain.mask_lesions(self._ds)
+
+    def enantiomorphic(self) -> xr.Dataset:
+        """Replace lesioned voxels by the mirrored ones of the same images."""
+        return scalebrain.enantiomorphic(self._ds)
 
     def inclusion(self, **options: Any) -> xr.Dataset:
         """Who takes part, and why someone does not."""
@@ -46,9 +58,17 @@ class ScalebrainAccessor:
         """Load of the lesion on every tract."""
         return scalebrain.tract_load(self._ds)
 
-    def lesion_frequency(self) -> xr.Dataset:
+    def lesion_frequency(self, **options: Any) -> xr.Dataset:
         """How often every voxel is lesioned."""
-        return scalebrain.lesion_frequency(self._ds)
+        return scalebrain.lesion_frequency(self._ds, **options)
+
+    def lesion_measures(self) -> xr.Dataset:
+        """Pieces and center of every lesion, and how far it is from the tracts."""
+        return scalebrain.lesion_measures(self._ds)
+
+    def network_load(self, **options: Any) -> xr.Dataset:
+        """Fraction of every network that is lesioned."""
+        return scalebrain.network_load(self._ds, **options)
 
     def to_lesional_sides(self) -> xr.Dataset:
         """Relabel regions and tracts by the side of the lesion."""
@@ -58,9 +78,29 @@ class ScalebrainAccessor:
         """Predict the brain age of every region."""
         return scalebrain.brain_age(self._ds, model)
 
+    def harmonize(self, **options: Any) -> xr.Dataset:
+        """Take the effects of sites out of variables."""
+        return scalebrain.harmonize(self._ds, **options)
+
     def mixed_model(self, formula: str, **options: Any) -> xr.Dataset:
         """Fit one linear mixed model per region."""
         return scalebrain.mixed_model(self._ds, formula, **options)
+
+    def normative(self, **options: Any) -> xr.Dataset:
+        """Place everyone's regional brain age among healthy people."""
+        return scalebrain.normative(self._ds, **options)
+
+    def site_summary(self, formula: str, **options: Any) -> xr.Dataset:
+        """Sum up what a model needs of every cohort, and nothing of a person."""
+        return scalebrain.site_summary(self._ds, formula, **options)
+
+    def lesion_symptom_map(self, formula: str, **options: Any) -> xr.Dataset:
+        """Test in every voxel whether people lesioned there have another outcome."""
+        return scalebrain.lesion_symptom_map(self._ds, formula, **options)
+
+    def multiverse(self, **options: Any) -> xr.Dataset:
+        """Fit every headline effect under every combination of choices."""
+        return scalebrain.multiverse(self._ds, **options)
 
     def sem(self, model: str | None = None, **options: Any) -> xr.Dataset:
         """Fit a structural equation model."""

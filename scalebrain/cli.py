@@ -271,13 +271,19 @@ def store_withdraw(path: str, ids: tuple[str, ...], listed: Path | None) -> None
 
 @cli.command()
 @click.argument("store")
+@click.option(
+    "--nodes",
+    default="volume",
+    show_default=True,
+    help="volume, or surface-3, surface-4, surface-5: vertices of the cortical surface.",
+)
 @_scheduler
-def features(store: str, scheduler: str | None) -> None:
+def features(store: str, nodes: str, scheduler: str | None) -> None:
     """Compute inclusion, node features and lesion loads of STORE."""
     from scalebrain.pipeline import compute_features
 
     with scalebrain.open_client(scheduler):
-        compute_features(store)
+        compute_features(store, nodes=nodes)
     click.echo(store)
 
 
@@ -297,14 +303,92 @@ def train(store: str, model_dir: Path, scheduler: str | None) -> None:
 @cli.command()
 @click.argument("store")
 @click.argument("model_dir", type=_EXISTING)
+@click.option("--replace", is_flag=True, help="Replace imported ages of another tool.")
 @_scheduler
-def predict(store: str, model_dir: Path, scheduler: str | None) -> None:
+def predict(store: str, model_dir: Path, replace: bool, scheduler: str | None) -> None:
     """Predict the regional ages of everyone in STORE, and save them there."""
     from scalebrain.pipeline import predict_ages
 
     with scalebrain.open_client(scheduler):
-        predict_ages(store, model_dir)
+        predict_ages(store, model_dir, replace=replace)
     click.echo(store)
+
+
+@cli.command(
+    "import-ages",
+    epilog="TSV (or .csv) has columns subject, region, brain_age; or subject and a column a "
+    "region; or subject and brain_age, the age of the whole brain.",
+)
+@click.argument("store")
+@click.argument("table", metavar="TSV", type=click.Path(path_type=Path))
+@click.option("--tool", required=True, metavar="NAME", help="Tool that predicted the ages.")
+@click.option("--tool-version", default="", metavar="VERSION", help="Its version.")
+@click.option(
+    "--trained-on",
+    type=click.Choice(["real", "simulated", "unknown"]),
+    default="unknown",
+    show_default=True,
+    help="People that the tool's model learned from.",
+)
+@click.option("--replace", is_flag=True, help="Replace ages of another tool or of our model.")
+def import_ages(store: str, table: Path, **options: Any) -> None:
+    """Take the brain ages that another tool predicted into STORE."""
+    scalebrain.import_ages(store, table, **options)
+    click.echo(store)
+
+
+def _named_levels(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, list[str]]:
+    """Levels of several options NAME=A,B."""
+    made = {}
+    for text in values:
+        name, equals, levels = text.partition("=")
+        if not equals or not name.strip() or "" in levels.split(","):
+            raise click.BadParameter(f"{text!r} is not NAME=FIRST,SECOND")
+        made[name.strip()] = [level.strip() for level in levels.split(",")]
+    return made
+
+
+@cli.command("site-summary")
+@click.argument("store")
+@click.argument("out", metavar="OUT.json", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--formula",
+    default="brain_pad_corrected ~ log10(lesion_volume) + age + sex",
+    show_default=True,
+    help="The same at every site.",
+)
+@click.option("--cohort", "cohorts", multiple=True, metavar="NAME", help="Only these cohorts.")
+@click.option("--group", metavar="NAME", help="Only people of this group, e.g. stroke.")
+@click.option(
+    "--levels",
+    multiple=True,
+    metavar="NAME=A,B",
+    callback=_named_levels,
+    help="Levels of a text variable, the same at every site; sex is F,M.",
+)
+def site_summary(
+    store: str, out: Path, formula: str, cohorts: tuple[str, ...], **options: Any
+) -> None:
+    """Write sums of squares of STORE that hold no person, for a meta-analysis."""
+    from scalebrain.io.summaries import write_summary
+
+    ds = scalebrain.open_store(store)
+    summary = scalebrain.site_summary(ds, formula, cohorts=cohorts or None, **options)
+    write_summary(summary, out)
+    click.echo(out)
+
+
+@cli.command(epilog="The table goes to the standard output, as tab-separated values.")
+@click.argument(
+    "summaries", metavar="SUMMARY...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+def meta(summaries: tuple[Path, ...]) -> None:
+    """Pool the summaries of sites that share no people."""
+    from scalebrain.io.summaries import read_summary
+    from scalebrain.stats.meta import meta_table
+
+    result = scalebrain.meta([read_summary(path) for path in summaries])
+    click.echo(meta_table(result).to_csv(sep="\t", float_format="%.10g").rstrip())
 
 
 @cli.command(epilog="Exit code 3: some subjects were rejected, the study ran on the others.")

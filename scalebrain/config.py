@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from scalebrain.errors import ConfigError
+from scalebrain.features.lesion_policy import POLICIES
+from scalebrain.features.surface_nodes import check_nodes
 
 __all__ = ["StudyConfig", "read_config"]
 
 _FORMULA = "brain_pad_corrected ~ scale(log10(lesion_volume)) + age + sex + days_post_stroke + icv"
+_AGES = ("table", "tool", "tool_version", "trained_on")
 _INGEST = (
     "session",
     "prefix",
@@ -37,13 +40,19 @@ class StudyConfig:
         whole_head, assume_space, volume, lesion_labels, min_lesion, strict.
     min_days_post_stroke
         A stroke is chronic beyond this many days.
+    nodes
+        What is a node of the graph: ``volume``, pieces of grey matter of the T1w scan; or
+        ``surface-3``, ``surface-4`` or ``surface-5``, vertices of the cortical surface.
     lesion_policy
-        ``mask_nodes`` or ``as_is``.
+        ``mask_nodes``, ``as_is``, ``enantiomorphic`` or ``exclude_region``.
     training
         Hyper-parameters of the network: layer, channels, folds, epochs, patience, batch,
-        learning_rate, decay, validation, masked, seed.
+        learning_rate, decay, validation, masked, seed, keep_cohorts, balance_ages.
     coverage
         Coverage of the conformal intervals.
+    ages
+        Brain ages of another tool, in place of those of a model trained here: the options of
+        :func:`scalebrain.import_ages` table, tool, tool_version, trained_on.
     formula
         Mixed model on lesion volume, per region.
     load_formula
@@ -60,9 +69,11 @@ class StudyConfig:
 
     ingest: Mapping[str, Any] = field(default_factory=dict)
     min_days_post_stroke: float = 180.0
+    nodes: str = "volume"
     lesion_policy: str = "mask_nodes"
     training: Mapping[str, Any] = field(default_factory=dict)
     coverage: float = 0.9
+    ages: Mapping[str, Any] = field(default_factory=dict)
     formula: str = _FORMULA
     load_formula: str = _LOAD_FORMULA
     sem_model: str = ""
@@ -128,15 +139,25 @@ def read_config(source: str | Path | Mapping[str, Any] | StudyConfig | None) -> 
             )
         values[str(key)] = value
     config = StudyConfig(**values)
-    if config.lesion_policy not in ("mask_nodes", "as_is"):
+    if config.lesion_policy not in POLICIES:
         raise ConfigError(
-            f"{where}: lesion_policy is {config.lesion_policy!r}, expected mask_nodes or as_is."
+            f"{where}: lesion_policy is {config.lesion_policy!r}, expected one of "
+            f"{', '.join(POLICIES)}."
         )
+    check_nodes(config.nodes)
     odd = sorted(set(map(str, config.ingest)) - set(_INGEST))
     if odd:
         raise ConfigError(
             f"{where}: ingest: unknown {', '.join(odd)}. Known: {', '.join(_INGEST)}."
         )
+    odd = sorted(set(map(str, config.ages)) - set(_AGES))
+    if odd:
+        raise ConfigError(f"{where}: ages: unknown {', '.join(odd)}. Known: {', '.join(_AGES)}.")
+    if config.ages and not {"table", "tool"} <= set(config.ages):
+        raise ConfigError(f"{where}: ages: expected at least table (a file) and tool (its name).")
+    bad = sorted(key for key, value in config.ages.items() if not isinstance(value, str))
+    if bad:
+        raise ConfigError(f"{where}: ages: {', '.join(bad)}: expected text. Put it in quotes.")
     if not 0 < config.coverage < 1:
         raise ConfigError(f"{where}: coverage is {config.coverage}, expected between 0 and 1.")
     return config

@@ -4,29 +4,46 @@ import hashlib
 import json
 import logging
 import platform
+import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import xarray as xr
 
+from scalebrain.atlas.parcels import nodes as volume_nodes
+from scalebrain.atlas.surface import surface_nodes
 from scalebrain.config import StudyConfig, read_config
 from scalebrain.errors import ConfigError, StatisticsError, StoreError
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.laterality import to_lesional_sides
 from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
-from scalebrain.features.parcellation import node_features
+from scalebrain.features.lesion_measures import lesion_measures
+from scalebrain.features.lesion_policy import LesionPolicy
+from scalebrain.features.nodes import node_features
+from scalebrain.features.surface_nodes import (
+    check_nodes,
+    graph_variables,
+    surface_features,
+    surface_level,
+)
+from scalebrain.graph.imported import import_ages, imported_from, save_ages
 from scalebrain.ingestion.cohort import ingest, problems
 from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
+    nodes_of,
     open_store,
+    replace_nodes,
     save_store,
     store_attributes,
 )
+from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
+from scalebrain.variables import SURFACE_FEATURES, validate
 
 __all__ = ["compute_features", "predict_ages", "run_study", "train_model"]
 
@@ -79,6 +96,10 @@ class _Study:
         return self.out / "results.zarr"
 
 
+#: Name, work, and the settings that it depends on.
+_Stage = tuple[str, Callable[[_Study], None], tuple[str, ...]]
+
+
 def run_study(
     bids_dir: str | Path,
     out: str | Path,
@@ -87,6 +108,9 @@ def run_study(
     truth: str | Path | None = None,
 ) -> Path:
     """Run the whole study: ingest, features, train, predict, statistics, report.
+
+    With ``ages`` in the configuration, the brain ages of another tool take the place of
+    training and prediction.
 
     Parameters
     ----------
@@ -123,12 +147,19 @@ def run_study(
     )
     if study.truth is not None and not study.truth.is_file():
         raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
+    if study.config.ages and not _table_of_ages(study).is_file():
+        raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
     settings = study.config.as_dict()
-    stages: tuple[tuple[str, Callable[[_Study], None], tuple[str, ...]], ...] = (
-        ("ingest", _ingest, ("ingest",)),
-        ("features", _features, ("min_days_post_stroke", "lesion_policy")),
+    ages: tuple[_Stage, ...] = (
         ("train", _train, ("training", "coverage")),
         ("predict", _predict, ()),
+    )
+    if study.config.ages:
+        ages = (("ages", _ages, ("ages",)),)
+    stages: tuple[_Stage, ...] = (
+        ("ingest", _ingest, ("ingest",)),
+        ("features", _features, ("min_days_post_stroke", "nodes", "lesion_policy")),
+        *ages,
         (
             "statistics",
             _statistics,
@@ -142,6 +173,8 @@ def run_study(
         wanted = hashlib.sha256(f"{before}{name}{chosen}{version('scalebrain')}".encode())
         if name == "report" and study.truth is not None:
             wanted.update(study.truth.read_bytes())
+        if name == "ages":
+            wanted.update(_table_of_ages(study).read_bytes())
         record = folder / "stages" / f"{name}.json"
         always = name == "ingest"  # cheap when complete, and the one that sees changed inputs
         if not always and _recorded(record) == wanted.hexdigest():
@@ -201,7 +234,11 @@ def _ingest(study: _Study) -> None:
 
 
 def compute_features(
-    store: str | Path, *, min_days_post_stroke: float = 180.0, lesion_policy: str = "mask_nodes"
+    store: str | Path,
+    *,
+    min_days_post_stroke: float = 180.0,
+    nodes: str = "volume",
+    lesion_policy: LesionPolicy = "mask_nodes",
 ) -> None:
     """Compute inclusion, node features and lesion loads, and save them in the store.
 
@@ -211,19 +248,32 @@ def compute_features(
         Finished store.
     min_days_post_stroke
         A stroke is chronic beyond this many days.
+    nodes
+        ``volume``, ``surface-3``, ``surface-4`` or ``surface-5``. What the store has of other
+        nodes is removed.
     lesion_policy
-        ``mask_nodes`` or ``as_is``.
+        As for :func:`~scalebrain.node_features`.
     """
+    check_nodes(nodes)
+    level = surface_level(nodes)
     ds = open_store(store)
-    save_store(inclusion(ds, min_days_post_stroke=min_days_post_stroke), store)
+    validate(ds, *(("t1w", "node_label") if level is None else SURFACE_FEATURES))
+    chosen = inclusion(ds, min_days_post_stroke=min_days_post_stroke, on_surface=level is not None)
+    save_store(chosen, store)
+    if nodes != nodes_of(store):
+        parts = volume_nodes() if level is None else surface_nodes(level)
+        replace_nodes(store, xr.Dataset(graph_variables(parts)), nodes)
     ds = open_store(store)
-    if lesion_policy not in ("mask_nodes", "as_is"):
-        raise ConfigError(f"lesion_policy {lesion_policy!r}: expected mask_nodes or as_is.")
-    parts = [node_features(ds, policy="as_is" if lesion_policy == "as_is" else "mask_nodes")]
+    if level is None:
+        features = node_features(ds, policy=lesion_policy)
+    else:
+        features = surface_features(ds, level=level, policy=lesion_policy)
+    computed = [features[["node_features", "node_lesioned_fraction"]]]
     if "lesion_mask" in ds:
-        parts += [lesion_load(ds), tract_load(ds), lesion_frequency(ds)]
+        frequency = lesion_frequency(ds)[["lesion_frequency"]]
+        computed += [lesion_load(ds), tract_load(ds), lesion_measures(ds), frequency]
     save_store(
-        xr.merge(parts, combine_attrs="drop_conflicts", join="exact", compat="equals"), store
+        xr.merge(computed, combine_attrs="drop_conflicts", join="exact", compat="equals"), store
     )
 
 
@@ -232,7 +282,8 @@ def _features(study: _Study) -> None:
     compute_features(
         study.store,
         min_days_post_stroke=study.config.min_days_post_stroke,
-        lesion_policy=study.config.lesion_policy,
+        nodes=study.config.nodes,
+        lesion_policy=cast(LesionPolicy, study.config.lesion_policy),
     )
 
 
@@ -267,7 +318,12 @@ def train_model(
         ) from (error)
     if "node_features" not in open_store(store):
         compute_features(store)
-    BrainAgeModel.fit(open_store(store), training=chosen, coverage=coverage).save(model_dir)
+    checkpoints = Path(model_dir) / "checkpoints"
+    model = BrainAgeModel.fit(
+        open_store(store), training=chosen, coverage=coverage, checkpoints=checkpoints
+    )
+    model.save(model_dir)
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _train(study: _Study) -> None:
@@ -279,10 +335,22 @@ def _train(study: _Study) -> None:
 
 def _predict(study: _Study) -> None:
     """Predict regional ages and save them."""
+    (study.out / "stages" / "ages.json").unlink(missing_ok=True)
     predict_ages(study.store, study.model)
 
 
-def predict_ages(store: str | Path, model_dir: str | Path) -> None:
+def _table_of_ages(study: _Study) -> Path:
+    """Table of the ages that are imported."""
+    return Path(study.config.ages["table"])
+
+
+def _ages(study: _Study) -> None:
+    """Take the ages of another tool; who names them in the configuration means them."""
+    (study.out / "stages" / "predict.json").unlink(missing_ok=True)  # no longer in the store
+    import_ages(study.store, **study.config.ages, replace=True)
+
+
+def predict_ages(store: str | Path, model_dir: str | Path, *, replace: bool = False) -> None:
     """Predict the regional ages of everyone in a store and save them there.
 
     Parameters
@@ -291,13 +359,20 @@ def predict_ages(store: str | Path, model_dir: str | Path) -> None:
         Finished store; features are computed first when they are not there.
     model_dir
         Directory of the model.
+    replace
+        Replace ages that were imported from another tool.
+
+    Raises
+    ------
+    StoreError
+        When the store holds ages of another tool, and `replace` is False.
     """
     from scalebrain.graph.model import brain_age
 
     if "node_features" not in open_store(store):
         compute_features(store)
     ds = open_store(store)
-    save_store(brain_age(ds, model_dir), store)
+    save_ages(brain_age(ds, model_dir), ds, store, replace=replace)
 
 
 def _accuracy(ds: xr.Dataset, model_dir: Path) -> xr.Dataset:
@@ -315,39 +390,60 @@ def _accuracy(ds: xr.Dataset, model_dir: Path) -> xr.Dataset:
 
 def _statistics(study: _Study) -> None:
     """Fit every model; one that cannot be fitted leaves its reason to the report."""
+    from scalebrain.graph.artifact import artifact_summary, lesion_artifact
+    from scalebrain.graph.explain import node_importance
     from scalebrain.predict.motor import predict_motor
     from scalebrain.stats.mixed import mixed_model
     from scalebrain.stats.sem import sem
 
     config = study.config
     ds = open_store(study.store)
-    results: dict[str, xr.Dataset] = {"accuracy": _accuracy(ds, study.model)}
+    results: dict[str, xr.Dataset] = {}
     missing: dict[str, str] = {}
+    if tool := imported_from(ds):
+        missing["accuracy"] = (
+            f"The brain ages were imported from {tool}. Whether it learned from the people here "
+            "is not known, so its error was not measured."
+        )
+        missing |= dict.fromkeys(
+            ("attribution", "artifact"), f"The brain ages were imported from {tool}."
+        )
+    else:
+        results["accuracy"] = _accuracy(ds, study.model)
+        about_model: dict[str, Callable[[], xr.Dataset]] = {
+            "attribution": lambda: node_importance(ds, study.model, seed=config.seed),
+            "artifact": lambda: artifact_summary(
+                lesion_artifact(ds, study.model, seed=config.seed)
+            ),
+        }
+        _fit(about_model, results, missing)
     if "lesion_load" not in ds:
-        missing = dict.fromkeys(
+        missing |= dict.fromkeys(
             ("mixed", "mixed_load", "sem", "motor"), "The cohort has no lesion masks."
         )
     else:
+        pad = find_pad(ds)
         sided = to_lesional_sides(ds)
         # the other hemisphere has no lesion of its own
         names = [str(r) for r in sided["region"].values if str(r).endswith("_ipsilesional")]
         lesioned = sided.sel(region=names)
         model = config.sem_model or None
         steps: dict[str, Callable[[], xr.Dataset]] = {
-            "mixed": lambda: mixed_model(sided, config.formula, errors="record"),
-            "mixed_load": lambda: mixed_model(lesioned, config.load_formula, errors="record"),
+            "mixed": lambda: _of_regions(
+                mixed_model(sided, _on_pad(config.formula, pad), errors="record")
+            ),
+            "mixed_load": lambda: mixed_model(
+                lesioned, _on_pad(config.load_formula, pad), errors="record"
+            ),
             "sem": lambda: sem(ds, model, n_boot=config.n_boot, seed=config.seed),
             "motor": lambda: predict_motor(
                 ds, seed=config.seed, n_permutations=config.n_permutations
             ),
         }
-        for name, step in steps.items():
-            logger.info("statistics: %s", name)
-            try:
-                results[name] = step()
-            except StatisticsError as error:
-                missing[name] = str(error)
-                logger.warning("%s: %s", name, error)
+        if pad.is_global:
+            del steps["mixed_load"]
+            missing["mixed_load"] = "The brain ages are of the whole brain: no region has its own."
+        _fit(steps, results, missing)
     write_results(results, study.results, attrs={"missing": missing})
     study.tables.mkdir(exist_ok=True)
     for path in study.tables.glob("*.tsv"):
@@ -359,6 +455,33 @@ def _statistics(study: _Study) -> None:
         for dims, table in _tidy(result).items():
             suffix = "" if name == "accuracy" or len(_tidy(result)) == 1 else f"_{dims}"
             _write_table(table, study.tables / f"{name}{suffix}.tsv")
+
+
+def _fit(
+    steps: Mapping[str, Callable[[], xr.Dataset]],
+    results: dict[str, xr.Dataset],
+    missing: dict[str, str],
+) -> None:
+    """Run steps; of one that cannot be done the reason is kept."""
+    for name, step in steps.items():
+        logger.info("statistics: %s", name)
+        try:
+            results[name] = step()
+        except StatisticsError as error:
+            missing[name] = str(error)
+            logger.warning("%s: %s", name, error)
+
+
+def _on_pad(formula: str, pad: Pad) -> str:
+    """Put the brain-PAD that the store has in a formula."""
+    if not pad.is_corrected and not re.search(r"\bage\b", formula):
+        logger.warning("%s: the age bias is not corrected and age is no covariate", formula)
+    return re.sub(r"\bbrain_pad_corrected\b", pad.name, formula)
+
+
+def _of_regions(result: xr.Dataset) -> xr.Dataset:
+    """Give a result of the whole brain a region of that name."""
+    return result if "region" in result.dims else result.expand_dims(region=[GLOBAL_REGION])
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
@@ -407,9 +530,11 @@ def _report(study: _Study) -> None:
     ds = open_store(study.store)
     results, attrs = read_results(study.results)
     missing = dict(attrs.get("missing", {}))
-    accuracy = results["accuracy"]
+    accuracy = results.get("accuracy")
     recovery = None
-    if study.truth is not None:
+    if study.truth is not None and accuracy is None:
+        missing["recovery"] = "The planted effects are those of the ages of a model trained here."
+    elif study.truth is not None and accuracy is not None:
         from scalebrain.simulate.recovery import add_truth, recovery_table
 
         accuracy = add_truth(accuracy, ds, study.truth)
@@ -438,6 +563,8 @@ def _report(study: _Study) -> None:
         study.out / "report.html",
         results=StudyResults(
             accuracy=accuracy,
+            attribution=results.get("attribution"),
+            artifact=results.get("artifact"),
             mixed=results.get("mixed"),
             mixed_load=results.get("mixed_load"),
             sem=results.get("sem"),

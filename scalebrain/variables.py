@@ -12,7 +12,7 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError
 
-__all__ = ["FEATURES", "REGISTRY", "VariableSpec", "annotate", "validate"]
+__all__ = ["FEATURES", "REGISTRY", "SURFACE_FEATURES", "VariableSpec", "annotate", "validate"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,17 @@ class VariableSpec:
 #: Names of the node features of the volume path, in order.
 FEATURES: tuple[str, ...] = ("gm_mean", "t1w_mean", "t1w_sd", "contrast")
 
+#: Names of the node features of the surface path, in order.
+SURFACE_FEATURES: tuple[str, ...] = ("thickness", "wg_contrast")
+
 _S = ("subject",)
 _SV = ("subject", "voxel")
 _SR = ("subject", "region")
 _ST = ("subject", "tract")
 _V = ("voxel",)
+_SW = ("subject", "row")
+_PR = ("pair", "region")
+_PH = ("policy", "reach")
 _SX = ("subject", "vertex")
 
 REGISTRY: dict[str, VariableSpec] = {
@@ -140,6 +146,21 @@ REGISTRY: dict[str, VariableSpec] = {
             "lesion_volume_removed", _S, "f", "mL", "Volume of the components below the minimum"
         ),
         VariableSpec("lesion_load", _SR, "f", "1", "Lesioned fraction of the region"),
+        VariableSpec("lesion_components", _S, "f", "1", "Pieces of the lesion"),
+        VariableSpec("lesion_center_x", _S, "f", "mm", "Center of the lesion, right (+)"),
+        VariableSpec("lesion_center_y", _S, "f", "mm", "Center of the lesion, anterior (+)"),
+        VariableSpec("lesion_center_z", _S, "f", "mm", "Center of the lesion, superior (+)"),
+        VariableSpec(
+            "tract_distance", _ST, "f", "mm", "Distance of the lesion to the tract's core"
+        ),
+        VariableSpec(
+            "lesion_filled_fraction", _S, "f", "1", "Lesion that the other hemisphere could fill"
+        ),
+        VariableSpec("region_excluded", _SR, "b", "", "Too much of the region is lesioned"),
+        VariableSpec(
+            "network_load", ("subject", "network"), "f", "1", "Lesioned fraction of the network"
+        ),
+        VariableSpec("n_masks", (), "i", "1", "Subjects with a lesion mask that count"),
         VariableSpec("tract_load", _ST, "f", "1", "Lesioned fraction of the tract"),
         VariableSpec(
             "tract_load_weighted", _ST, "f", "mL", "Weighted lesion load of the tract (Feng 2015)"
@@ -148,6 +169,18 @@ REGISTRY: dict[str, VariableSpec] = {
             "tract_load_max", _ST, "f", "1", "Largest lesioned fraction over axial sections"
         ),
         VariableSpec("lesion_frequency", _V, "f", "1", "Fraction of subjects lesioned here"),
+        # lesion-symptom map
+        VariableSpec("n_lesioned", _V, "i", "1", "Subjects lesioned here, of those used"),
+        VariableSpec(
+            "t", _V, "f", "1", "t of the lesion status; negative: lesioned here, lower outcome"
+        ),
+        VariableSpec(
+            "p_fwe", _V, "f", "1", "p value against the largest |t| over the voxels (family-wise)"
+        ),
+        VariableSpec(
+            "max_t", ("permutation",), "f", "1", "Largest |t| over the voxels of a permutation"
+        ),
+        VariableSpec("drop_reason", _S, "UOT", "", "Why the subject was not used, or empty"),
         # features
         VariableSpec(
             "node_features", ("subject", "node", "feature"), "f", "1", "Features of the node"
@@ -167,6 +200,12 @@ REGISTRY: dict[str, VariableSpec] = {
             "brain_pad_corrected", _SR, "f", "years", "brain_pad less its age bias in healthy"
         ),
         VariableSpec(
+            "brain_pad_corrected_harmonized", _SR, "f", "years", "brain_pad_corrected less sites"
+        ),
+        VariableSpec(
+            "harmonization", _S, "UOT", "", "How the subject was harmonized, or why it was not"
+        ),
+        VariableSpec(
             "calibration_slope",
             ("region",),
             "f",
@@ -176,6 +215,42 @@ REGISTRY: dict[str, VariableSpec] = {
         VariableSpec(
             "imputed_fraction", _SR, "f", "1", "Fraction of the region's nodes that were imputed"
         ),
+        VariableSpec("node_attribution", _SW, "f", "years", "Part of the brain age from the node"),
+        VariableSpec("node_importance", ("row",), "f", "years", "Mean absolute node_attribution"),
+        # lesions put into healthy scans
+        VariableSpec(
+            "pad_shift",
+            ("policy", "pair", "region"),
+            "f",
+            "years",
+            "brain_pad_corrected with the lesion less that without",
+        ),
+        VariableSpec("region_lesioned", _PR, "f", "1", "Lesioned fraction of the region's nodes"),
+        VariableSpec("region_touched", _PR, "b", "", "The lesion reaches what the nodes are of"),
+        VariableSpec("pair_age", ("pair",), "f", "years", "Age of the healthy person"),
+        VariableSpec("shift_mean", _PH, "f", "years", "Mean shift of brain-PAD"),
+        VariableSpec("shift_sd", _PH, "f", "years", "SD of the shift"),
+        VariableSpec("shift_size", _PH, "f", "years", "Mean absolute shift"),
+        VariableSpec("shift_largest", _PH, "f", "years", "Largest absolute shift"),
+        VariableSpec("shift_slope", _PH, "f", "years a year", "Slope of the shift on age"),
+        VariableSpec("brain_age_global", _S, "f", "years", "Age of the whole brain, uncorrected"),
+        VariableSpec(
+            "brain_age_global_low", _S, "f", "years", "Lower end of the interval of the tool"
+        ),
+        VariableSpec(
+            "brain_age_global_high", _S, "f", "years", "Upper end of the interval of the tool"
+        ),
+        VariableSpec("brain_pad_global", _S, "f", "years", "brain_age_global - age"),
+        VariableSpec(
+            "brain_pad_global_corrected", _S, "f", "years", "brain_pad_global less its age bias"
+        ),
+        VariableSpec("brain_age_centile", _SR, "f", "%", "Healthy people of a younger brain age"),
+        VariableSpec("brain_age_centile_low", _SR, "f", "%", "Lower end of the centile's interval"),
+        VariableSpec(
+            "brain_age_centile_high", _SR, "f", "%", "Upper end of the centile's interval"
+        ),
+        VariableSpec("brain_pad_z", _SR, "f", "1", "Distance from healthy people in their SD"),
+        VariableSpec("centile_reason", _S, "UOT", "", "Why the subject has no centile, or empty"),
         VariableSpec("extrapolated", _S, "b", "", "Age is outside the ages of training"),
         VariableSpec("out_of_fold", _S, "b", "", "Predicted by the model that did not train on it"),
     )

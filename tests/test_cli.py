@@ -92,3 +92,34 @@ def test_main__a_store_is_validated_ingested_looked_after(capsys, tmp_path):
     assert run(capsys, "store", "withdraw", store, "sub-999")[0] == 1
     assert "sub-002" not in scalebrain.open_store(store)["subject"].values
     assert run(capsys, "ingest", tree, store, "--lesion-labels", "one", *threads)[0] == 2
+
+
+def test_main__ages_of_another_tool_go_into_a_store(capsys, tmp_path):
+    tree = write_tree(tmp_path / "bids")
+    store, table = tmp_path / "c.zarr", tmp_path / "ages.csv"
+    assert run(capsys, "ingest", tree, store, "--scheduler", "threads")[0] == 0
+    table.write_text(
+        "Subject,Brain_Age,brain_pad_corrected\nsub-000,60.5,1\n016,71,-2\n",
+        encoding="utf-8-sig",
+    )
+    arguments = ("import-ages", store, table, "--tool", "brainageR", "--tool-version", "2.1")
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (0, f"{store}\n")
+    assert "18 of 20 subjects are not in" in err
+    assert "sub-001, sub-002" in err
+    ds = scalebrain.open_store(store)
+    assert float(ds["brain_age_global"].sel(subject="sub-016")) == 71
+    assert ds["brain_age_global"].attrs["tool_version"] == "2.1"
+    table.write_text("subject,brain_age\nsub-0oo,60\nsub-001,old\n")
+    code, _, err = run(capsys, *arguments)
+    assert code == 1
+    assert "not in the store (1): sub-0oo" in err
+    assert "'old' is not a finite number" in err
+    assert "Traceback" not in err
+    assert run(capsys, "import-ages", store, table)[0] == 2
+    table.write_text("subject,brain_age,brain_pad_corrected\nsub-001,60,2\n")
+    code, _, err = run(capsys, "import-ages", store, table, "--tool", "pyment")
+    assert code == 1
+    assert "--replace" in err
+    assert run(capsys, "import-ages", store, table, "--tool", "pyment", "--replace")[0] == 0
+    assert run(capsys, "import-ages", store, tmp_path / "none.tsv", "--tool", "x")[0] == 1

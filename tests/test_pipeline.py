@@ -13,7 +13,9 @@ import pytest
 import scalebrain
 from scalebrain import pipeline
 from scalebrain.config import StudyConfig, read_config
-from scalebrain.errors import ConfigError
+from scalebrain.errors import ConfigError, DataWarning
+from scalebrain.graph.artifact import artifact_summary, lesion_artifact
+from scalebrain.io.results import read_results
 from tests.phantom import tree_bytes
 
 CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations": 2}
@@ -21,6 +23,7 @@ SECTIONS = (
     "Who was studied",
     "Where the lesions lie",
     "How well age is read",
+    "What brain age is read from",
     "Effects on the brain",
     "Regional effects",
     "Recovered versus planted",
@@ -73,6 +76,27 @@ def test_run_study__public_functions_work_with_defaults_on_the_store(study):
     assert ds.scalebrain.lesion_load()["lesion_load"].dims == ("subject", "region")
 
 
+def test_run_study__says_what_a_lesion_alone_does(study):
+    ds = scalebrain.open_store(study / "cohort.zarr")
+    found = lesion_artifact(ds, study / "model", n_pairs=12)
+    shift, touched = found["pad_shift"], found["region_touched"]
+    assert found.sizes["pair"] == 12
+    assert 0.1 < float(touched.mean()) < 0.95
+    for policy in found["policy"].values:  # to the bit
+        assert (shift.sel(policy=policy).values[~touched.values] == 0).all()
+    table = artifact_summary(found)
+    size = table["shift_size"].sel(reach="lesioned")
+    assert size.sel(policy="mask_nodes") < 0.5 * size.sel(policy="as_is")
+    assert (table["shift_largest"].sel(reach="untouched") == 0).all()
+    again = lesion_artifact(ds, study / "model", n_pairs=12)
+    np.testing.assert_array_equal(again["pad_shift"], shift)
+    results, _ = read_results(study / "results.zarr")
+    assert results["artifact"]["n"].sel(reach="lesioned").min() > 5
+    size = results["attribution"]["node_importance"].values
+    assert np.isfinite(size).all()
+    assert size.min() >= 0
+
+
 def test_run_study__beats_the_mean_and_finds_the_true_deviation(study):
     table = pd.read_csv(study / "tables" / "accuracy.tsv", sep="\t")
     assert (table["mae"] < table["mae_mean"]).all()
@@ -95,7 +119,8 @@ def test_run_study__killed_in_a_stage_ends_with_the_same_store(study, tree, monk
     names = ["features", "train", "predict", "statistics", "report"]
     for name in names[names.index(stage) :]:
         (out / "stages" / f"{name}.json").unlink()
-    step = {"train": "train_model", "statistics": "write_results"}.get(stage, "save_store")
+    steps = {"train": "train_model", "predict": "save_ages", "statistics": "write_results"}
+    step = steps.get(stage, "save_store")
     real = getattr(pipeline, step)
 
     def dies(*args, **kwargs):
@@ -172,3 +197,86 @@ def test_read_config__names_the_key(tmp_path):
     path.write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(ConfigError, match="not valid YAML"):
         read_config(path)
+
+
+@pytest.fixture(scope="session")
+def strokes(tmp_path_factory):
+    """A tree of people with a stroke alone, with a table of ages of each kind."""
+    folder = tmp_path_factory.mktemp("strokes")
+    tree = scalebrain.simulate_cohort(
+        folder / "bids", reference=1, stroke=24, cohorts=3, resolution=4.0
+    )
+    people = pd.read_csv(tree / "participants.tsv", sep="\t")
+    for subject in people.loc[people["group"] == "reference", "participant_id"]:
+        shutil.rmtree(tree / subject)
+    people = people[people["group"] == "stroke"]
+    people.to_csv(tree / "participants.tsv", sep="\t", index=False, na_rep="n/a")
+    rng = np.random.default_rng(0)
+    regions = scalebrain.load_atlas("networks-9x2").regions
+    ages = pd.DataFrame(
+        people["age"].to_numpy()[:, None] * 0.8 + rng.normal(12, 4, (len(people), len(regions))),
+        columns=list(regions),
+        index=people["participant_id"],
+    ).clip(1, 119)
+    ages.to_csv(folder / "regional.tsv", sep="\t")
+    pd.DataFrame({"brain_age": ages.mean(axis=1)}).to_csv(folder / "global.csv")
+    return tree
+
+
+def ages_config(tree, name):
+    ages = {"table": str(tree.parent / name), "tool": "brainageR", "tool_version": "2.1"}
+    return {"n_boot": 10, "n_permutations": 1, "ages": ages}
+
+
+def test_run_study__strokes_alone_with_ages_of_another_tool(strokes, caplog):
+    out = strokes.parent / "out"
+    with pytest.warns(DataWarning, match="not corrected"):
+        scalebrain.run_study(strokes, out, ages_config(strokes, "regional.tsv"))
+    results, attrs = read_results(out / "results.zarr")
+    assert {"mixed", "mixed_load", "sem", "motor"} <= set(results)
+    assert "brainageR 2.1" in attrs["missing"]["accuracy"]
+    assert results["mixed"].attrs["formula"].startswith("brain_pad ~")
+    assert results["mixed"]["estimate"].notnull().all()
+    assert results["sem"].attrs["model"].count("+ age") == 2 + 1
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "were imported from brainageR 2.1" in page
+    assert "predicted outside this study" in page
+    assert "graph network with Chebyshev" not in page
+    assert "age bias is not corrected" in page
+    assert not (out / "model").exists()
+    with caplog.at_level("INFO", logger="scalebrain"):
+        scalebrain.run_study(strokes, out, ages_config(strokes, "regional.tsv"))
+    assert "nothing to do" in caplog.text
+    # one age of the whole brain instead: only the stages that depend on it run again
+    caplog.clear()
+    caplog.set_level("INFO", logger="scalebrain")
+    with pytest.warns(DataWarning, match="brain_pad_global"):
+        scalebrain.run_study(strokes, out, ages_config(strokes, "global.csv"))
+    assert "2/5 features: done before" in caplog.text
+    results, attrs = read_results(out / "results.zarr")
+    assert {"mixed", "sem", "motor"} <= set(results)
+    assert "whole brain" in attrs["missing"]["mixed_load"]
+    assert results["mixed"]["region"].values.tolist() == ["whole_brain"]
+    assert "brain ~ cst" in results["sem"].attrs["model"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "there is no region to paint" in page
+    # and a table that changed is read again
+    with (strokes.parent / "global.csv").open("a") as file:
+        file.write("\n")
+    caplog.clear()
+    with pytest.warns(DataWarning, match="brain_pad_global"):
+        scalebrain.run_study(strokes, out, ages_config(strokes, "global.csv"))
+    assert "3/5 ages: done before" not in caplog.text
+
+
+def test_read_config__ages_need_a_table_and_a_tool(tmp_path):
+    with pytest.raises(ConfigError, match=r"table \(a file\) and tool"):
+        read_config({"ages": {"tool": "brainageR"}})
+    with pytest.raises(ConfigError, match="ages: unknown file"):
+        read_config({"ages": {"file": "x", "tool": "y"}})
+    with pytest.raises(ConfigError, match="tool_version: expected text"):
+        read_config({"ages": {"table": "x.tsv", "tool": "y", "tool_version": 2.1}})
+    with pytest.raises(ConfigError, match="no such file"):
+        scalebrain.run_study(
+            tmp_path, tmp_path / "out", {"ages": {"table": str(tmp_path / "x.tsv"), "tool": "y"}}
+        )

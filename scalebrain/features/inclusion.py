@@ -9,7 +9,9 @@ from scalebrain.variables import annotate, validate
 __all__ = ["inclusion", "same_people"]
 
 
-def inclusion(ds: xr.Dataset, *, min_days_post_stroke: float = 180) -> xr.Dataset:
+def inclusion(
+    ds: xr.Dataset, *, min_days_post_stroke: float = 180, on_surface: bool = False
+) -> xr.Dataset:
     """Apply the inclusion criteria.
 
     Parameters
@@ -18,6 +20,8 @@ def inclusion(ds: xr.Dataset, *, min_days_post_stroke: float = 180) -> xr.Datase
         Store.
     min_days_post_stroke
         A stroke is chronic beyond this many days.
+    on_surface
+        Whether cortical surfaces are needed, in place of a T1w scan.
 
     Returns
     -------
@@ -32,19 +36,22 @@ def inclusion(ds: xr.Dataset, *, min_days_post_stroke: float = 180) -> xr.Datase
 
     Notes
     -----
-    Everyone needs a scan, age, sex and intracranial volume; someone with a stroke also a
-    lesion mask that is not empty and of one hemisphere, and a known time since stroke
+    Everyone needs a scan (or surfaces), age, sex and intracranial volume; someone with a stroke
+    also a lesion mask that is not empty and of one hemisphere, and a known time since stroke
     beyond the limit; a reference must have no lesion. A missing motor score excludes from
     the motor models alone.
     """
-    validate(ds, "scan_present", "lesion_present", "lesion_hemisphere", "age", "group")
+    needed, absent = "scan_present", "no T1w scan"
+    if on_surface:
+        needed, absent = "surface_present", "no cortical surfaces"
+    validate(ds, needed, "lesion_present", "lesion_hemisphere", "age", "group")
     side = ds["lesion_hemisphere"].values.astype(str)
     group = ds["group"].values.astype(str)
     stroke = group == "stroke"
     days = ds["days_post_stroke"].values
     volume = ds["lesion_volume"].values
     criteria = (
-        (~ds["scan_present"].values.astype(bool), "no T1w scan"),
+        (~ds[needed].values.astype(bool), absent),
         (~np.isfinite(ds["age"].values), "age missing"),
         (ds["sex"].values.astype(str) == "", "sex missing"),
         (~np.isfinite(ds["icv"].values), "intracranial volume missing"),

@@ -1,35 +1,48 @@
-"""Lesion loads of regions and tracts, lesion volume, and the map of the cohort."""
+"""Lesion loads of regions, networks and tracts, lesion volume, and the map of the cohort."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.errors import GeometryError
-from scalebrain.features.lesion_numba_fns import lesioned_slices
-from scalebrain.features.parcellation import segments
+from scalebrain.errors import MissingVariableError
+from scalebrain.features.lesion_numba_fns import (
+    column_counts,
+    label_counts,
+    lesioned_slices,
+    weighted_sums,
+)
 from scalebrain.features.parcellation_numba_fns import segment_counts
+from scalebrain.features.rows import bare, over_rows, rows_a_task
+from scalebrain.features.segments import Segments, locate
+from scalebrain.io.rows import RowSource, row_source
 from scalebrain.variables import annotate, validate
 
-__all__ = ["lesion_frequency", "lesion_load", "lesion_volume", "tract_load"]
+__all__ = [
+    "known_masks",
+    "lesion_frequency",
+    "lesion_load",
+    "lesion_volume",
+    "network_load",
+    "tract_load",
+]
 
 _NO_LESIONS = "Give every stroke subject a lesion mask (label-L_mask) and ingest again."
 _SMALLEST_SECTION = 0.05
 
-
-def _masks(ds: xr.Dataset) -> xr.DataArray:
-    """Lesion masks without coordinates on voxel."""
-    mask = ds["lesion_mask"]
-    return mask.drop_vars([name for name in mask.coords if "voxel" in mask[name].dims])
+Floats = npt.NDArray[np.float64]
+Masks = npt.NDArray[np.bool_]
 
 
-def _known(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+def known_masks(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """Values of the subjects that have a mask; missing, not zero, for the others."""
-    return (
-        values.where(ds["lesion_present"].drop_vars("subject"))
-        if "lesion_present" in ds
-        else (values)
-    )
+    if "lesion_present" not in ds:
+        return values
+    return values.where(ds["lesion_present"].drop_vars("subject").astype(bool))
 
 
 def lesion_volume(ds: xr.Dataset) -> xr.Dataset:
@@ -56,7 +69,7 @@ def lesion_volume(ds: xr.Dataset) -> xr.Dataset:
     return annotate(ds[["lesion_volume"]])
 
 
-def lesion_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Dataset:
+def lesion_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) -> xr.Dataset:
     """Fraction of every region that is lesioned.
 
     Parameters
@@ -64,7 +77,8 @@ def lesion_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Datas
     ds
         Store with ``lesion_mask (subject, voxel)``.
     regions
-        Regions as sets of parcels; the default 18 subregions when None.
+        Regions as sets of parcels, or an atlas of labels or of probability maps on any grid
+        (``load_atlas("aal")`` for the parcels themselves); the default 18 subregions when None.
 
     Returns
     -------
@@ -80,39 +94,104 @@ def lesion_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Datas
 
     Notes
     -----
-    Number of lesioned voxels of the region's parcels over the number of voxels of its
-    parcels.
+    With l the mask and p the region, 1 or 0 or a probability: ``sum(l p) / sum(p)`` over the
+    voxels of the store.
     """
     validate(ds, "lesion_mask", "parcel", way_out=_NO_LESIONS)
-    regions = regions if regions is not None else default_regions()
-    codes = np.unique(ds["parcel"].values)
-    codes = codes[codes > 0]
-    starts, stops = segments(ds["parcel"], codes)
-    member = regions.membership(codes.tolist()).astype(np.int64)
-    size = (stops - starts) @ member
-    if not size.all():
-        empty = [r for r, n in zip(regions.regions, size, strict=True) if not n]
-        raise GeometryError(
-            f"Region set '{regions.name}': no voxel of {', '.join(empty)} on the grid of the store."
-        )
-
-    def block(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        rows = np.ascontiguousarray(mask.reshape(-1, mask.shape[-1]))
-        counts = np.empty((len(rows), codes.size), dtype=np.int64)
-        segment_counts(rows, starts, stops, counts)
-        return ((counts @ member) / size).reshape(*mask.shape[:-1], size.size)
-
-    load = xr.apply_ufunc(
-        block,
-        _masks(ds),
-        input_core_dims=[["voxel"]],
-        output_core_dims=[["region"]],
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"region": size.size}},
-    )
-    out = xr.Dataset({"lesion_load": _known(ds, load)}, coords={"region": list(regions.regions)})
+    segments = locate(ds, regions if regions is not None else default_regions())
+    out = xr.Dataset({"lesion_load": _loads(ds, segments)}, coords={"region": list(segments.names)})
+    out["lesion_load"].attrs["atlas"] = segments.atlas
+    if segments.sha256:
+        out["lesion_load"].attrs["atlas_sha256"] = segments.sha256
     return annotate(out)
+
+
+def network_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Dataset:
+    """Fraction of every network that is lesioned, both hemispheres together.
+
+    Parameters
+    ----------
+    ds
+        Store with ``lesion_mask (subject, voxel)``.
+    regions
+        Region set whose names end in ``_L`` and ``_R``; the default one when None.
+
+    Returns
+    -------
+    Dataset
+        ``network_load (subject, network)`` in [0, 1]; NaN for a subject without a mask; lazy.
+
+    Raises
+    ------
+    MissingVariableError
+        When `ds` has no lesion masks.
+    GeometryError
+        When a region has no voxel on the grid of the store.
+
+    Notes
+    -----
+    Lesioned voxels of a region and its homologue over the voxels of both.
+    """
+    validate(ds, "lesion_mask", "parcel", way_out=_NO_LESIONS)
+    chosen = regions if regions is not None else default_regions()
+    sided = locate(ds, chosen)
+    names = tuple(dict.fromkeys(region[:-2] for region in chosen.regions))
+    columns = [[chosen.regions.index(f"{name}_{side}") for side in "LR"] for name in names]
+    member = np.stack([sided.member[:, both].any(axis=1) for both in columns], axis=1)
+    both = Segments("network", names, sided.starts, sided.stops, member, atlas=chosen.name)
+    return annotate(xr.Dataset({"network_load": _loads(ds, both)}, coords={"network": list(names)}))
+
+
+def _loads(ds: xr.Dataset, segments: Segments) -> xr.DataArray:
+    """Lesioned fraction of every region."""
+    load = over_rows(
+        _load_of_rows,
+        ds["lesion_mask"],
+        shared=segments.within_span(),
+        span=segments.span,
+        dims={segments.dim: len(segments.names)},
+    )
+    return known_masks(ds, load)
+
+
+def _load_of_rows(segments: Segments, mask: Masks) -> Floats:
+    """Lesioned fraction (row, region)."""
+    if segments.weights is not None and segments.order is not None:
+        total = np.empty((len(mask), segments.starts.size))
+        weighted_sums(
+            mask, segments.order, segments.weights, segments.starts, segments.stops, total
+        )
+        # the sums run in one order: a lesion of all of a region gives exactly 1
+        return np.asarray(np.minimum(total / segments.size, 1.0))
+    if segments.label is not None:
+        counts = np.empty((len(mask), segments.starts.size + 1), dtype=np.int64)
+        label_counts(mask, segments.label, counts)
+        return np.asarray(counts[:, :-1] / segments.size)
+    counts = np.empty((len(mask), segments.starts.size), dtype=np.int64)
+    segment_counts(mask, segments.starts, segments.stops, counts)
+    return np.asarray((counts @ segments.member.astype(np.int64)) / segments.size)
+
+
+@dataclass(frozen=True)
+class _Tracts:
+    """What the loads of tracts need.
+
+    Parameters
+    ----------
+    probability
+        (tract, voxel).
+    slice_label
+        (voxel,) position of the axial slice.
+    area
+        (tract, slice) sum of the probabilities.
+    voxel_ml
+        Volume of a voxel in mL.
+    """
+
+    probability: npt.NDArray[np.float32]
+    slice_label: npt.NDArray[np.int32]
+    area: Floats
+    voxel_ml: float
 
 
 def tract_load(ds: xr.Dataset) -> xr.Dataset:
@@ -147,74 +226,164 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
     Feng et al. 2015, doi:10.1002/ana.24510
     """
     validate(ds, "lesion_mask", "tract_probability", "z", way_out=_NO_LESIONS)
-    z = ds["z"].values
-    heights, label = np.unique(np.round(z, 3), return_inverse=True)
-    slice_label = label.astype(np.int32)
     probability = np.ascontiguousarray(ds["tract_probability"].values, dtype=np.float32)
+    inside = np.flatnonzero(probability.any(axis=0))
+    span = (int(inside[0]), int(inside[-1]) + 1)
+    heights, label = np.unique(np.round(ds["z"].values, 3), return_inverse=True)
     affine = np.asarray(ds["z"].attrs["affine"], dtype=np.float64).reshape(4, 4)
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    area = np.stack(
-        [np.bincount(slice_label, p.astype(np.float64), heights.size) for p in probability]
+    tracts = _Tracts(
+        np.ascontiguousarray(probability[:, slice(*span)]),
+        label.astype(np.int32)[slice(*span)],
+        np.stack([np.bincount(label, p.astype(np.float64), heights.size) for p in probability]),
+        abs(float(np.linalg.det(affine[:3, :3]))) / 1000,
     )
-
-    def block(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        rows = np.ascontiguousarray(mask.reshape(-1, mask.shape[-1]))
-        out = np.empty((len(rows), len(probability), 3))
-        lesioned = np.empty((len(rows), heights.size))
-        for t, p in enumerate(probability):
-            lesioned_slices(rows, p, slice_label, lesioned)
-            there = area[t] > 0
-            share = lesioned[:, there] / area[t, there]
-            wide = area[t, there] >= _SMALLEST_SECTION * area[t].max()
-            out[:, t, 0] = lesioned.sum(axis=1) / area[t].sum()
-            out[:, t, 1] = share.sum(axis=1) * area[t].max() * voxel_ml
-            out[:, t, 2] = share[:, wide].max(axis=1)
-        return out.reshape(*mask.shape[:-1], len(probability), 3)
-
-    loads = xr.apply_ufunc(
-        block,
-        _masks(ds),
-        input_core_dims=[["voxel"]],
-        output_core_dims=[["tract", "definition"]],
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"tract": len(probability), "definition": 3}},
+    loads = over_rows(
+        _tract_loads_of_rows,
+        ds["lesion_mask"],
+        shared=tracts,
+        span=span,
+        dims={"tract": len(probability), "definition": 3},
     )
     names = ("tract_load", "tract_load_weighted", "tract_load_max")
     out = xr.Dataset(
-        {name: _known(ds, loads.isel(definition=i)) for i, name in enumerate(names)},
+        {name: known_masks(ds, loads.isel(definition=i)) for i, name in enumerate(names)},
         coords={"tract": ds["tract"]},
     )
     return annotate(out)
 
 
-def lesion_frequency(ds: xr.Dataset) -> xr.Dataset:
+def _tract_loads_of_rows(tracts: _Tracts, mask: Masks) -> Floats:
+    """Three loads (row, tract, definition)."""
+    area = tracts.area
+    out = np.empty((len(mask), len(area), 3))
+    lesioned = np.empty((len(mask), *area.shape))
+    lesioned_slices(mask, tracts.probability, tracts.slice_label, lesioned)
+    for t in range(len(area)):
+        there = area[t] > 0
+        share = lesioned[:, t, there] / area[t, there]
+        wide = area[t, there] >= _SMALLEST_SECTION * area[t].max()
+        out[:, t, 0] = np.minimum(lesioned[:, t].sum(axis=1) / area[t].sum(), 1.0)
+        out[:, t, 1] = share.sum(axis=1) * area[t].max() * tracts.voxel_ml
+        out[:, t, 2] = np.minimum(share[:, wide].max(axis=1), 1.0)
+    return out
+
+
+def lesion_frequency(ds: xr.Dataset, *, by: str | None = None) -> xr.Dataset:
     """How often every voxel is lesioned.
 
     Parameters
     ----------
     ds
         Store with ``lesion_mask (subject, voxel)``.
+    by
+        Variable over ``subject`` of few values, such as ``"lesion_hemisphere"`` or
+        ``"cohort"``: a map for each of them.
 
     Returns
     -------
     Dataset
-        ``lesion_frequency (voxel)``: lesioned subjects over subjects with a mask, only
-        those included where ``included`` is there; lazy. The number of subjects is in
-        ``attrs["n"]``.
+        ``lesion_frequency (voxel)``, or ``(by, voxel)``: lesioned subjects over subjects with a
+        mask, only those included where ``included`` is there; NaN where there is none; lazy. The
+        number of subjects is ``n_masks``, over `by` if that is given, and in
+        ``lesion_frequency.attrs["n"]`` for one map.
 
     Raises
     ------
     MissingVariableError
-        When `ds` has no lesion masks.
+        When `ds` has no lesion masks, or no such variable.
     """
     validate(ds, "lesion_mask", way_out=_NO_LESIONS)
     counted = np.ones(ds.sizes["subject"], dtype=bool)
     for name in ("lesion_present", "included"):
         if name in ds:
             counted &= ds[name].values.astype(bool)
-    chosen = ds["lesion_mask"].isel(subject=np.flatnonzero(counted))
-    n = int(counted.sum())
-    frequency = chosen.sum("subject") / n if n else chosen.sum("subject") * np.nan
-    frequency.attrs["n"] = n
-    return annotate(xr.Dataset({"lesion_frequency": frequency}))
+    values = np.zeros(ds.sizes["subject"], dtype=np.int64)
+    groups: list[Any] = [0]
+    if by is not None:
+        if by not in ds.variables or ds[by].dims != ("subject",):
+            raise MissingVariableError(
+                f"'{by}' is no variable over subject. Group by cohort or lesion_hemisphere, say."
+            )
+        groups = sorted(set(ds[by].values[counted].tolist()))
+        position = {value: i for i, value in enumerate(groups)}
+        values = np.array([position.get(value, -1) for value in ds[by].values.tolist()])
+    group = np.where(counted, values, -1).astype(np.int64)
+    n = np.bincount(group[group >= 0], minlength=len(groups))
+    counts = _column_sums(ds["lesion_mask"], group, len(groups))
+    people = xr.DataArray(np.where(n > 0, n, np.nan), dims="group")
+    frequency = counts / people
+    coords = {c: v for c, v in ds["lesion_mask"].coords.items() if v.dims == ("voxel",)}
+    frequency = frequency.assign_coords(coords)
+    if by is None:
+        frequency = frequency.isel(group=0)
+        frequency.attrs["n"] = int(n[0])
+        return annotate(xr.Dataset({"lesion_frequency": frequency, "n_masks": int(n[0])}))
+    out = xr.Dataset({"lesion_frequency": frequency, "n_masks": ("group", n)})
+    return annotate(out.rename(group=by).assign_coords({by: groups}))
+
+
+def _column_sums(masks: xr.DataArray, group: npt.NDArray[np.int64], n_groups: int) -> xr.DataArray:
+    """Lesioned subjects (group, voxel) of every voxel."""
+    rows: Any = bare(masks).transpose("subject", "voxel").variable.data
+    source = row_source(rows)
+    if not masks.chunks:
+        counts: Any = _count_block(np.asarray(rows), group, n_groups)[0]
+    elif source is not None:
+        counts = _sums_of_source(source, group, n_groups)
+    else:
+        import dask.array as da
+
+        whole = rows if rows.numblocks[1] == 1 else rows.rechunk({1: -1})
+        blocks = da.blockwise(
+            _count_block,
+            "bgv",
+            whole,
+            "bv",
+            da.from_array(group, chunks=(whole.chunks[0],)),
+            "b",
+            n_groups,
+            None,
+            new_axes={"g": n_groups},
+            adjust_chunks={"b": 1},
+            dtype=np.uint32,
+            meta=np.empty((0, 0, 0), dtype=np.uint32),
+        )
+        counts = blocks.sum(axis=0, dtype=np.uint32, split_every=8)
+    return xr.DataArray(counts, dims=("group", "voxel"))
+
+
+def _sums_of_source(source: RowSource, group: npt.NDArray[np.int64], n_groups: int) -> Any:
+    """Lesioned subjects (group, voxel) of rows that are read one by one."""
+    import dask.array as da
+    from dask.delayed import delayed
+
+    size = max(rows_a_task([source]), 32)
+    count = delayed(_count_rows, pure=True)
+    origin = delayed(source, pure=True, traverse=False)
+    shape = (1, n_groups, source.n)
+    blocks = [
+        da.from_delayed(
+            count(origin, start, group[start : start + size], n_groups), shape, dtype=np.uint32
+        )
+        for start in range(0, len(group), size)
+    ]
+    return da.concatenate(blocks).sum(axis=0, dtype=np.uint32, split_every=8)
+
+
+def _count_rows(
+    source: RowSource, start: int, group: npt.NDArray[np.int64], n_groups: int
+) -> npt.NDArray[np.uint32]:
+    """Count (1, group, voxel) in rows that are read one by one."""
+    out = np.zeros((1, n_groups, source.n), dtype=np.uint32)
+    for i, row in enumerate(source.read(start, start + len(group))):
+        column_counts(row[None], group[i : i + 1], out[0])
+    return out
+
+
+def _count_block(
+    mask: Masks, group: npt.NDArray[np.int64], n_groups: int
+) -> npt.NDArray[np.uint32]:
+    """Count (1, group, voxel) in a block of rows."""
+    out = np.zeros((1, n_groups, mask.shape[1]), dtype=np.uint32)
+    column_counts(np.ascontiguousarray(mask), np.ascontiguousarray(group), out[0])
+    return out

@@ -1,258 +1,375 @@
-"""Parcel and node features: segmented sums over the sorted voxels of a store."""
+"""Statistics of images over regions: parcels, unions of them, and any other atlas."""
 
-import logging
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.errors import GeometryError
+from scalebrain.atlas.atlas import Atlas
+from scalebrain.atlas.regions import RegionSet
+from scalebrain.errors import ConfigError, MissingVariableError
 from scalebrain.features.parcellation_numba_fns import (
-    gather_means,
-    segment_counts,
-    segment_moments,
+    COUNT,
+    MAXIMUM,
+    MEAN,
+    MINIMUM,
+    N_MOMENTS,
+    SQUARES,
+    add_moments,
+    add_sums,
+    gathered_moments,
+    weighted_moments,
 )
-from scalebrain.variables import FEATURES, annotate, validate
+from scalebrain.features.quantiles_numba_fns import region_quantiles
+from scalebrain.features.rows import Pieces, over_pieces, over_rows
+from scalebrain.features.segments import BLOCK, Segments, locate
+from scalebrain.variables import REGISTRY, annotate, validate
 
-__all__ = ["node_features", "parcel_features", "segments"]
+__all__ = [
+    "STATISTICS",
+    "Statistic",
+    "checked_statistics",
+    "joined_moments",
+    "parcellate",
+    "quantiles_of",
+    "statistic_of",
+    "statistics_dataset",
+]
 
-logger = logging.getLogger(__name__)
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.float32]
+Statistic = Literal["count", "mean", "variance", "sd", "minimum", "maximum", "median"]
 
-Ints = npt.NDArray[np.int64]
-
-_CONTRAST_MM = 10.0
-_MAX_LESIONED = 0.5
-
-
-def segments(labels: xr.DataArray, codes: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
-    """First and last-plus-one voxel of every label in sorted voxels.
-
-    Parameters
-    ----------
-    labels
-        (voxel,) labels, every one of `codes` in one run.
-    codes
-        (segment,) labels to look up; one that is absent gives an empty segment.
-
-    Returns
-    -------
-    starts, stops
-        (segment,) int64.
-
-    Raises
-    ------
-    GeometryError
-        When the voxels of a label are not contiguous.
-    """
-    values = np.asarray(labels.values)
-    change = np.flatnonzero(np.diff(values)) + 1
-    first = np.concatenate([[0], change]).astype(np.int64)
-    last = np.concatenate([change, [values.size]]).astype(np.int64)
-    runs = values[first]
-    wanted = np.isin(runs, codes)
-    if np.unique(runs[wanted]).size != np.count_nonzero(wanted):
-        raise GeometryError(
-            "Voxels are not sorted by parcel and node. Take the Dataset from open_store, and do "
-            "not reorder its voxels."
-        )
-    starts = np.zeros(codes.size, dtype=np.int64)
-    stops = np.zeros(codes.size, dtype=np.int64)
-    position = {int(code): i for i, code in enumerate(codes)}
-    for a, b, code in zip(first[wanted], last[wanted], runs[wanted], strict=True):
-        starts[position[int(code)]], stops[position[int(code)]] = a, b
-    return starts, stops
+#: What :func:`parcellate` computes, with the level of the kernels that it needs.
+STATISTICS: dict[str, int] = {
+    "count": 1,
+    "mean": 1,
+    "variance": 2,
+    "sd": 2,
+    "minimum": 3,
+    "maximum": 3,
+    "median": 0,
+}
 
 
-def _lesions(ds: xr.Dataset) -> xr.DataArray:
-    """Lesion mask, all False when the store has none."""
-    if "lesion_mask" in ds:
-        return ds["lesion_mask"]
-    return xr.zeros_like(ds["t1w"], dtype=bool)
-
-
-def _has_gm(ds: xr.Dataset) -> bool:
-    """Whether everyone with a scan has grey-matter probabilities."""
-    if "gm" not in ds or "gm_present" not in ds:
-        return "gm" in ds
-    without = int((ds["scan_present"] & ~ds["gm_present"]).sum())
-    if without:
-        logger.warning("%d scans have no grey-matter probabilities: T1w features alone", without)
-    return not without
-
-
-def parcel_features(ds: xr.Dataset) -> xr.Dataset:
-    """Mean and SD of the images over every parcel.
-
-    Parameters
-    ----------
-    ds
-        Store with ``t1w`` (and ``gm``) over ``(subject, voxel)``.
-
-    Returns
-    -------
-    Dataset
-        ``parcel_features (subject, parcel, feature)``: ``gm_mean``, ``t1w_mean`` and
-        ``t1w_sd`` in the units of the files, whole parcels, lesioned or not; lazy.
-        ``parcel_voxels (parcel)`` counts voxels.
-
-    Raises
-    ------
-    MissingVariableError
-        When `ds` has no images.
-    """
-    validate(ds, "t1w", "parcel")
-    codes = np.unique(ds["parcel"].values)
-    codes = codes[codes > 0].astype(np.int32)
-    starts, stops = segments(ds["parcel"], codes)
-    grey = [_bare(ds["gm"])] if _has_gm(ds) else []
-    names = [n for n in ("gm_mean", "t1w_mean", "t1w_sd") if n != "gm_mean" or grey]
-
-    def block(*rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        out = np.empty((*rows[0].shape[:-1], codes.size, len(names)))
-        for name, values in zip(("t1w", "gm"), rows, strict=False):
-            flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]), dtype=np.float32)
-            moments = np.empty((len(flat), codes.size, 3))
-            segment_moments(flat, np.zeros(flat.shape, dtype=bool), starts, stops, moments)
-            shaped = moments.reshape(*rows[0].shape[:-1], codes.size, 3)
-            out[..., names.index(f"{name}_mean")] = shaped[..., 1]
-            if name == "t1w":
-                out[..., names.index("t1w_sd")] = np.sqrt(shaped[..., 2] / shaped[..., 0])
-        return out
-
-    rows = [_bare(ds["t1w"]), *grey]
-    features = xr.apply_ufunc(
-        block,
-        *rows,
-        input_core_dims=[["voxel"]] * len(rows),
-        output_core_dims=[["parcel", "feature"]],
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"parcel": codes.size, "feature": len(names)}},
-    )
-    out = xr.Dataset(
-        {"parcel_features": features, "parcel_voxels": ("parcel", stops - starts)},
-        coords={"parcel": codes, "feature": names},
-    )
-    return annotate(out)
-
-
-def _bare(array: xr.DataArray) -> xr.DataArray:
-    """Array without its voxel coordinates, which would clash with dims of the result."""
-    return array.drop_vars([name for name in array.coords if "voxel" in array[name].dims])
-
-
-def _white_neighbors(ds: xr.Dataset) -> tuple[Ints, Ints]:
-    """White voxels near every node, as one list with offsets.
-
-    White matter within 10 mm of the node's centroid; where there is none, within 4 mm
-    beyond the nearest.
-    """
-    from scipy.spatial import cKDTree
-
-    white = np.flatnonzero(ds["white_reference"].values)
-    tree = cKDTree(np.stack([ds[a].values[white] for a in "xyz"], axis=1).astype(np.float64))
-    centers = np.stack([ds[f"node_{a}"].values for a in "xyz"], axis=1).astype(np.float64)
-    nearest = tree.query(centers)[0]
-    lists = tree.query_ball_point(centers, np.maximum(_CONTRAST_MM, nearest + 4.0))
-    voxels = np.concatenate([white[np.sort(np.asarray(one, dtype=np.intp))] for one in lists])
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in lists])])
-    return voxels.astype(np.int64), offsets.astype(np.int64)
-
-
-def node_features(
-    ds: xr.Dataset, *, policy: Literal["mask_nodes", "as_is"] = "mask_nodes"
+def parcellate(
+    ds: xr.Dataset,
+    *,
+    variable: str = "t1w",
+    regions: RegionSet | Atlas | None = None,
+    statistics: Sequence[Statistic] = ("mean",),
+    quantiles: Sequence[float] = (),
+    nan: Literal["omit", "propagate"] = "omit",
 ) -> xr.Dataset:
-    """Features of every node.
+    """Statistics of an image over every region.
 
     Parameters
     ----------
     ds
-        Store with ``t1w`` (and ``gm``, ``lesion_mask``) over ``(subject, voxel)``.
-    policy
-        ``mask_nodes`` leaves lesioned voxels out of every mean, and a node of which more
-        than half is lesioned is missing; ``as_is`` ignores the lesion mask.
+        Store; :func:`~scalebrain.mask_lesions` takes lesioned voxels out of it first, if wanted.
+    variable
+        Image over ``(subject, voxel)``.
+    regions
+        Unions of the store's parcels, an atlas of labels or of probability maps on any grid,
+        or None for the store's own parcels. All are of one cost but an atlas, whose voxels
+        are gathered.
+    statistics
+        Any of ``count``, ``mean``, ``variance``, ``sd``, ``minimum``, ``maximum``, ``median``.
+    quantiles
+        Probabilities in [0, 1].
+    nan
+        ``omit``: a voxel without a value does not count, and a region without any is NaN;
+        ``propagate``: one such voxel makes the region NaN.
 
     Returns
     -------
     Dataset
-        ``node_features (subject, node, feature)``, NaN where missing, and
-        ``node_lesioned_fraction (subject, node)``; lazy.
+        ``{variable}_{statistic} (subject, region)``, or ``(subject, parcel)`` for parcels, in
+        units of the image, and ``{variable}_quantile (subject, region, quantile)``; a subject
+        without the image is NaN; lazy.
 
     Raises
     ------
     MissingVariableError
-        When `ds` has no images.
+        When `ds` has no such image.
+    ConfigError
+        When a statistic or quantile is unknown, or not defined for probability maps.
+    GeometryError
+        When a region has no voxel on the grid of the store.
 
     Notes
     -----
-    With W the mean of T1w over the eroded white matter of the template, G a node's mean
-    and w the mean of white matter within 10 mm of its centroid:
-    ``gm_mean`` is the mean grey-matter probability (only when the store has it),
-    ``t1w_mean = G / W``, ``t1w_sd`` the SD over the node divided by W, and
-    ``contrast = (w - G) / ((w + G) / 2)``.
+    Over the n voxels x of a region, summed in float64: ``mean = sum(x) / n``, ``variance =
+    sum((x - mean)^2) / n``, ``sd`` its root (denominator n, as SciPy and nilearn have it);
+    quantiles by linear interpolation between order statistics, the median being that of 0.5.
+    With probabilities p, ``mean = sum(p x) / sum(p)`` and ``variance = sum(p (x - mean)^2) /
+    sum(p)``, and ``count`` is ``sum(p)``. A union of parcels is put together from their moments
+    (Chan et al. 1983, doi:10.1080/00031305.1983.10483115), without reading anything again.
+
+    Examples
+    --------
+    >>> sb.parcellate(ds, regions=sb.load_atlas("yeo-7"), statistics=("mean", "sd"))
+    ... # doctest: +SKIP
     """
-    validate(ds, "t1w", "node_label", "white_reference", "node_x", "node_y", "node_z")
-    n_nodes = ds.sizes["node"]
-    starts, stops = segments(ds["node_label"], np.arange(n_nodes))
-    voxels, offsets = _white_neighbors(ds)
-    white = np.flatnonzero(ds["white_reference"].values).astype(np.int64)
-    whole = np.array([0, white.size], dtype=np.int64)
-    grey = [_bare(ds["gm"])] if _has_gm(ds) else []
-    names = [name for name in FEATURES if name != "gm_mean" or grey]
-    size = np.maximum(stops - starts, 1)
+    validate(ds, variable, "parcel")
+    if ds[variable].dims != ("subject", "voxel"):
+        raise MissingVariableError(
+            f"'{variable}' has dims {ds[variable].dims}, expected (subject, voxel). Name an image."
+        )
+    names, q = checked_statistics(statistics, quantiles)
+    segments = locate(ds, regions)
+    if segments.weights is not None and (q.size or "median" in names):
+        raise ConfigError(
+            f"Atlas '{segments.atlas}' has probability maps: quantiles are not defined for them. "
+            "Leave them out."
+        )
+    reduction = _Reduction(names, tuple(q.tolist()), nan == "propagate")
+    common: dict[str, Any] = {
+        "shared": segments.within_span(),
+        "span": segments.span,
+        "dims": {segments.dim: len(segments.names), "statistic": len(names) + q.size},
+    }
+    if reduction.in_pieces(segments):
+        found = over_pieces(reduction.of_pieces, ds[variable], **common)
+    else:
+        found = over_rows(reduction.of_rows, ds[variable], **common)
+    return statistics_dataset(
+        found, variable, ds[variable].attrs, segments.dim, segments.names, names, q,
+        segments.atlas, segments.sha256,
+    )  # fmt: skip
 
-    def block(
-        t1w: npt.NDArray[np.float32],
-        lesion: npt.NDArray[np.bool_],
-        *gm: npt.NDArray[np.float32],
-    ) -> npt.NDArray[np.float64]:
-        lead = t1w.shape[:-1]
-        rows = np.ascontiguousarray(t1w.reshape(-1, t1w.shape[-1]), dtype=np.float32)
-        lesioned = np.ascontiguousarray(lesion.reshape(rows.shape))
-        left_out = lesioned if policy == "mask_nodes" else np.zeros_like(lesioned)
-        out = np.full((len(rows), n_nodes, len(names) + 1), np.nan)
-        moments = np.empty((len(rows), n_nodes, 3))
-        reference = np.empty((len(rows), 1))
-        local = np.empty((len(rows), n_nodes))
-        gather_means(rows, left_out, white, whole, reference)
-        gather_means(rows, left_out, voxels, offsets, local)
-        segment_moments(rows, left_out, starts, stops, moments)
-        count, mean, squares = moments[..., 0], moments[..., 1], moments[..., 2]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            out[..., names.index("t1w_mean")] = mean / reference
-            out[..., names.index("t1w_sd")] = np.sqrt(squares / count) / reference
-            out[..., names.index("contrast")] = (local - mean) / (0.5 * (local + mean))
-        for grey in gm:
-            flat = np.ascontiguousarray(grey.reshape(rows.shape), dtype=np.float32)
-            segment_moments(flat, left_out, starts, stops, moments)
-            out[..., names.index("gm_mean")] = moments[..., 1]
-        hit = np.zeros((len(rows), n_nodes), dtype=np.int64)
-        segment_counts(lesioned, starts, stops, hit)
-        fraction = hit / size
-        missing = ~np.isfinite(out[..., :-1]).all(axis=-1)
-        if policy == "mask_nodes":
-            missing |= fraction > _MAX_LESIONED
-        out[missing, :-1] = np.nan
-        out[..., -1] = fraction
-        return out.reshape(*lead, n_nodes, len(names) + 1)
 
-    inputs = [_bare(ds["t1w"]), _bare(_lesions(ds)), *grey]
-    result = xr.apply_ufunc(
-        block,
-        *inputs,
-        input_core_dims=[["voxel"]] * len(inputs),
-        output_core_dims=[["node", "feature"]],
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"node": n_nodes, "feature": len(names) + 1}},
-    )
-    out = xr.Dataset(
-        {
-            "node_features": result.isel(feature=slice(0, -1)),
-            "node_lesioned_fraction": result.isel(feature=-1),
-        },
-        coords={"feature": names},
-    )
-    out["node_features"].attrs["lesion_policy"] = policy
+def checked_statistics(
+    statistics: Sequence[str], quantiles: Sequence[float]
+) -> tuple[tuple[str, ...], Floats]:
+    """Names and probabilities that are known."""
+    names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    unknown = [name for name in names if name not in STATISTICS]
+    if unknown or len(set(names)) != len(names):
+        raise ConfigError(
+            f"Statistics {', '.join(names)}: expected some of {', '.join(STATISTICS)}, each once."
+        )
+    q = np.asarray(list(quantiles), dtype=np.float64)
+    if not ((q >= 0) & (q <= 1)).all():
+        raise ConfigError(f"Quantiles {list(quantiles)}: expected probabilities from 0 to 1.")
+    if not names and not q.size:
+        raise ConfigError("Nothing to compute. Name a statistic or a quantile.")
+    return names, q
+
+
+def statistics_dataset(
+    found: xr.DataArray,
+    variable: str,
+    attrs: dict[str, Any],
+    dim: str,
+    labels: Sequence[Any] | npt.NDArray[Any],
+    names: tuple[str, ...],
+    q: Floats,
+    atlas: str,
+    sha256: str,
+) -> xr.Dataset:
+    """Take what was computed, (subject, region, statistic), apart into variables."""
+    known = REGISTRY.get(variable)
+    source = attrs.get("long_name", known.long_name if known else variable)
+    units = attrs.get("units", known.units if known else "")
+    out = xr.Dataset(coords={dim: list(labels)})
+    of = {"variance": f"{units}^2" if units not in ("", "1") else units, "count": "1"}
+    for i, name in enumerate(names):
+        array = found.isel(statistic=i)
+        array.attrs = {"long_name": f"{source}: {name} of the {dim}"}
+        if units:
+            array.attrs["units"] = of.get(name, units)
+        out[f"{variable}_{name}"] = array
+    if q.size:
+        array = found.isel(statistic=slice(len(names), None)).rename(statistic="quantile")
+        array.attrs = {"long_name": f"{source}: quantiles of the {dim}"}
+        if units:
+            array.attrs["units"] = units
+        out[f"{variable}_quantile"] = array.assign_coords(quantile=q)
+    for array in out.data_vars.values():
+        array.attrs["atlas"] = atlas
+        if sha256:
+            array.attrs["atlas_sha256"] = sha256
     return annotate(out)
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """What is computed: statistics by name, quantiles, and whether NaN propagate."""
+
+    names: tuple[str, ...]
+    q: tuple[float, ...]
+    propagate: bool
+
+    @property
+    def level(self) -> int:
+        """Level of the kernels; 0 where no moment is wanted."""
+        return max((STATISTICS[name] for name in self.names), default=0)
+
+    @property
+    def probabilities(self) -> Floats:
+        """Quantiles that are needed, the median first."""
+        return np.array([*([0.5] if "median" in self.names else []), *self.q])
+
+    def in_pieces(self, segments: Segments) -> bool:
+        """Whether a row is gone over once, from front to back."""
+        runs = segments.order is None
+        return not self.probabilities.size and (
+            runs or (segments.label is not None and self.level == 1)
+        )
+
+    def of_pieces(self, segments: Segments, pieces: Pieces) -> Floats:
+        """Statistics (region, statistic) of a row."""
+        parts = _moments_of_pieces(pieces, segments, self.level)
+        return np.asarray(self._columns(segments, parts[None])[0])
+
+    def of_rows(self, segments: Segments, rows: Rows) -> Floats:
+        """Statistics (row, region, statistic) of rows."""
+        rows = np.asarray(rows, dtype=np.float32)
+        parts = _moments(rows, segments, self.level) if self.level else None
+        found = quantiles_of(rows, segments, self.probabilities, propagate=self.propagate)
+        return self._columns(segments, parts, found)
+
+    def _columns(
+        self, segments: Segments, parts: Floats | None, found: Floats | None = None
+    ) -> Floats:
+        """Statistics from moments of segments, and from quantiles."""
+        if parts is not None:
+            joined = joined_moments(parts, segments.member, self.level)
+            if self.propagate:
+                short = joined[..., COUNT] < segments.size * (1 - 1e-12)
+                joined[short, MEAN:] = np.nan
+        columns = []
+        for name in self.names:
+            if name == "median" and found is not None:
+                columns.append(found[..., :1])
+            else:
+                columns.append(statistic_of(joined, name)[..., None])
+        if found is not None:
+            columns.append(found[..., found.shape[-1] - len(self.q) :])
+        return np.concatenate(columns, axis=-1)
+
+
+def _moments(rows: Rows, segments: Segments, level: int) -> Floats:
+    """Moments (row, segment, moment) of every segment."""
+    out = np.empty((len(rows), segments.starts.size, N_MOMENTS))
+    starts, stops = segments.starts, segments.stops
+    if segments.order is None:
+        for i, row in enumerate(rows):
+            out[i] = _moments_of_pieces(((0, row),), segments, level)
+    elif segments.weights is not None:
+        weighted_moments(rows, segments.order, segments.weights, starts, stops, out)
+    else:
+        gathered_moments(rows, segments.order, starts, stops, 1.0, 0.0, level, out)
+    return out
+
+
+def _moments_of_pieces(pieces: Pieces, segments: Segments, level: int) -> Floats:
+    """Moments (segment, moment) of a row whose segments are contiguous, or labelled."""
+    n = segments.starts.size
+    out = np.zeros((n, N_MOMENTS))
+    if segments.order is None:
+        for first, values in pieces:
+            some = np.asarray(values, dtype=np.float32)
+            add_moments(some, first, segments.starts, segments.stops, level, out)
+    else:
+        sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
+        for first, values in pieces:
+            some = np.asarray(values, dtype=np.float32)
+            add_sums(some, first, BLOCK, *segments.blocks, sums, missing)
+        out[:, COUNT] = segments.stops - segments.starts - missing
+        with np.errstate(invalid="ignore"):
+            out[:, MEAN] = sums / out[:, COUNT]
+    out[out[:, COUNT] == 0, MEAN:] = np.nan
+    return out
+
+
+def joined_moments(parts: Floats, member: npt.NDArray[np.bool_], level: int) -> Floats:
+    """Moments of unions of segments from those of the segments.
+
+    Parameters
+    ----------
+    parts
+        (row, segment, moment) as the kernels fill it.
+    member
+        (segment, region).
+    level
+        Level of the kernel that filled it: what lies beyond is not looked at.
+
+    Returns
+    -------
+    ndarray
+        (row, region, moment).
+    """
+    if member.shape[0] == member.shape[1] and (member == np.eye(len(member), dtype=bool)).all():
+        return parts
+    weight = member.astype(np.float64)
+    count = parts[..., COUNT]
+    mean = np.where(count > 0, parts[..., MEAN], 0.0)
+    out = np.full((len(parts), member.shape[1], N_MOMENTS), np.nan)
+    total = count @ weight
+    with np.errstate(invalid="ignore", divide="ignore"):
+        joint = (count * mean) @ weight / total
+        out[..., COUNT], out[..., MEAN] = total, joint
+        if level > 1:
+            squares = np.where(count > 0, parts[..., SQUARES], 0.0)
+            for region in range(member.shape[1]):
+                own = member[:, region]
+                shift = mean[:, own] - joint[:, region, None]
+                out[:, region, SQUARES] = (squares[:, own] + count[:, own] * shift**2).sum(axis=1)
+    if level > 2:
+        for region in range(member.shape[1]):
+            own = member[:, region]
+            low, high = parts[:, own, MINIMUM], parts[:, own, MAXIMUM]
+            out[:, region, MINIMUM] = np.fmin.reduce(low, axis=1)
+            out[:, region, MAXIMUM] = np.fmax.reduce(high, axis=1)
+    out[total == 0, MEAN:] = np.nan
+    return out
+
+
+def statistic_of(joined: Floats, name: str) -> Floats:
+    """Statistic (row, region) from moments (row, region, moment)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if name == "count":
+            return joined[..., COUNT]
+        if name == "mean":
+            return joined[..., MEAN]
+        if name == "minimum":
+            return joined[..., MINIMUM]
+        if name == "maximum":
+            return joined[..., MAXIMUM]
+        variance = joined[..., SQUARES] / joined[..., COUNT]
+        return np.asarray(np.sqrt(variance) if name == "sd" else variance)
+
+
+def quantiles_of(rows: Rows, segments: Segments, q: Floats, *, propagate: bool) -> Floats:
+    """Quantiles of the values of regions.
+
+    Parameters
+    ----------
+    rows
+        (row, voxel).
+    segments
+        Voxels of the regions.
+    q
+        (quantile,) probabilities.
+    propagate
+        Whether one voxel without a value makes the region NaN.
+
+    Returns
+    -------
+    ndarray
+        (row, region, quantile).
+    """
+    out = np.empty((len(rows), len(segments.names), q.size))
+    if q.size:
+        region, piece = map(np.ascontiguousarray, np.nonzero(segments.member.T))
+        offsets = np.searchsorted(region, np.arange(len(segments.names) + 1))
+        order = np.empty(0, dtype=np.uint32) if segments.order is None else segments.order
+        region_quantiles(
+            rows, order, segments.starts, segments.stops, piece, offsets, q, propagate, out
+        )
+    return out

@@ -1,11 +1,337 @@
-"""Kernels of the parcellation: sums over contiguous segments of sorted rows."""
+"""Kernels of the parcellation: moments of segments of rows, gathered or as they lie.
+
+A segment is read from memory once, summed, and then, while it lies in the cache, gone over
+again for what needs its mean. The sum is NaN where a value is: only such segments, and
+those with voxels left out, are gone through value by value.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.accelerate import kernel
+from scalebrain.accelerate import inner_kernel, inner_reduction, kernel, read_only
 
-__all__ = ["gather_means", "segment_counts", "segment_moments"]
+__all__ = [
+    "COUNT",
+    "MAXIMUM",
+    "MEAN",
+    "MINIMUM",
+    "N_MOMENTS",
+    "SQUARES",
+    "add_moments",
+    "add_sums",
+    "gather_means",
+    "gathered_moments",
+    "scattered_file_sums",
+    "segment_counts",
+    "segment_moments",
+    "weighted_moments",
+]
+
+# positions along the last axis of what the kernels fill
+COUNT, MEAN, SQUARES, MINIMUM, MAXIMUM = range(5)
+N_MOMENTS = 5
+
+_NUMBERS = ("uint8", "int16", "int32", "float32", "float64")
+_BELOW_SIGN = np.int32(0x7FFFFFFF)
+
+
+@inner_reduction
+def _total(values):  # type: ignore[no-untyped-def]
+    """Sum in float64."""
+    total = 0.0
+    for v in range(values.size):
+        total += values[v]
+    return total
+
+
+@inner_reduction
+def _squares(values, mean):  # type: ignore[no-untyped-def]
+    """Sum of squared deviations in float64."""
+    total = 0.0
+    for v in range(values.size):
+        deviation = np.float64(values[v]) - mean
+        total += deviation * deviation
+    return total
+
+
+@inner_kernel
+def _ordered(bits):  # type: ignore[no-untyped-def]
+    """Integer that is ordered as the float of these bits; its own inverse."""
+    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & _BELOW_SIGN))
+
+
+@inner_kernel
+def _range(bits):  # type: ignore[no-untyped-def]
+    """Smallest and largest float32, given and returned as their bits; integers vectorize."""
+    low, high = _BELOW_SIGN, np.int32(~_BELOW_SIGN)
+    for v in range(bits.size):
+        key = _ordered(np.int32(bits[v]))
+        if key < low:
+            low = key
+        if key > high:
+            high = key
+    return _ordered(low), _ordered(high)
+
+
+@inner_kernel
+def _gathered_total(raw, where):  # type: ignore[no-untyped-def]
+    """Sum of ``raw[where]``; four sums at a time, so that loads do not wait for additions."""
+    a = b = c = d = 0.0
+    whole = where.size // 4
+    for k in range(whole):
+        a += raw[where[4 * k]]
+        b += raw[where[4 * k + 1]]
+        c += raw[where[4 * k + 2]]
+        d += raw[where[4 * k + 3]]
+    for v in range(4 * whole, where.size):
+        a += raw[where[v]]
+    return (a + b) + (c + d)
+
+
+@inner_kernel
+def _missing(out):  # type: ignore[no-untyped-def]
+    """No value."""
+    out[0] = 0.0
+    out[1:] = np.nan
+
+
+@inner_kernel
+def _value_by_value(values, out):  # type: ignore[no-untyped-def]
+    """Moments of the values that are not NaN."""
+    count = 0
+    total = 0.0
+    low, high = np.inf, -np.inf
+    for v in range(values.size):
+        value = np.float64(values[v])
+        if value == value:
+            count += 1
+            total += value
+            low = value if value < low else low
+            high = value if value > high else high
+    if count == 0:
+        _missing(out)
+        return
+    mean = total / count
+    squares = 0.0
+    for v in range(values.size):
+        value = np.float64(values[v])
+        if value == value:
+            squares += (value - mean) * (value - mean)
+    out[0], out[1], out[2], out[3], out[4] = count, mean, squares, low, high
+
+
+@inner_kernel
+def _of_segment(values, level, ends, out):  # type: ignore[no-untyped-def]
+    """Moments of float32 values; `ends` is room for two of them."""
+    if values.size == 0:
+        _missing(out)
+        return
+    total = _total(values)
+    if total != total:
+        _value_by_value(values, out)
+        return
+    mean = total / values.size
+    out[0], out[1] = values.size, mean
+    if level > 1:
+        out[2] = _squares(values, mean)
+    if level > 2:
+        bits = ends.view(np.int32)
+        bits[0], bits[1] = _range(values.view(np.int32))
+        out[3], out[4] = ends[0], ends[1]
+
+
+@inner_kernel
+def _add(some, level, out):  # type: ignore[no-untyped-def]
+    """Add moments to others, `out` (Chan et al. 1983)."""
+    if out[0] == 0 or some[0] == 0:
+        if some[0] > 0:
+            out[:] = some
+        return
+    count = out[0] + some[0]
+    step = some[1] - out[1]
+    if level > 1:
+        out[2] += some[2] + step * step * out[0] * some[0] / count
+    if level > 2:
+        out[3], out[4] = min(out[3], some[3]), max(out[4], some[4])
+    out[1] = out[1] * (out[0] / count) + some[1] * (some[0] / count)
+    out[0] = count
+
+
+@kernel(read_only("float32", "int64, int64[::1], int64[::1], int64, float64[:, ::1]"))
+def add_moments(
+    values: npt.NDArray[np.float32],
+    first: int,
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    level: int,
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Add a piece of a row, from voxel `first`, to the moments of segments; NaN do not count.
+
+    `out` is (segment, 5), zero before the first piece: count, mean; from level 2 the sum of
+    squared deviations; at level 3 minimum and maximum. The rest of it means nothing.
+    """
+    ends = np.empty(2, dtype=np.float32)
+    some = np.zeros(5)
+    for s in range(starts.size):
+        start, stop = max(starts[s] - first, 0), min(stops[s] - first, values.size)
+        if start < stop:
+            _of_segment(values[start:stop], level, ends, some)
+            _add(some, level, out[s])
+
+
+@kernel(
+    *(
+        read_only(
+            t,
+            "uint32[::1], int64[::1], int64[::1], float64, float64, int64, float64[:, :, ::1]",
+            ndim=2,
+        )
+        for t in _NUMBERS
+    )
+)
+def gathered_moments(
+    raw: npt.NDArray[np.generic],
+    order: npt.NDArray[np.uint32],
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    slope: float,
+    intercept: float,
+    level: int,
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Moments of ``raw[:, order[start:stop]] * slope + intercept``, as :func:`add_moments`.
+
+    `raw` is (row, voxel), `out` (row, segment, 5). The positions of a segment stay in the cache
+    for all rows, and what is gathered for what comes after its sum.
+    """
+    longest = 0
+    for s in range(starts.size):
+        longest = max(longest, stops[s] - starts[s])
+    room = np.empty(longest, dtype=np.float32)
+    ends = np.empty(2, dtype=np.float32)
+    plain = slope == 1.0 and intercept == 0.0
+    for s in range(starts.size):
+        where = order[starts[s] : stops[s]]
+        for i in range(raw.shape[0]):
+            row = raw[i]
+            if level == 1 and where.size > 0:
+                total = _gathered_total(row, where)
+                if total == total:
+                    out[i, s, 0] = where.size
+                    out[i, s, 1] = total / where.size * slope + intercept
+                    continue
+            values = room[: where.size]
+            if plain:
+                for v in range(where.size):
+                    values[v] = row[where[v]]
+            else:
+                for v in range(where.size):
+                    values[v] = row[where[v]] * slope + intercept
+            _of_segment(values, level, ends, out[i, s])
+
+
+@kernel(
+    read_only(
+        "float32",
+        "int64, int64, uint16[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1]",
+    )
+)
+def add_sums(
+    values: npt.NDArray[np.float32],
+    first: int,
+    block: int,
+    place: npt.NDArray[np.uint16],
+    label: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.int64],
+    runs: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
+    missing: npt.NDArray[np.int64],
+) -> None:
+    """Add a piece of a row, from voxel `first`, to the sums of labels; count its NaN apart.
+
+    Blocks of `block` voxels have the runs ``runs[b]`` to ``runs[b + 1]``, a run has a label and
+    the voxels ``place[bounds[r]:bounds[r + 1]]`` of its block. A piece begins and ends where
+    blocks do, or the row.
+    """
+    for b in range(first // block, (first + values.size + block - 1) // block):
+        own = values[b * block - first :]
+        for r in range(runs[b], runs[b + 1]):
+            where = place[bounds[r] : bounds[r + 1]]
+            total = _gathered_total(own, where)
+            if total != total:
+                total = 0.0
+                for k in range(where.size):
+                    value = own[where[k]]
+                    if value == value:
+                        total += value
+                    else:
+                        missing[label[r]] += 1
+            sums[label[r]] += total
+
+
+@kernel(*(read_only(t, "uint32[::1], uint16[::1], float64[::1]") for t in _NUMBERS))
+def scattered_file_sums(
+    raw: npt.NDArray[np.generic],
+    position: npt.NDArray[np.uint32],
+    label: npt.NDArray[np.uint16],
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Sum of ``raw[position]`` of every label; the same for a file, whose air is skipped.
+
+    `position` ascends and `label` lies beside it.
+    """
+    lanes = np.zeros((out.size, 8))
+    whole = position.size // 8
+    for k in range(whole):
+        for j in range(8):
+            lanes[label[8 * k + j], j] += raw[position[8 * k + j]]
+    for k in range(8 * whole, position.size):
+        lanes[label[k], 0] += raw[position[k]]
+    for s in range(out.size):
+        total = 0.0
+        for j in range(8):
+            total += lanes[s, j]
+        out[s] = total
+
+
+@kernel(
+    "void(float32[:, ::1], uint32[::1], float32[::1], int64[::1], int64[::1], float64[:, :, ::1])"
+)
+def weighted_moments(
+    values: npt.NDArray[np.float32],
+    order: npt.NDArray[np.uint32],
+    weights: npt.NDArray[np.float32],
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Weighted moments of ``values[:, order[start:stop]]``; `out` is (row, segment, 5).
+
+    The first of them is the sum of the weights of the values that are not NaN.
+    """
+    for i in range(values.shape[0]):
+        for s in range(starts.size):
+            total = weight = 0.0
+            low, high = np.inf, -np.inf
+            for k in range(starts[s], stops[s]):
+                value = np.float64(values[i, order[k]])
+                if value == value:
+                    weight += weights[k]
+                    total += weights[k] * value
+                    low = value if value < low else low
+                    high = value if value > high else high
+            if weight == 0:
+                _missing(out[i, s])
+                continue
+            mean = total / weight
+            squares = 0.0
+            for k in range(starts[s], stops[s]):
+                value = np.float64(values[i, order[k]])
+                if value == value:
+                    squares += weights[k] * (value - mean) * (value - mean)
+            out[i, s, 0], out[i, s, 1], out[i, s, 2] = weight, mean, squares
+            out[i, s, 3], out[i, s, 4] = low, high
 
 
 @kernel("void(float32[:, ::1], boolean[:, ::1], int64[::1], int64[::1], float64[:, :, ::1])")
@@ -20,25 +346,36 @@ def segment_moments(
 
     `left_out` marks voxels that do not count, as NaN ones do not; `out` is (row, segment, 3).
     """
+    ends = np.empty(2, dtype=np.float32)
+    found = np.empty(5)
+    longest = 0
+    for s in range(starts.size):
+        longest = max(longest, stops[s] - starts[s])
+    room = np.empty(longest, dtype=np.float32)
     for i in range(values.shape[0]):
         for s in range(starts.size):
-            count = 0
-            total = 0.0
-            for v in range(starts[s], stops[s]):
-                value = values[i, v]
-                if not left_out[i, v] and value == value:
-                    count += 1
-                    total += value
-            mean = total / count if count > 0 else np.nan
-            squares = 0.0
-            for v in range(starts[s], stops[s]):
-                value = values[i, v]
-                if not left_out[i, v] and value == value:
-                    deviation = value - mean
-                    squares += deviation * deviation
-            out[i, s, 0] = count
-            out[i, s, 1] = mean
-            out[i, s, 2] = squares
+            some = values[i, starts[s] : stops[s]]
+            gone = left_out[i, starts[s] : stops[s]]
+            if _any(gone):
+                kept = 0
+                for v in range(some.size):
+                    if not gone[v]:
+                        room[kept] = some[v]
+                        kept += 1
+                some = room[:kept]
+            _of_segment(some, 2, ends, found)
+            out[i, s, 0], out[i, s, 1], out[i, s, 2] = found[0], found[1], found[2]
+            if found[0] == 0:
+                out[i, s, 2] = 0.0
+
+
+@inner_kernel
+def _any(flags):  # type: ignore[no-untyped-def]
+    """Whether any is set; counting them all vectorizes."""
+    count = 0
+    for v in range(flags.size):
+        count += flags[v]
+    return count > 0
 
 
 @kernel("void(boolean[:, ::1], int64[::1], int64[::1], int64[:, ::1])")
@@ -51,9 +388,10 @@ def segment_counts(
     """Count the True voxels of every segment of every row; `out` is (row, segment)."""
     for i in range(mask.shape[0]):
         for s in range(starts.size):
+            some = mask[i, starts[s] : stops[s]]
             count = 0
-            for v in range(starts[s], stops[s]):
-                count += mask[i, v]
+            for v in range(some.size):
+                count += some[v]
             out[i, s] = count
 
 

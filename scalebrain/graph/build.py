@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ import xarray as xr
 from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.errors import GeometryError
 from scalebrain.variables import validate
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = ["Graph", "build_graph"]
 
@@ -53,6 +57,12 @@ class Graph:
         return np.repeat(np.arange(len(self.regions)), [len(m) for m in self.members])
 
     @cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last-plus-one row of every region."""
+        ends = np.cumsum([len(m) for m in self.members]).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    @cached_property
     def row_edges(self) -> Ints:
         """Edges of the disjoint union, (2, edge), both directions; none leaves its region."""
         start, parts = 0, []
@@ -80,6 +90,42 @@ class Graph:
                 pooled[[row, *free[:1]]] = n
                 n += 1
         return pooled
+
+    def patch(self, region: int, seed: int, n_nodes: int) -> Ints:
+        """Find connected nodes of a region.
+
+        Parameters
+        ----------
+        region
+            Position of the region.
+        seed
+            Node to begin with, by its position in the region.
+        n_nodes
+            How many nodes.
+
+        Returns
+        -------
+        ndarray
+            Positions in the region of the nearest nodes in steps along edges; where no more
+            are connected, of the first others.
+        """
+        from scipy.sparse.csgraph import breadth_first_order
+
+        matrix = self._subgraphs[region]
+        near = breadth_first_order(matrix, seed, directed=False, return_predecessors=False)
+        if near.size < n_nodes:
+            near = np.append(near, np.setdiff1d(np.arange(matrix.shape[0]), near))
+        return np.asarray(near[:n_nodes], dtype=np.int64)
+
+    @cached_property
+    def _subgraphs(self) -> "list[csr_array]":
+        """Adjacency of every region."""
+        from scipy.sparse import csr_array
+
+        n = len(self.rows)
+        ones = np.ones(self.row_edges.shape[1], dtype=np.int8)
+        whole = csr_array((ones, (self.row_edges[0], self.row_edges[1])), shape=(n, n))
+        return [whole[a:b, a:b] for a, b in self.bounds]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -6,7 +6,7 @@ edge of every subject; as all subjects have one graph, a batch is one sparse pro
 
 import warnings
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +22,36 @@ Layer = Literal["cheb", "gcn", "spectral"]
 
 
 class _Propagate(torch.autograd.Function):
-    """Symmetric sparse matrix times dense; the gradient is the same product."""
+    """Symmetric sparse matrix times dense, ``scale A x - less``; the gradient is the same."""
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:
+    def forward(ctx: Any, matrix: Tensor, x: Tensor, scale: float, less: Tensor | None) -> Tensor:
         """Multiply."""
-        ctx.matrix = matrix
-        return matrix @ x
+        ctx.matrix, ctx.scale, ctx.has_less = matrix, scale, less is not None
+        return _product(matrix, x, scale, less)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, Tensor | None]:
         """Multiply the gradient."""
-        return None, ctx.matrix @ gradient
+        back = _product(ctx.matrix, gradient.contiguous(), ctx.scale, None)
+        return None, back, None, -gradient if ctx.has_less else None
 
 
-def _propagate(matrix: Tensor, x: Tensor) -> Tensor:
+def _product(matrix: Tensor, x: Tensor, scale: float, less: Tensor | None) -> Tensor:
+    """``scale A x - less``, without a temporary."""
+    if less is None:
+        return matrix @ x if scale == 1 else scale * (matrix @ x)
+    return torch.addmm(less, matrix, x, beta=-1, alpha=scale)
+
+
+def _propagate(matrix: Tensor, x: Tensor, scale: float = 1.0, less: Tensor | None = None) -> Tensor:
     """One propagation of (row, batch, channel) along a (row, row) matrix."""
     with torch.autocast(x.device.type, enabled=False):
-        flat: Tensor = _Propagate.apply(matrix, x.float().reshape(x.shape[0], -1))
-    return flat.reshape(x.shape)
+        flat, minus = x.float().reshape(len(x), -1), less
+        if less is not None:
+            minus = less.float().reshape(len(less), -1)
+        out: Tensor = _Propagate.apply(matrix, flat, scale, minus)
+    return out.reshape(x.shape)
 
 
 def _sparse(index: Tensor, weight: Tensor, n: int) -> Tensor:
@@ -49,6 +60,48 @@ def _sparse(index: Tensor, weight: Tensor, n: int) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return matrix.coalesce().to_sparse_csr()
+
+
+class _Filter(torch.autograd.Function):
+    """Chebyshev filter of (row, batch, channel): one node of the autograd graph instead of many."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, x: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
+        """``sum_k T_k(A) x W_k' + bias`` (row batch, channel); ``T_k = 2 A T_(k-1) - T_(k-2)``."""
+        terms = [x.reshape(-1, x.shape[-1])]
+        wide = x.reshape(len(x), -1)
+        out = torch.addmm(bias, terms[0], weights[0].T)
+        before, now = wide, wide
+        for k, weight in enumerate(weights[1:]):
+            if k == 0:
+                now = matrix @ wide
+            else:
+                before, now = now, torch.addmm(before, matrix, now, beta=-1, alpha=2)
+            terms.append(now.view(-1, x.shape[-1]))
+            out.addmm_(terms[-1], weight.T)
+        if any(ctx.needs_input_grad):
+            ctx.matrix, ctx.shape = matrix, x.shape
+            ctx.save_for_backward(*terms, *weights)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of ``x``, the bias and the weights; the matrix is symmetric."""
+        saved = ctx.saved_tensors
+        n = len(saved) // 2
+        terms, weights = saved[:n], saved[n:]
+        g = gradient.contiguous()
+        # the narrower factor first: the other way round the product is six times as slow
+        narrow = terms[0].shape[1] < g.shape[1]
+        of_weights = [(term.T @ g).T if narrow else g.T @ term for term in terms]
+        of_x = None
+        if ctx.needs_input_grad[1]:
+            wide = [(g @ weight).view(ctx.shape[0], -1) for weight in weights]
+            for k in range(n - 1, 1, -1):  # the recursion, backwards
+                wide[k - 1].addmm_(ctx.matrix, wide[k], alpha=2)
+                wide[k - 2].sub_(wide[k])
+            of_x = wide[0].addmm_(ctx.matrix, wide[1]).view(ctx.shape)
+        return None, of_x, g.sum(0), *of_weights
 
 
 class SharedChebConv(ChebConv):
@@ -62,15 +115,19 @@ class SharedChebConv(ChebConv):
 
     def forward(self, x: Tensor, operator: Tensor) -> Tensor:
         """Filter ``x`` (row, batch, channel)."""
-        before = x
-        out: Tensor = self.lins[0](x)
-        if len(self.lins) > 1:
-            now = _propagate(operator, x)
-            out = out + self.lins[1](now)
-            for lin in self.lins[2:]:
-                before, now = now, 2 * _propagate(operator, now) - before
-                out = out + lin(now)
-        return out if self.bias is None else out + self.bias
+        if not torch.is_autocast_enabled(x.device.type):
+            weights = [lin.weight for lin in self.lins]
+            flat = cast(Tensor, _Filter.apply(operator, x, self.bias, *weights))
+            return flat.view(*x.shape[:2], -1)
+        before, now = x, x
+        out: Tensor = nn.functional.linear(x, self.lins[0].weight, self.bias)
+        for k, lin in enumerate(self.lins[1:]):
+            if k == 0:
+                now = _propagate(operator, x)
+            else:
+                before, now = now, _propagate(operator, now, 2.0, before)
+            out = out + lin(now)
+        return out
 
 
 class SharedGCNConv(GCNConv):
@@ -83,6 +140,8 @@ class SharedGCNConv(GCNConv):
 
     def forward(self, x: Tensor, operator: Tensor) -> Tensor:
         """Filter ``x`` (row, batch, channel)."""
+        if self.in_channels < self.out_channels:  # along the edges goes what is narrower
+            return nn.functional.linear(_propagate(operator, x), self.lin.weight, self.bias)
         out: Tensor = _propagate(operator, self.lin(x))
         return out if self.bias is None else out + self.bias
 
@@ -117,7 +176,7 @@ class RegionalNetwork(nn.Module):
         order = {} if layer == "gcn" else {"K": 2 if layer == "spectral" else 3}
         widths = [n_features, 30] if layer == "spectral" else [n_features, channels, channels]
         self.convolutions = nn.ModuleList(kind(a, b, **order) for a, b in pairwise(widths))
-        rows, n = torch.from_numpy(graph.rows), len(graph.rows)
+        n = len(graph.rows)
         edges = torch.from_numpy(graph.row_edges)
         operator = next(iter(self.convolutions)).operator(edges, n)  # type: ignore[operator]
         region = torch.from_numpy(graph.region_of_row)
@@ -125,18 +184,20 @@ class RegionalNetwork(nn.Module):
         pooled = torch.from_numpy(graph.pairs) if layer == "spectral" else torch.arange(n)
         out_region = torch.zeros(int(pooled.max()) + 1, dtype=torch.long)
         out_region[pooled] = region
-        self._constants = {"operator": operator, "rows": rows, "pooled": pooled}
-        self._constants["region"] = out_region
-        self._constants["size"] = torch.bincount(out_region, minlength=n_regions).float()
-        self._constants["in_region"] = region
-        self._constants["in_size"] = torch.bincount(region, minlength=n_regions).float()
-        self._constants["sum"] = nn.functional.one_hot(out_region, n_regions).T.float()
-        self._constants["in_sum"] = nn.functional.one_hot(region, n_regions).T.float()
+        self._constants: dict[str, Tensor] = {"operator": operator, "pooled": pooled}
+        #: Rows of every region, which lie together, after and before the pooling.
+        self.sizes: list[int] = torch.bincount(out_region, minlength=n_regions).tolist()
+        self.in_sizes: list[int] = torch.bincount(region, minlength=n_regions).tolist()
         width = widths[-1]
         self.mean_weight = nn.Parameter(torch.zeros(n_regions, width + n_features))
         self.node_weight = nn.Parameter(torch.zeros(len(out_region), width))
         self.skip_weight = nn.Parameter(torch.zeros(n, n_features))
         self.bias = nn.Parameter(torch.zeros(n_regions))
+
+    @property
+    def operator(self) -> Tensor:
+        """Sparse (row, row) matrix that the convolutions share."""
+        return self._constants["operator"]
 
     def _apply(self, fn: Any, recurse: bool = True) -> "RegionalNetwork":
         """Move the constants of the graph with the parameters."""
@@ -148,23 +209,34 @@ class RegionalNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Standardized ages (batch, region) of features (batch, row, feature)."""
         c = self._constants
-        h = x.transpose(0, 1)
+        h = x.transpose(0, 1).contiguous()
         inputs = h
         for convolution in self.convolutions:
-            h = nn.functional.leaky_relu(convolution(h, c["operator"]), 0.2)
+            h = convolution(h, c["operator"])
+            h = nn.functional.leaky_relu(h, 0.2, inplace=not torch.is_grad_enabled())
         if self.layer == "spectral":
             index = c["pooled"][:, None, None].expand_as(h)
-            shape = (len(c["region"]), *h.shape[1:])
+            shape = (sum(self.sizes), *h.shape[1:])
             h = h.new_zeros(shape).scatter_reduce(0, index, h, "amax", include_self=False)
-        h = h.float()
+        width = self.node_weight.shape[1]
+        # a mean over a region is a sum with weights of its own, so one sum does for all
+        mean, mean_in = self.mean_weight[:, :width], self.mean_weight[:, width:]
+        weight = self.node_weight + _spread(mean, self.sizes)
+        weight_in = self.skip_weight + _spread(mean_in, self.in_sizes)
+        out = (h.float() * weight[:, None]).sum(-1)
+        out_in = (inputs * weight_in[:, None]).sum(-1)
+        if self.sizes == self.in_sizes:
+            total = _by_region(out + out_in, self.sizes)
+        else:
+            total = _by_region(out, self.sizes) + _by_region(out_in, self.in_sizes)
+        return (total + self.bias[:, None]).T
 
-        def by_region(values: Tensor, member: Tensor) -> Tensor:
-            return (member @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
 
-        mean = by_region(h, c["sum"]) / c["size"][:, None, None]
-        mean_in = by_region(inputs, c["in_sum"]) / c["in_size"][:, None, None]
-        both = torch.cat([mean, mean_in], dim=-1)
-        out = (both * self.mean_weight[:, None]).sum(-1)
-        out = out + by_region((h * self.node_weight[:, None]).sum(-1), c["sum"])
-        out = out + by_region((inputs * self.skip_weight[:, None]).sum(-1), c["in_sum"])
-        return (out + self.bias[:, None]).T
+def _spread(values: Tensor, sizes: list[int]) -> Tensor:
+    """Values (region, channel) over the rows of each region, divided by their number."""
+    return torch.cat([(one / n).expand(n, -1) for one, n in zip(values, sizes, strict=True)])
+
+
+def _by_region(values: Tensor, sizes: list[int]) -> Tensor:
+    """Sum values (row, batch) over the rows of each region."""
+    return torch.stack([part.sum(0) for part in values.split(sizes)])

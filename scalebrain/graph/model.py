@@ -16,10 +16,21 @@ from scalebrain.atlas.regions import RegionSet
 from scalebrain.cluster import map_tasks, once_per_worker
 from scalebrain.errors import ModelFileError, StatisticsError
 from scalebrain.features.inclusion import same_people
+from scalebrain.features.nodes import MAX_LESIONED, node_features
+from scalebrain.features.surface_nodes import surface_features, surface_level
 from scalebrain.graph.build import Graph, build_graph
 from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
-from scalebrain.graph.impute import Imputer
-from scalebrain.graph.train import Fold, Training, assign_folds, forward, train_fold
+from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.impute import RegionImputer
+from scalebrain.graph.references import References
+from scalebrain.graph.train import (
+    Fold,
+    Training,
+    assign_folds,
+    balanced_weights,
+    forward,
+    train_fold,
+)
 from scalebrain.variables import annotate, validate
 
 __all__ = [
@@ -27,7 +38,10 @@ __all__ = [
     "brain_age",
     "build_network",
     "features_of",
+    "known_folds",
     "load_network",
+    "matching_features",
+    "present_flag",
     "subject_keys",
 ]
 
@@ -35,17 +49,20 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_BYTES = 2**31
 
 
-def features_of(ds: xr.Dataset) -> xr.Dataset:
+def features_of(ds: xr.Dataset, nodes: str = "volume") -> xr.Dataset:
     """Dataset with ``node_features``, computed when a store does not have them yet."""
     if "node_features" in ds:
         return ds
-    from scalebrain.features.parcellation import node_features
-
-    return ds.assign(node_features(ds).data_vars)
+    level = surface_level(nodes)
+    if level is None:
+        return ds.assign(node_features(ds).data_vars)
+    other = [dim for dim in ("node", "edge") if dim in ds.dims]
+    found = surface_features(ds, level=level)
+    return ds.drop_dims(other).assign_coords(found.coords).assign(found.data_vars)
 
 
 def subject_keys(ds: xr.Dataset) -> list[str]:
@@ -102,6 +119,7 @@ class BrainAgeModel:
         regions: RegionSet | None = None,
         training: Training | None = None,
         coverage: float = 0.9,
+        checkpoints: str | Path | None = None,
     ) -> "BrainAgeModel":
         """Train on the healthy references of a store.
 
@@ -115,6 +133,9 @@ class BrainAgeModel:
             Hyper-parameters; the defaults when None.
         coverage
             Coverage of the conformal interval.
+        checkpoints
+            Folder, which every worker sees, where each epoch is saved: a training that was
+            killed goes on from there, to the same weights. None to save none.
 
         Returns
         -------
@@ -135,46 +156,37 @@ class BrainAgeModel:
         training = training if training is not None else Training()
         graph = build_graph(ds, regions=regions)
         ds = features_of(ds)
-        chosen = (ds["group"].values.astype(str) == "reference") & np.isfinite(ds["age"].values)
-        for name in ("included", "scan_present"):
-            if name in ds:
-                chosen &= ds[name].values.astype(bool)
-        x = np.asarray(ds["node_features"].isel(subject=np.flatnonzero(chosen)).values, np.float64)
-        complete = np.isfinite(x).all(axis=(1, 2))
-        if not complete.all():
-            logger.warning("%d references with missing nodes are left out", (~complete).sum())
-        who = np.flatnonzero(chosen)[complete]
-        if len(x) and not who.size:
-            absent = int(np.isnan(x).any(axis=2).all(axis=0).sum())
-            raise StatisticsError(
-                f"None of {len(x)} references has all nodes; {absent} nodes are missing in every "
-                "one. On a grid coarser than 3 mm some nodes have no voxel: use a finer one."
-            )
-        if not who.size:
-            raise StatisticsError(
-                "No reference subject with age and a complete scan. Mark healthy subjects with "
-                "group 'reference' in participants.tsv."
-            )
-        x = x[complete][:, graph.rows]
+        who = _references(ds, graph)
         age = np.asarray(ds["age"].values[who], dtype=np.float64)
-        people = same_people(ds.isel(subject=who))
-        fold_of = assign_folds(age, training.folds, seed=training.seed, person=people)
-        predicted = np.full((len(age), len(graph.regions)), np.nan)
+        weight = balanced_weights(age) if training.balance_ages else None
+        data = References.of(ds["node_features"].isel(subject=who), graph.rows, age, weight)
+        people, cohort = same_people(ds.isel(subject=who)), None
+        if training.keep_cohorts:
+            validate(ds, "cohort")
+            cohort = ds["cohort"].values[who].astype(str)
+        fold_of = assign_folds(
+            age, training.folds, seed=training.seed, person=people, cohort=cohort
+        )
+        keys = np.array(subject_keys(ds))[who]
+        key = hashlib.sha256(
+            json.dumps([graph.fingerprint, asdict(training), keys.tolist()]).encode()
+        ).hexdigest()
         trained = map_tasks(
             _train,
             range(training.folds),
             label="train",
-            shared=(x, age, fold_of, graph, training),
+            shared=(data, fold_of, graph, training, checkpoints and str(checkpoints), key),
             threads=1,
         )
+        predicted = np.full((len(age), len(graph.regions)), np.nan)
         folds = []
         for number, fold in enumerate(trained):
-            held = fold_of == number
-            network = build_network(fold, graph, training, x.shape[-1])
-            predicted[held], _ = forward(fold, network, x[held], graph)
+            held = np.flatnonzero(fold_of == number)
+            network = build_network(fold, graph, training, data.shape[1])
+            for some, x in data.blocks(held):
+                predicted[some], _ = forward(fold, network, x, graph)
             intercept, slope = fit_bias(age[held], predicted[held])
             folds.append(replace(fold, intercept=intercept, slope=slope))
-        keys = np.array(subject_keys(ds))[who]
         return cls(
             graph=graph,
             features=tuple(str(f) for f in ds["feature"].values),
@@ -184,7 +196,8 @@ class BrainAgeModel:
             fold_of={str(k): int(f) for k, f in zip(keys, fold_of, strict=True)},
             metrics=region_metrics(age, predicted, fold_of, graph.regions),
             about={
-                "space": str(ds.attrs.get("space", "")),
+                "space": _space(ds),
+                "nodes": str(ds["node_features"].attrs.get("nodes", "volume")),
                 "simulated": str(ds.attrs.get("simulated", "false")),
                 "age_min": float(age.min()),
                 "age_max": float(age.max()),
@@ -238,8 +251,10 @@ class BrainAgeModel:
                 out[f"fold{i}.{name}"] = getattr(fold, name)
             out[f"fold{i}.age"] = np.array([fold.age_center, fold.age_spread])
             for r in range(len(self.graph.regions)):
-                out[f"fold{i}.impute_mean.{r}"] = fold.imputer.means[r]
-                out[f"fold{i}.impute_covariance.{r}"] = fold.imputer.covariances[r]
+                one = fold.imputer[r]
+                out[f"fold{i}.impute_mean.{r}"] = one.mean
+                out[f"fold{i}.impute_factors.{r}"] = one.factors
+                out[f"fold{i}.impute_noise.{r}"] = np.array([one.noise])
         return out
 
     def save(self, path: str | Path) -> "BrainAgeModel":
@@ -336,9 +351,13 @@ class BrainAgeModel:
                     spread=a[f"fold{i}.spread"],
                     age_center=float(a[f"fold{i}.age"][0]),
                     age_spread=float(a[f"fold{i}.age"][1]),
-                    imputer=Imputer(
-                        tuple(a[f"fold{i}.impute_mean.{r}"] for r in range(len(regions))),
-                        tuple(a[f"fold{i}.impute_covariance.{r}"] for r in range(len(regions))),
+                    imputer=tuple(
+                        RegionImputer(
+                            a[f"fold{i}.impute_mean.{r}"],
+                            a[f"fold{i}.impute_factors.{r}"],
+                            float(a[f"fold{i}.impute_noise.{r}"][0]),
+                        )
+                        for r in range(len(regions))
                     ),
                     curve=a[f"fold{i}.curve"],
                     intercept=a[f"fold{i}.intercept"],
@@ -383,13 +402,53 @@ class BrainAgeModel:
         )
 
 
+def present_flag(ds: xr.Dataset) -> str:
+    """Name of the flag of those who have what the nodes are made of."""
+    on_surface = str(ds["node_features"].attrs.get("nodes", "")).startswith("surface")
+    return "surface_present" if on_surface else "scan_present"
+
+
+def _space(ds: xr.Dataset) -> str:
+    """Space of the nodes."""
+    return str(ds["node_features"].attrs.get("space", ds.attrs.get("space", "")))
+
+
+def _references(ds: xr.Dataset, graph: Graph) -> npt.NDArray[np.int64]:
+    """Positions of the healthy people that have an age and all nodes."""
+    chosen = (ds["group"].values.astype(str) == "reference") & np.isfinite(ds["age"].values)
+    for name in ("included", present_flag(ds)):
+        if name in ds:
+            chosen &= ds[name].values.astype(bool)
+    who = np.flatnonzero(chosen)
+    used = np.unique(graph.rows)
+    features = ds["node_features"].isel(subject=who, node=used)
+    present = xr.apply_ufunc(np.isfinite, features, dask="allowed").all("feature")
+    complete = np.asarray(present.all("node").values)
+    if not complete.all():
+        logger.warning("%d references with missing nodes are left out", (~complete).sum())
+    if who.size and not complete.any():
+        absent = int((~present.any("subject")).sum())
+        raise StatisticsError(
+            f"None of {who.size} references has all nodes; {absent} nodes are missing in every "
+            "one. On a grid coarser than 3 mm some nodes have no voxel: use a finer one."
+        )
+    if not who.size:
+        raise StatisticsError(
+            "No reference subject with age and a complete scan. Mark healthy subjects with "
+            "group 'reference' in participants.tsv."
+        )
+    return np.asarray(who[complete])
+
+
 def _train(
-    number: int, shared: tuple[Array, Array, npt.NDArray[np.int64], Graph, Training]
+    number: int,
+    shared: tuple[References, npt.NDArray[np.int64], Graph, Training, str | None, str],
 ) -> Fold:
     """Train one fold, as a task."""
-    x, age, fold_of, graph, training = shared
-    used = fold_of != number
-    return train_fold(x[used], age[used], graph, training, number=number)
+    data, fold_of, graph, training, folder, key = shared
+    file = Checkpoint(Path(folder) / f"fold{number}.safetensors", key) if folder else None
+    who = np.flatnonzero(fold_of != number)
+    return train_fold(data, who, graph, training, number=number, checkpoint=file)
 
 
 def build_network(fold: Fold, graph: Graph, training: Training, n_features: int) -> Any:
@@ -438,7 +497,7 @@ def _predict_block(
     seen = ~np.isnan(x).all(axis=(1, 2))
     if not seen.any():
         return out
-    rows = np.asarray(x[seen][:, graph.rows], dtype=np.float64)
+    rows = np.asarray(x[seen][:, graph.rows], dtype=np.float32)  # as in training
     rows = np.where(np.isfinite(rows), rows, np.nan)  # an infinite feature is a missing one
     trained = fold[seen]
     years = np.full((len(model.folds), len(rows), n_regions), np.nan)
@@ -460,6 +519,56 @@ def _predict_block(
     return out
 
 
+def matching_features(ds: xr.Dataset, model: BrainAgeModel) -> tuple[xr.Dataset, xr.DataArray]:
+    """Check that a model is for the nodes of a Dataset.
+
+    Parameters
+    ----------
+    ds
+        Store; node features are computed when they are not there.
+    model
+        Model.
+
+    Returns
+    -------
+    ds
+        The same, with node features.
+    features
+        (subject, node, feature) those that the model takes, in its order.
+
+    Raises
+    ------
+    ModelFileError
+        When the model was trained on another graph, other features or another space.
+    """
+    ds = features_of(ds, model.about["nodes"])
+    names = tuple(str(f) for f in ds["feature"].values)
+    missing = [f for f in model.features if f not in names]
+    if missing:
+        raise ModelFileError(
+            f"The model needs the node features {', '.join(model.features)}; the data lack "
+            f"{', '.join(missing)}. Train a model on the features that both have."
+        )
+    validate(ds, "edge_source", "edge_target", "node_parcel")
+    edges = np.stack([ds["edge_source"].values, ds["edge_target"].values], axis=1)
+    same = np.array_equal(model.graph.edges, edges)
+    if not same or not np.array_equal(model.graph.parcels, ds["node_parcel"].values):
+        raise ModelFileError("The model was trained on another graph of nodes than the store has.")
+    space = _space(ds) or model.about["space"]
+    if space != model.about["space"]:
+        raise ModelFileError(f"The model is for {model.about['space']}, the data are in {space}.")
+    return ds, ds["node_features"].sel(feature=list(model.features))
+
+
+def known_folds(ds: xr.Dataset, model: BrainAgeModel) -> npt.NDArray[np.int64]:
+    """Fold (subject,) of everyone that a model was trained on, with any scan; -1 for others."""
+    fold = np.array([model.fold_of.get(key, -1) for key in subject_keys(ds)], dtype=np.int64)
+    people = same_people(ds)  # another scan of someone in training has that person's fold
+    known = np.full(people.max(initial=-1) + 1, -1)
+    np.maximum.at(known, people, fold)
+    return np.asarray(known[people], dtype=np.int64)
+
+
 def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     """Predict the brain age of every region.
 
@@ -476,7 +585,10 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
         Over ``(subject, region)``, in years: ``brain_age``; ``brain_age_low`` and
         ``brain_age_high``; ``brain_pad = brain_age - age``; ``brain_pad_corrected``, less
         the age bias of held-out healthy subjects; ``imputed_fraction``.
-        ``calibration_slope (region)``; ``extrapolated`` and ``out_of_fold (subject)``.
+        ``calibration_slope (region)``; ``extrapolated`` and ``out_of_fold (subject)``. Where
+        the features were made with the policy ``exclude_region``, ``region_excluded (subject,
+        region)`` marks regions with more than half of their nodes' tissue lesioned (nodes
+        count alike), and the ages there are NaN.
         Lazy where the features are.
 
     Raises
@@ -493,31 +605,11 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     validate(ds, "age")
     if not isinstance(model, BrainAgeModel):
         model = BrainAgeModel.load(model)
-    ds = features_of(ds)
-    names = tuple(str(f) for f in ds["feature"].values)
-    missing = [f for f in model.features if f not in names]
-    if missing:
-        raise ModelFileError(
-            f"The model needs the node features {', '.join(model.features)}; the data lack "
-            f"{', '.join(missing)}. Train a model on the features that both have."
-        )
-    validate(ds, "edge_source", "edge_target", "node_parcel")
-    edges = np.stack([ds["edge_source"].values, ds["edge_target"].values], axis=1)
-    same = np.array_equal(model.graph.edges, edges)
-    if not same or not np.array_equal(model.graph.parcels, ds["node_parcel"].values):
-        raise ModelFileError("The model was trained on another graph of nodes than the store has.")
-    space = str(ds.attrs.get("space", model.about["space"]))
-    if space != model.about["space"]:
-        raise ModelFileError(f"The model is for {model.about['space']}, the data are in {space}.")
-    fold = np.array([model.fold_of.get(key, -1) for key in subject_keys(ds)], dtype=np.int64)
-    people = same_people(ds)  # another scan of someone in training has that person's fold
-    known = np.full(people.max(initial=-1) + 1, -1)
-    np.maximum.at(known, people, fold)
-    fold = known[people]
+    ds, features = matching_features(ds, model)
+    fold = known_folds(ds, model)
     age = ds["age"].astype(np.float64)
-    features = ds["node_features"].sel(feature=list(model.features))
-    if "scan_present" in ds:
-        features = features.where(ds["scan_present"].astype(bool))
+    if (present := present_flag(ds)) in ds:
+        features = features.where(ds[present].astype(bool))
     if features.chunks:
         features = features.chunk(node=-1, feature=-1)
     regions = list(model.graph.regions)
@@ -555,4 +647,21 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
         out[name].attrs["model_fingerprint"] = model.fingerprint
         out[name].attrs["model_trained_on_simulated"] = model.about["simulated"]
     out["brain_age_low"].attrs["coverage"] = model.about["coverage"]
+    if ds["node_features"].attrs.get("lesion_policy") == "exclude_region":
+        out = _without_lesioned_regions(out, ds, model.graph)
     return annotate(out)
+
+
+def _without_lesioned_regions(out: xr.Dataset, ds: xr.Dataset, graph: Graph) -> xr.Dataset:
+    """Ages that are missing where most of the nodes of a region are lesioned."""
+    validate(ds, "node_lesioned_fraction", way_out="Compute them with node_features.")
+    lesioned = ds["node_lesioned_fraction"]
+    parts = [
+        lesioned.isel(node=graph.rows[graph.region_of_row == r]).mean("node")
+        for r in range(len(graph.regions))
+    ]
+    fraction = xr.concat(parts, dim="region").transpose("subject", "region")
+    excluded = (fraction > MAX_LESIONED).assign_coords(region=out["region"])
+    ages = {n: v.where(~excluded) for n, v in out.items() if v.dims == ("subject", "region")}
+    ages = {name: array.assign_attrs(out[name].attrs) for name, array in ages.items()}
+    return out.assign({**ages, "region_excluded": excluded})

@@ -1,21 +1,49 @@
 """Training: one network a fold, early stopping on subjects that are not held out."""
 
 import logging
+import warnings
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.graph.build import Graph
-from scalebrain.graph.impute import Imputer, fit_imputer, impute
+from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.impute import Imputer, Mask, impute
+from scalebrain.graph.linear import Linear, Scales, fit_linear, fit_scales, standardize
+from scalebrain.graph.references import References
 
-__all__ = ["Fold", "Training", "assign_folds", "forward", "standardize", "train_fold"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Fold",
+    "Training",
+    "apply_network",
+    "assign_folds",
+    "balanced_weights",
+    "batch_size",
+    "forward",
+    "train_fold",
+]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+#: Largest weight of an age, and smallest, beside the median.
+_MOST_WEIGHT = 5.0
+#: Subjects of the validation at most: they stay in memory.
+_MOST_HELD = 1000
+#: Patches of a region that are drawn, and groups of subjects that share one at a time.
+_PATCHES, _GROUPS = 16, 8
+#: Nodes of a region for which the learning rate is meant.
+_NODES_OF_RATE = 50
+#: Rows of the graph, of all subjects of a batch, whose filters lie in the cache of a core.
+_ROWS_IN_CACHE = 2**15
 
 
 @dataclass(frozen=True)
@@ -43,9 +71,15 @@ class Training:
     validation
         Fraction of the training subjects that decides when to stop.
     masked
-        Largest fraction of a region that is masked and imputed in augmented copies.
+        Largest fraction of a region that is masked and imputed in half of the subjects.
     seed
         Seed of folds, weights, batches and masks.
+    keep_cohorts
+        Whether a cohort lies in one fold as a whole, so that out-of-fold ages are those of people
+        of new cohorts.
+    balance_ages
+        Whether rare ages count more: a subject by the inverse of the density of the ages, within
+        a factor of 5 of the median.
     """
 
     layer: Literal["cheb", "gcn", "spectral"] = "cheb"
@@ -59,6 +93,8 @@ class Training:
     validation: float = 0.15
     masked: float = 0.5
     seed: int = 0
+    keep_cohorts: bool = False
+    balance_ages: bool = False
 
     def __post_init__(self) -> None:
         """Check the layer."""
@@ -98,8 +134,13 @@ class Fold:
 
 
 def assign_folds(
-    age: Array, n_folds: int, *, seed: int, person: npt.NDArray[np.int64] | None = None
-) -> npt.NDArray[np.int64]:
+    age: Array,
+    n_folds: int,
+    *,
+    seed: int,
+    person: Ints | None = None,
+    cohort: npt.NDArray[np.str_] | None = None,
+) -> Ints:
     """Assign every subject to a fold, stratified by age, each person whole.
 
     Parameters
@@ -112,6 +153,8 @@ def assign_folds(
         Seed.
     person
         (subject,) number of the person; None when all differ.
+    cohort
+        (subject,) cohorts that are kept whole too; None when they are not.
 
     Returns
     -------
@@ -121,18 +164,16 @@ def assign_folds(
     Raises
     ------
     StatisticsError
-        With fewer than four subjects a fold.
+        With fewer than four subjects a fold, or fewer cohorts than folds.
     """
+    if cohort is not None:
+        return _folds_of_cohorts(age, n_folds, seed, person, cohort)
     if person is not None:
         people, own = np.unique(person, return_inverse=True)
         if len(people) < len(age):
             mean_age = np.bincount(own, weights=age) / np.bincount(own)
             return assign_folds(mean_age, n_folds, seed=seed)[own]
-    if len(age) < 4 * n_folds:
-        raise StatisticsError(
-            f"{len(age)} reference subjects are too few for {n_folds} folds. "
-            "Bring more, or ask for fewer folds."
-        )
+    _check_enough(len(age), n_folds)
     rng = np.random.default_rng([seed, 1])
     order = np.argsort(age, kind="stable")
     fold = np.empty(len(age), dtype=np.int64)
@@ -142,55 +183,288 @@ def assign_folds(
     return fold
 
 
-def standardize(x: Array, center: Array, spread: Array) -> Array:
-    """Standardize features by training means and SDs."""
-    return np.asarray((x - center) / spread)
+def _check_enough(n: int, n_folds: int) -> None:
+    """Refuse folds of fewer than four subjects."""
+    if n < 4 * n_folds:
+        raise StatisticsError(
+            f"{n} reference subjects are too few for {n_folds} folds. "
+            "Bring more, or ask for fewer folds."
+        )
 
 
-def _masked_copies(
-    z: Array, graph: Graph, imputer: Imputer, fraction: float, rng: np.random.Generator
-) -> Array:
-    """Copy subjects with part of every region masked and imputed."""
-    copies = z.copy()
-    for members in np.array_split(rng.permutation(len(z)), min(8, len(z))):
-        for r in range(len(graph.regions)):
-            rows = np.flatnonzero(graph.region_of_row == r)
-            n_masked = int(rng.uniform(0, fraction) * len(rows))
-            first = int(rng.integers(len(rows)))
-            # nodes are numbered piece by piece, so a run of them is a patch of cortex
-            copies[np.ix_(members, rows[(first + np.arange(n_masked)) % len(rows)])] = np.nan
-    return impute(copies, graph, imputer)[0]
+def _folds_of_cohorts(
+    age: Array, n_folds: int, seed: int, person: Ints | None, cohort: npt.NDArray[np.str_]
+) -> Ints:
+    """Folds of whole cohorts; cohorts that share a person go together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    _check_enough(len(age), n_folds)
+    n = len(age)
+    names, own = np.unique(cohort, return_inverse=True)
+    who = np.arange(n) if person is None else np.unique(person, return_inverse=True)[1]
+    size = names.size + n
+    links = coo_array((np.ones(n), (own, names.size + who)), shape=(size, size))
+    group = connected_components(links, directed=False)[1][own]
+    n_groups = np.unique(group).size
+    if n_groups < n_folds:
+        raise StatisticsError(
+            f"{n_groups} cohorts of references cannot be kept whole in {n_folds} folds. Ask for "
+            "fewer folds, or leave keep_cohorts out."
+        )
+    decile = np.searchsorted(np.quantile(age, np.linspace(0, 1, 6)[1:-1]), age)
+    fold = np.empty(n, dtype=np.int64)
+    split = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # cohorts differ in age: the strata cannot be equal
+        warnings.filterwarnings("ignore", message="The least populated class in y")
+        for number, (_, held) in enumerate(split.split(age, decile, group)):
+            fold[held] = number
+    if np.bincount(fold, minlength=n_folds).min() == 0:
+        raise StatisticsError(
+            f"The cohorts of references are too unequal to be kept whole in {n_folds} folds. Ask "
+            "for fewer folds, or leave keep_cohorts out."
+        )
+    return fold
 
 
-def _ridge(z: Array, target: Array, graph: Graph) -> tuple[Array, Array]:
-    """Ridge regression of every region on its own rows: weights (row, feature), intercepts."""
-    from sklearn.linear_model import RidgeCV
+def balanced_weights(age: Array) -> Array:
+    """Weights (subject,) that make up for uneven ages.
 
-    weights, intercepts = np.zeros(z.shape[1:]), np.zeros(len(graph.regions))
-    for r in range(len(graph.regions)):
-        rows = graph.region_of_row == r
-        flat = z[:, rows].reshape(len(z), -1)
-        fit = RidgeCV(np.logspace(0, 6, 13)).fit(flat, target)
-        weights[rows] = fit.coef_.reshape(-1, z.shape[-1])
-        intercepts[r] = fit.intercept_
-    return weights, intercepts
+    Parameters
+    ----------
+    age
+        (subject,) years.
+
+    Returns
+    -------
+    ndarray
+        Inverse of the density of the ages (Gaussian kernels, Scott's rule), within a factor of 5
+        of its median; mean 1.
+    """
+    from scipy.stats import gaussian_kde
+
+    if np.ptp(age) == 0:
+        return np.ones(len(age))
+    grid = np.linspace(age.min(), age.max(), 256)
+    weight = 1 / np.interp(age, grid, gaussian_kde(age)(grid))
+    median = float(np.median(weight))
+    weight = np.clip(weight, median / _MOST_WEIGHT, median * _MOST_WEIGHT)
+    return np.asarray(weight / weight.mean())
 
 
-def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number: int) -> Fold:
+class _Patches:
+    """Patches of every region that are masked and imputed while a network learns.
+
+    They are drawn once: to impute one takes a factorization.
+    """
+
+    def __init__(
+        self, graph: Graph, imputer: Imputer, fraction: float, rng: np.random.Generator
+    ) -> None:
+        self.graph, self.imputer = graph, imputer
+        self.masks: list[list[Mask]] = []
+        for r, nodes in enumerate(graph.members):
+            own = []
+            for _ in range(_PATCHES):
+                lost = np.zeros(len(nodes), dtype=bool)
+                n_masked = int(rng.uniform(0, fraction) * len(nodes))
+                lost[graph.patch(r, int(rng.integers(len(nodes))), n_masked)] = True
+                n_features = imputer[r].mean.size // len(nodes)
+                own.append(Mask.of(imputer[r], np.repeat(lost, n_features)))
+            self.masks.append(own)
+
+    def impose(
+        self, z: npt.NDArray[np.float32], rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        """Mask a patch of every region of half of the subjects, in some groups, and impute it."""
+        out = z.copy()
+        chosen = rng.permutation(len(z))[: len(z) // 2]
+        groups = np.array_split(chosen, min(_GROUPS, chosen.size)) if chosen.size else ()
+        for r, one in enumerate(self.imputer):
+            rows = slice(*self.graph.bounds[r])
+            for members in groups:
+                mask = self.masks[r][int(rng.integers(_PATCHES))]
+                values = z[members, rows].reshape(len(members), -1)
+                values[:, mask.lost] = mask.conditional_mean(one, values)
+                out[members, rows] = values.reshape(len(members), -1, z.shape[-1])
+        return out
+
+
+class _Run:
+    """Training of the network of one fold: epoch by epoch, from a checkpoint if there is one."""
+
+    def __init__(
+        self,
+        data: References,
+        graph: Graph,
+        training: Training,
+        scales: Scales,
+        linear: Linear,
+        held: Ints,
+        patches: _Patches,
+        number: int,
+    ) -> None:
+        import torch
+
+        from scalebrain.graph.layers import RegionalNetwork
+
+        self.data, self.training = data, training
+        self.scales, self.patches = scales, patches
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed * 1000 + number)
+            self.network = RegionalNetwork(
+                graph, data.shape[1], layer=training.layer, channels=training.channels
+            ).to(self.device)
+        self.start = self.tensor(linear.weights)
+        with torch.no_grad():
+            self.network.skip_weight.copy_(self.start)
+            self.network.bias.copy_(self.tensor(linear.intercepts))
+        # a step on the weights of single nodes is summed over all nodes of a region
+        names = ("node_weight", "skip_weight")
+        single = [p for name, p in self.network.named_parameters() if name in names]
+        others = [p for name, p in self.network.named_parameters() if name not in names]
+        nodes = data.shape[0] / len(graph.regions)
+        rate = training.learning_rate
+        groups = [
+            {"params": others, "lr": rate},
+            {"params": single, "lr": rate * min(1.0, _NODES_OF_RATE / nodes)},
+        ]
+        self.optimizer = torch.optim.Adam(groups)
+        self.check = scales.features(data.read(held))
+        self.check_age = scales.age(data.age[held])
+        self.check_weight = data.weight[held] / data.weight[held].mean()
+        self.best, self.stale, self.epoch = np.inf, 0, 0
+        self.best_weights = self._weights()
+        self.curve: list[tuple[float, float]] = []
+
+    def tensor(self, values: npt.NDArray[np.generic]) -> "torch.Tensor":
+        """Tensor of the network's type and device."""
+        import torch
+
+        return torch.as_tensor(values, dtype=torch.float32, device=self.device)
+
+    def _weights(self) -> "dict[str, torch.Tensor]":
+        """Copy of the weights."""
+        return {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+
+    def one_epoch(self, used: Ints, rng: np.random.Generator) -> None:
+        """Go over everyone once, but for epoch 0, which scores the linear path alone."""
+        self.network.train()
+        errors: list[float] = []
+        for some, x in self.data.blocks(used, rng) if self.epoch else ():
+            z = self.patches.impose(self.scales.features(x), rng)
+            age = self.tensor(self.scales.age(self.data.age[some]))
+            weight = self.tensor(self.data.weight[some] / self.data.weight[used].mean())
+            inputs = self.tensor(z)
+            for first in range(0, len(z), self.training.batch):
+                part = slice(first, first + self.training.batch)
+                errors.append(self._step(inputs[part], age[part], weight[part]))
+        score, error = self._validate()
+        trained = float(np.mean(errors)) if errors else np.nan
+        self.curve.append((trained * self.scales.age_spread, error * self.scales.age_spread))
+        if score < self.best * (1 - 1e-4):
+            self.best, self.stale, self.best_weights = score, 0, self._weights()
+        else:
+            self.stale += 1
+        self.epoch += 1
+
+    def _step(self, x: "torch.Tensor", age: "torch.Tensor", weight: "torch.Tensor") -> float:
+        """One step of Adam on a batch, whose gradients come from parts that fit the cache."""
+        import torch
+
+        self.optimizer.zero_grad()
+        network, total = self.network, 0.0
+        size = batch_size(x.shape[1], self.device)
+        for first in range(0, len(x), size):
+            part = slice(first, first + size)
+            with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.device == "cuda"):
+                predicted = network(x[part])
+            difference = predicted.float() - age[part][:, None]
+            # each region is its own regression: the sum over regions, not their mean
+            loss = (weight[part][:, None] * difference.square()).sum() / len(x)
+            loss.backward()
+            total += float(difference.detach().abs().mean(dim=1).sum())
+        penalty = (
+            network.node_weight.square().sum()
+            + (network.skip_weight - self.start).square().sum()
+            + 0.1 * network.mean_weight.square().sum()
+        )
+        (self.training.decay * 10 * penalty).backward()
+        self.optimizer.step()
+        return total / len(x)
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean squared and mean absolute error of those who say when to stop."""
+        self.network.eval()
+        found = apply_network(self.network, self.check)
+        residual = np.abs(found - self.check_age[:, None])
+        weight = self.check_weight[:, None]
+        return float((weight * residual**2).mean()), float((weight * residual).mean())
+
+    def state(self, rng: np.random.Generator) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Everything that the next epoch depends on."""
+        arrays = {f"now.{k}": v.cpu().numpy() for k, v in self.network.state_dict().items()}
+        arrays |= {f"best.{k}": v.cpu().numpy() for k, v in self.best_weights.items()}
+        for i, one in self.optimizer.state_dict()["state"].items():
+            arrays |= {f"adam.{i}.{k}": v.cpu().numpy() for k, v in one.items()}
+        arrays["curve"] = np.array(self.curve)
+        plain = {"epoch": self.epoch, "stale": self.stale, "best": self.best}
+        return arrays, {**plain, "rng": rng.bit_generator.state}
+
+    def resume(
+        self, rng: np.random.Generator, arrays: dict[str, npt.NDArray[Any]], state: dict[str, Any]
+    ) -> None:
+        """Take up what :meth:`state` gave."""
+        import torch
+
+        def named(prefix: str) -> "dict[str, torch.Tensor]":
+            n = len(prefix)
+            found = {k[n:]: v for k, v in arrays.items() if k.startswith(prefix)}
+            return {k: torch.from_numpy(v.copy()).to(self.device) for k, v in found.items()}
+
+        self.network.load_state_dict(named("now."))
+        self.best_weights = named("best.")
+        adam = self.optimizer.state_dict()
+        n = sum(len(group["params"]) for group in adam["param_groups"])
+        moments = {i: named(f"adam.{i}.") for i in range(n)}
+        adam["state"] = {
+            i: {k: v.cpu() if k == "step" else v for k, v in one.items()}
+            for i, one in moments.items()
+            if one
+        }
+        self.optimizer.load_state_dict(adam)
+        self.curve = [(float(a), float(b)) for a, b in arrays["curve"]]
+        self.epoch, self.stale, self.best = state["epoch"], state["stale"], state["best"]
+        rng.bit_generator.state = state["rng"]
+
+
+def train_fold(
+    data: References,
+    who: Ints,
+    graph: Graph,
+    training: Training,
+    *,
+    number: int,
+    checkpoint: Checkpoint | None = None,
+) -> Fold:
     """Train the network of one fold.
 
     Parameters
     ----------
-    x
-        (subject, row, feature) features of the training subjects, complete.
-    age
-        (subject,) years.
+    data
+        References.
+    who
+        Positions of those that the fold is trained on, ascending.
     graph
         Graph.
     training
         Hyper-parameters.
     number
         Number of the fold, for seeds and progress.
+    checkpoint
+        Where every epoch is saved, and gone on from; None to save none.
 
     Returns
     -------
@@ -201,92 +475,73 @@ def train_fold(x: Array, age: Array, graph: Graph, training: Training, *, number
     -----
     The linear path starts at the ridge regression of each region, so the convolutions
     learn what it leaves; what does not help the validation subjects is not kept. At the
-    end the linear path is fitted again on everyone.
+    end the linear path is fitted again on everyone. In every epoch half of the subjects, drawn
+    anew, have a patch of every region masked and imputed. Features are read block by block.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
-    from scalebrain.graph.layers import RegionalNetwork
-
-    rng = np.random.default_rng([training.seed, 2, number])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order, so the weights do not depend on the machine
-    state = torch.get_rng_state()
-    torch.manual_seed(training.seed * 1000 + number)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    center = x.mean(axis=(0, 1))
-    spread = np.maximum(x.std(axis=(0, 1)), 1e-8)
-    age_center, age_spread = float(age.mean()), float(max(age.std(), 1e-3))
-    z = standardize(x, center, spread)
-    order = rng.permutation(len(z))
-    n_validation = max(2, round(training.validation * len(z)))
-    held, used = order[:n_validation], order[n_validation:]
-    imputer = fit_imputer(z[used], graph)
-    copies = _masked_copies(z[used], graph, imputer, training.masked, rng)
-
-    def tensor(values: Array) -> "torch.Tensor":
-        return torch.as_tensor(values, dtype=torch.float32, device=device)
-
-    inputs = tensor(np.concatenate([z[used], copies]))
-    target = tensor((np.tile(age[used], 2) - age_center) / age_spread)
-    check, check_age = tensor(z[held]), tensor((age[held] - age_center) / age_spread)
-    network = RegionalNetwork(
-        graph,
-        x.shape[-1],
-        layer=training.layer,
-        channels=training.channels,
-    ).to(device)
-    linear, intercepts = _ridge(z[used], (age[used] - age_center) / age_spread, graph)
-    start = tensor(linear)
-    with torch.no_grad():
-        network.skip_weight.copy_(start)
-        network.bias.copy_(tensor(intercepts))
-    optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
-    bf16 = device.type == "cuda"
-    best, best_weights, stale, curve = np.inf, network.state_dict(), 0, []
-    for epoch in range(training.epochs + 1):  # the first one scores the linear path alone
-        network.train()
-        shuffled = torch.as_tensor(rng.permutation(len(inputs)), device=device)
-        errors = []
-        for index in shuffled.split(training.batch) if epoch else ():
-            optimizer.zero_grad()
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                predicted = network(inputs[index])
-            difference = predicted.float() - target[index][:, None]
-            # each region is its own regression: the sum over regions, not their mean
-            loss = difference.square().mean(dim=0).sum()
-            penalty = (
-                network.node_weight.square().sum()
-                + (network.skip_weight - start).square().sum()
-                + 0.1 * network.mean_weight.square().sum()
-            )
-            (loss + training.decay * penalty * 10).backward()
-            optimizer.step()
-            errors.append(float(difference.detach().abs().mean()))
-        network.eval()
-        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            residual = network(check).float() - check_age[:, None]
-        score = float(residual.square().mean())
-        trained = float(np.mean(errors)) * age_spread if errors else np.nan
-        curve.append((trained, float(residual.abs().mean()) * age_spread))
-        if score < best * (1 - 1e-4):
-            best, stale = score, 0
-            best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        else:
-            stale += 1
-            if stale >= training.patience:
-                break
-    logger.info("fold %d: %d epochs, validation MAE %.2f y", number + 1, len(curve), curve[-1][1])
-    # what stopped the training can still teach the linear path
-    everyone, all_intercepts = _ridge(z, (age - age_center) / age_spread, graph)
-    best_weights["skip_weight"] += tensor(everyone - linear)
-    best_weights["bias"] += tensor(all_intercepts - intercepts)
-    torch.set_num_threads(threads)
-    torch.set_rng_state(state)
-    weights = {k: v.cpu().numpy().astype(np.float32) for k, v in best_weights.items()}
-    return Fold(weights, center, spread, age_center, age_spread, imputer, np.array(curve))
+    limit = threadpool_limits(1)
+    try:
+        rng = np.random.default_rng([training.seed, 2, number])
+        scales = fit_scales(data, who)
+        order = rng.permutation(len(who))
+        n_held = min(max(2, round(training.validation * len(who))), _MOST_HELD)
+        held, used = np.sort(who[order[:n_held]]), np.sort(who[order[n_held:]])
+        linear = fit_linear(data, used, graph, scales)
+        patches = _Patches(graph, linear.imputer, training.masked, rng)
+        run = _Run(data, graph, training, scales, linear, held, patches, number)
+        saved = checkpoint.load() if checkpoint is not None else None
+        if saved is not None:
+            run.resume(rng, *saved)
+        while run.epoch <= training.epochs and run.stale < training.patience:
+            run.one_epoch(used, rng)
+            if checkpoint is not None:
+                checkpoint.save(*run.state(rng))
+            logger.info("fold %d, epoch %d: %.2f y", number + 1, run.epoch - 1, run.curve[-1][1])
+        # what stopped the training can still teach the linear path
+        everyone = fit_linear(data, who, graph, scales)
+        best = dict(run.best_weights)
+        best["skip_weight"] = best["skip_weight"] + run.tensor(everyone.weights - linear.weights)
+        best["bias"] = best["bias"] + run.tensor(everyone.intercepts - linear.intercepts)
+    finally:
+        limit.restore_original_limits()
+        torch.set_num_threads(threads)
+    weights = {k: v.cpu().numpy().astype(np.float32) for k, v in best.items()}
+    return Fold(
+        weights,
+        scales.center,
+        scales.spread,
+        scales.age_center,
+        scales.age_spread,
+        linear.imputer,
+        np.array(run.curve),
+    )
 
 
-def forward(fold: Fold, network: object, x: Array, graph: Graph) -> tuple[Array, Array]:
+def batch_size(n_rows: int, device: str) -> int:
+    """Choose how many subjects go through the network at a time.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of the graph.
+    device
+        ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    int
+        On a processor what its cache holds, on a GPU what keeps it busy.
+    """
+    return 256 if device == "cuda" else max(1, _ROWS_IN_CACHE // n_rows)
+
+
+def forward(
+    fold: Fold, network: object, x: npt.NDArray[np.floating], graph: Graph
+) -> tuple[Array, Array]:
     """Predict ages with the network of one fold.
 
     Parameters
@@ -307,17 +562,36 @@ def forward(fold: Fold, network: object, x: Array, graph: Graph) -> tuple[Array,
     imputed
         (subject, region) imputed fraction.
     """
+    z, fraction = impute(standardize(x, fold.center, fold.spread), graph, fold.imputer)
+    age = fold.age_center + fold.age_spread * apply_network(network, np.nan_to_num(z))
+    age[fraction >= 1] = np.nan
+    return age, fraction
+
+
+def apply_network(network: object, z: npt.NDArray[np.floating]) -> Array:
+    """Run a network on as many subjects at a time as the device takes well.
+
+    Parameters
+    ----------
+    network
+        Network in evaluation mode.
+    z
+        (subject, row, feature) standardized features.
+
+    Returns
+    -------
+    ndarray
+        (subject, region) standardized ages.
+    """
     import torch
 
     if not isinstance(network, torch.nn.Module):
         raise TypeError(f"expected a torch module, got {type(network).__name__}")
-    z, fraction = impute(standardize(x, fold.center, fold.spread), graph, fold.imputer)
     device = next(network.parameters()).device
-    out = np.empty((len(z), len(graph.regions)))
+    parts = []
     with torch.inference_mode():
-        for start in range(0, len(z), 256):
-            part = torch.as_tensor(np.nan_to_num(z[start : start + 256]), dtype=torch.float32)
-            out[start : start + 256] = network(part.to(device)).float().cpu().numpy()
-    age = fold.age_center + fold.age_spread * out
-    age[fraction >= 1] = np.nan
-    return age, fraction
+        size = batch_size(z.shape[1], device.type)
+        for start in range(0, len(z), size):
+            part = torch.as_tensor(z[start : start + size], dtype=torch.float32)
+            parts.append(network(part.to(device)).float().cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)

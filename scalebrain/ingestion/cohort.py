@@ -24,10 +24,11 @@ from scalebrain.ingestion.journal import (
     write_plan,
 )
 from scalebrain.ingestion.layout import check_grid, check_modulated, static_of, write_arrays
-from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD
+from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD, Sides
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.partition import (
     Partition,
+    content_of,
     damaged,
     plain_message,
     read_subject,
@@ -42,6 +43,7 @@ from scalebrain.ingestion.plan import (
     id_hash,
     make_plan,
     partition_fingerprint,
+    person_of,
     prepare,
     source_fingerprint,
 )
@@ -154,6 +156,7 @@ def ingest(
     """
     location = Location.of(store)
     options = ReadOptions(assume_space, volume, tuple(lesion_labels), min_lesion)
+    options.check()
     attrs = store_attributes(location)
     _check_store(location, attrs)
     check_grid(attrs, resolution=resolution, whole_head=whole_head)
@@ -163,7 +166,10 @@ def ingest(
     check_ids(datasets, plan)
     changed = True
     if attrs.get("complete") and plan is not None:
-        sources = source_hashes(read_records(location, plan))
+        records = read_records(location, plan)
+        _check_withdrawn(store, records, gone)
+        mended = _mended(records, datasets)
+        sources = {s: key for s, key in source_hashes(records).items() if s not in mended}
         changed = not all(_is_current(location, attrs, sources, d, gone) for d in datasets)
         if not changed and not verify:
             logger.info("%s is complete: nothing to ingest", store)
@@ -200,14 +206,19 @@ def ingest(
         mask = "" if static is None else str(static.attrs["mask_sha256"])
         partitions = _partitions(plan, datasets, mask)
         with ThreadPoolExecutor() as pool:
+            mended = _mended(records, datasets)
             done = pool.map(
-                lambda part: _is_done(location, part, records.get(part.number), verify), partitions
+                lambda part: (
+                    not mended & {scan.subject for scan in part.scans if scan is not None}
+                    and _is_done(location, part, records.get(part.number), verify)
+                ),
+                partitions,
             )
             todo = [part for part, is_done in zip(partitions, done, strict=True) if not is_done]
         if len(todo) < len(partitions):
             n = len(partitions)
             logger.info("%d of %d partitions are done", n - len(todo), n)
-        shared = (str(location), arrays, geometry)
+        shared = (str(location), arrays, geometry, lease.token)
         map_tasks(_write_partition, todo, label="ingest", shared=shared)
         lease.check()
         _finalize(location, plan, partitions, strict)
@@ -232,6 +243,37 @@ def _check_store(location: Location, attrs: Mapping[str, Any]) -> None:
 def _present(records: Mapping[int, Record]) -> list[str]:
     """Subjects that have a row in the store."""
     return [e["subject"] for r in records.values() for e in r["subjects"] if "values" in e]
+
+
+def _mended(records: Mapping[int, Record], datasets: Sequence[Dataset]) -> frozenset[str]:
+    """Rejected subjects whose files are others by now, though gzip and zip say the same of them."""
+    scans = {subject: scan for dataset in datasets for subject, scan in dataset.scans.items()}
+    rejected = {
+        entry["subject"]: entry["content"]
+        for record in records.values()
+        for entry in record["subjects"]
+        if "content" in entry and entry["subject"] in scans
+    }
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda subject: content_of(scans[subject]), rejected)
+        pairs = zip(rejected.items(), found, strict=True)
+        return frozenset(subject for (subject, before), now in pairs if before != now)
+
+
+def _check_withdrawn(
+    store: str | Path, records: Mapping[int, Record], withdrawn: frozenset[str]
+) -> None:
+    """Refuse a list with people whom a finished store still holds."""
+    check_all(
+        [
+            f"{subject} withdrew, and is in the store. Remove everyone of the list first: "
+            f"scalebrain store withdraw {store} --list FILE"
+            for subject in _present(records)
+            if id_hash(person_of(subject)) in withdrawn
+        ],
+        StoreError,
+        f"{store}: holds people who withdrew",
+    )
 
 
 def _withdrawn(location: Location, path: str | Path | None, prefix: str) -> frozenset[str]:
@@ -262,8 +304,11 @@ def _prepare(
         if dataset.n_withdrawn:
             logger.info("%s: %d withdrawn people left out", cohort.name, dataset.n_withdrawn)
         if not any(scan.t1w or scan.surfaces for scan in dataset.scans.values()):
+            way_out = "Add T1w images in template space (CAT12: its wm*.nii), or FreeSurfer runs."
+            if dataset.n_withdrawn:
+                way_out = f"{dataset.n_withdrawn} people in it withdrew."
             failures = [problem.message for problem in dataset.rejected] or [
-                f"{one}: no T1w image and no surfaces."
+                f"{one}: no T1w image and no surfaces. {way_out}"
             ]
             check_all(failures, ImageError, f"{one}: nothing that can be ingested")
         if not any(scan.gm for scan in dataset.scans.values()) and any(
@@ -329,11 +374,17 @@ def _plain_problems(dataset: Dataset) -> dict[str, list[list[str]]]:
     cohort = dataset.cohort
     return {
         kind: [
-            [p.subject, p.code, plain_message(p.message, cohort.root), _plain_file(p, cohort)]
-            for p in problems
+            [p.subject, p.code, _plain_words(p, cohort), _plain_file(p, cohort)] for p in problems
         ]
         for kind, problems in (("rejected", dataset.rejected), ("warnings", dataset.warnings))
     }
+
+
+def _plain_words(problem: Problem, cohort: Cohort) -> str:
+    """Message of a problem, without the folders of a file outside the dataset."""
+    message = plain_message(problem.message, cohort.root)
+    file = plain_message(problem.file, cohort.root)
+    return message.replace(file, Path(file).name) if file.startswith("/") else message
 
 
 def _plain_file(problem: Problem, cohort: Cohort) -> str:
@@ -374,7 +425,7 @@ def _partitions(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Part
                 number,
                 plan.rows,
                 scans,
-                tuple(dataset.sides.get(subject, "") for subject in part.subjects),
+                tuple(dataset.sides.get(subject, Sides()) for subject in part.subjects),
                 tuple(dataset.hashes.get(subject, "") for subject in part.subjects),
                 dataset.cohort.root,
                 dataset.cohort.modulated,
@@ -393,7 +444,7 @@ def _is_done(location: Location, partition: Partition, record: Record | None, ve
 
 
 def _write_partition(
-    partition: Partition, shared: tuple[str, tuple[str, ...], Geometry | None]
+    partition: Partition, shared: tuple[str, tuple[str, ...], Geometry | None, str]
 ) -> int:
     """Write one partition."""
     return write_partition(partition, *shared)
@@ -465,7 +516,8 @@ def _say(
     if counts:
         shown = ", ".join(f"{code} {k}" for code, k in sorted(counts.items()))
         logger.warning("%d warnings: %s", counts.total(), shown)
-    logger.info("%d subjects in the store, %d rejected", n, len(rejected))
+    out = len({(name, problem.subject) for name, problem in rejected})
+    logger.info("%d subjects in the store, %d rejected", n, out)
     for _, problem in rejected[:50]:
         logger.warning("rejected [%s] %s", problem.code, problem.message)
     if len(rejected) > 50:
@@ -553,7 +605,7 @@ def validate(
 def _check_partition(partition: Partition, shared: tuple[Geometry | None]) -> list[dict[str, Any]]:
     """Entries of the subjects of a partition, their rows thrown away."""
     return [
-        read_subject(scan, shared[0], partition, side)[1]
-        for scan, side in zip(partition.scans, partition.sides, strict=True)
+        read_subject(scan, shared[0], partition, sides)[1]
+        for scan, sides in zip(partition.scans, partition.sides, strict=True)
         if scan is not None
     ]

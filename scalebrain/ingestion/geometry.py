@@ -11,18 +11,31 @@ import xarray as xr
 from scipy import ndimage
 
 from scalebrain.atlas.parcels import node_image, nodes, parcel_image
-from scalebrain.atlas.space import Grid, asymmetric_template, brain_mask, template
+from scalebrain.atlas.space import (
+    Grid,
+    asymmetric_template,
+    brain_mask,
+    template,
+    template_grid,
+)
 from scalebrain.atlas.tracts import TRACTS, cst_probability
 from scalebrain.errors import GeometryError
 
 __all__ = ["Geometry", "covered_liters", "static_variables", "vertex_variables"]
 
 _WHITE_PROBABILITY = 0.9
+_EVERY = 7  # of the brain's voxels one tells how much a grid covers
 
 
 def covered_liters(grid: Grid) -> float:
     """Volume of the template's brain that a grid covers, in liters; the whole is 1.9."""
-    return float(np.count_nonzero(brain_mask(grid)) * grid.voxel_volume / 1e6)
+    # nothing is allocated for the grid: a header can claim any
+    own = template_grid()
+    mm = own.coordinates(np.flatnonzero(brain_mask(own))[::_EVERY])
+    inverse = np.linalg.inv(grid.matrix)
+    at = mm @ inverse[:3, :3].T + inverse[:3, 3]
+    inside = ((at >= -0.5) & (at <= np.array(grid.shape) - 0.5)).all(axis=1)
+    return float(np.count_nonzero(inside) * _EVERY * own.voxel_volume / 1e6)
 
 
 def static_variables(grid: Grid, *, whole_head: bool = False) -> xr.Dataset:
@@ -130,6 +143,8 @@ class Geometry:
         (voxel,) whether the voxel is of the template's brain or a parcel.
     template, mirrored
         (voxel,) the asymmetric template, as it is and with left and right exchanged.
+    grey
+        (voxel,) grey-matter probability of the template.
     """
 
     grid: Grid
@@ -138,6 +153,7 @@ class Geometry:
     inside: npt.NDArray[np.bool_]
     template: npt.NDArray[np.float32]
     mirrored: npt.NDArray[np.float32]
+    grey: npt.NDArray[np.float32]
     _cache: dict[object, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -155,6 +171,7 @@ class Geometry:
             brain_mask(grid)[at] | (parcel > 0),
             np.ascontiguousarray(asymmetric_template(grid)[at]),
             np.ascontiguousarray(asymmetric_template(grid, mirrored=True)[at]),
+            np.ascontiguousarray(template("gm", grid)[at]),
         )
 
     def __getstate__(self) -> dict[str, object]:

@@ -25,6 +25,8 @@ __all__ = [
 
 Record = dict[str, Any]
 
+_RECORD = {"fingerprint", "options", "subjects", "shards"}
+
 
 def read_object(location: Location, name: str) -> Any:
     """One object as plain values; None when it is not there."""
@@ -45,7 +47,12 @@ def write_object(location: Location, name: str, content: object) -> None:
 def read_plan(location: Location) -> Plan | None:
     """Plan of a store; None when it has none."""
     plain = read_object(location, "plan")
-    return None if plain is None else Plan.from_plain(plain)
+    try:
+        return None if plain is None else Plan.from_plain(plain)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(
+            f"{location}: {INGEST}/plan.json is damaged. Ingest into a new store."
+        ) from error
 
 
 def write_plan(location: Location, plan: Plan) -> None:
@@ -57,10 +64,11 @@ def read_record(location: Location, number: int) -> Record | None:
     """Record of a partition; None when it is not done, or its record is damaged."""
     content = location.get(f"{INGEST}/{number:06d}.json")
     try:
-        record: Record | None = None if content is None else json.loads(content)
+        record = None if content is None else json.loads(content)
     except ValueError:
         return None
-    return record
+    whole = isinstance(record, dict) and record.keys() >= _RECORD
+    return record if whole else None
 
 
 def write_record(location: Location, number: int, record: Mapping[str, Any]) -> None:

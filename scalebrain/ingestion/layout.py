@@ -34,6 +34,7 @@ ARRAYS: dict[str, tuple[type, str]] = {
     "sulcal_depth": (np.float32, "vertex"),
 }
 _GRID_SAMPLE = 101
+_MAX_GRID = 2**27  # voxels of a store's grid: a head at 0.4 mm
 _WHOLE_BRAIN = (1.6, 2.4)
 
 
@@ -76,6 +77,12 @@ def choose_grid(datasets: Sequence[Dataset], resolution: float | None) -> Grid |
             )
         except ScalebrainError as error:
             failures.append(str(error))
+            continue
+        if int(np.prod(shape)) > _MAX_GRID:
+            failures.append(
+                f"{file}: {' x '.join(map(str, shape))} voxels are too many for the grid of a "
+                "store. Give a resolution to resample to."
+            )
             continue
         grid = Grid.canonical(shape, affine)
         same = next((known for known in counts if not known.difference(grid)), grid)

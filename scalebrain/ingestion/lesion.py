@@ -1,7 +1,7 @@
 """A lesion mask: which voxels are lesioned, on which side, and how much lies outside."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,14 @@ from scalebrain.ingestion.rows_numba_fns import compiled_type, value_range
 from scalebrain.io.files import SourceFile
 from scalebrain.io.nifti import Image, read_image
 
-__all__ = ["LATERALITY_THRESHOLD", "LESION_THRESHOLD", "Lesion", "lesion_side", "read_lesion"]
+__all__ = [
+    "LATERALITY_THRESHOLD",
+    "LESION_THRESHOLD",
+    "Lesion",
+    "Sides",
+    "lesion_side",
+    "read_lesion",
+]
 
 #: A lesion is unilateral when its laterality index is at least this far from zero.
 LATERALITY_THRESHOLD = 0.8
@@ -23,12 +30,34 @@ LATERALITY_THRESHOLD = 0.8
 LESION_THRESHOLD = 0.5
 _MIDLINE_MM = 6.0
 _CEREBELLUM = 91  # first AAL code of the cerebellum
+# Boxes (mm: left and right of the midline, from and to in y, up to z) of what AAL leaves
+# without a label in brainstem and cerebellum; no white matter of the hemispheres is in them.
+_BRAINSTEM = (18.0, -48.0, -12.0, -6.0)
+_CEREBELLAR_WHITE = (32.0, -75.0, -40.0, -20.0)
 _MAX_VOLUME_CHANGE = 0.05
 _MAX_OUTSIDE = 0.5
 _ODD_OUTSIDE = 0.01
 _ROUNDING = 1e-3  # of masks that are stored as scaled integers
 
 Indices = npt.NDArray[np.int64]
+
+
+class Sides(NamedTuple):
+    """What a cohort's table says of sides; empty where it says nothing.
+
+    Parameters
+    ----------
+    lesion
+        Side of the lesion: L, R, bilateral or midline.
+    paresis
+        Side of the paresis: L or R.
+    """
+
+    lesion: str = ""
+    paresis: str = ""
+
+
+_NO_SIDES = Sides()
 
 
 @dataclass
@@ -50,37 +79,49 @@ class Lesion:
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
 
-def lesion_side(x: npt.NDArray[np.floating], parcel: npt.NDArray[np.integer]) -> tuple[str, float]:
+def lesion_side(mm: npt.NDArray[np.floating], parcel: npt.NDArray[np.integer]) -> tuple[str, float]:
     """Side of a lesion.
 
     Parameters
     ----------
-    x
-        (lesion voxel,) mm, right positive.
+    mm
+        (lesion voxel, 3) mm: right, anterior, superior.
     parcel
-        (lesion voxel,) parcel codes.
+        (lesion voxel,) parcel codes; 0 without one.
 
     Returns
     -------
     str
         ``L``, ``R``, ``bilateral``, ``midline`` (most of it within 6 mm of the midline, or
-        in the cerebellum) or ``none``.
+        in brainstem and cerebellum) or ``none``.
     float
         Laterality index, (left - right) / (left + right); NaN without a lesion.
     """
+    x = mm[:, 0]
     left, right = int(np.count_nonzero(x < 0)), int(np.count_nonzero(x > 0))
     if x.size == 0:
         return "none", float("nan")
     index = (left - right) / (left + right) if left + right else 0.0
-    if np.mean(np.abs(x) <= _MIDLINE_MM) > 0.5 or np.mean(parcel >= _CEREBELLUM) > 0.5:
+    unlabeled = _in_box(mm, _BRAINSTEM) | _in_box(mm, _CEREBELLAR_WHITE)
+    below = (parcel >= _CEREBELLUM) | ((parcel == 0) & unlabeled)
+    if np.mean(np.abs(x) <= _MIDLINE_MM) > 0.5 or np.mean(below) > 0.5:
         return "midline", index
     if abs(index) < LATERALITY_THRESHOLD:
         return "bilateral", index
     return ("L" if index > 0 else "R"), index
 
 
+def _in_box(
+    mm: npt.NDArray[np.floating], box: tuple[float, float, float, float]
+) -> npt.NDArray[np.bool_]:
+    """Whether points lie in a box that is symmetric about the midline and open below."""
+    width, back, front, top = box
+    x, y, z = mm.T
+    return np.asarray((np.abs(x) <= width) & (y >= back) & (y <= front) & (z <= top))
+
+
 def read_lesion(
-    file: SourceFile, geometry: Geometry, options: ReadOptions, *, side: str = ""
+    file: SourceFile, geometry: Geometry, options: ReadOptions, *, sides: Sides = _NO_SIDES
 ) -> Lesion:
     """Read a lesion mask.
 
@@ -92,8 +133,8 @@ def read_lesion(
         Voxels of the store.
     options
         How it is read.
-    side
-        Side by the cohort's table; empty when it does not say.
+    sides
+        Sides by the cohort's table.
 
     Returns
     -------
@@ -152,8 +193,8 @@ def read_lesion(
         lesion.warnings.append(
             ("lesion-outside", f"{file}: {outside:.1%} outside the brain. Check the mask.")
         )
-    found, index = lesion_side(mm[:, 0], np.where(own >= 0, geometry.parcel[np.maximum(own, 0)], 0))
-    _check_side(file, found, index, side, lesion)
+    found, index = lesion_side(mm, np.where(own >= 0, geometry.parcel[np.maximum(own, 0)], 0))
+    _check_sides(file, found, index, sides, lesion)
     lesion.values = {
         "lesion_volume": volume,
         "lesion_hemisphere": found,
@@ -178,10 +219,17 @@ def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesi
     """Index in the file of every lesioned voxel."""
     found = np.zeros(3)
     value_range(compiled_type(image.raw), found)
-    low, high = sorted(image.slope * found[:2] + image.intercept)
     if found[2]:
         raise ImageError(
             f"{file}: {int(found[2])} NaN or infinite voxels in a mask. Write 0 there, or 1.",
+            code="nonfinite-many",
+        )
+    with np.errstate(over="ignore"):
+        low, high = sorted(image.slope * found[:2] + image.intercept)
+    if not np.isfinite([low, high]).all():
+        raise ImageError(
+            f"{file}: values of a mask are infinite when the header scales them by "
+            f"{image.slope:g}. Write it again, as 0 and 1.",
             code="nonfinite-many",
         )
     if low < -_ROUNDING:
@@ -192,7 +240,9 @@ def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesi
     plain = image.slope == 1 and image.intercept == 0
     values = image.raw if plain else image.raw * image.slope + image.intercept
     if high <= 1 + _ROUNDING:
-        return np.asarray(np.flatnonzero(values >= LESION_THRESHOLD), dtype=np.int64)
+        lesioned = np.asarray(np.flatnonzero(values >= LESION_THRESHOLD), dtype=np.int64)
+        _note_fractions(file, high, bool(lesioned.size), options, lesion)
+        return lesioned
     labels = np.unique(values[values > 0])
     shown = ", ".join(f"{label:g}" for label in labels[:8]) + (", ..." if labels.size > 8 else "")
     if options.lesion_labels:
@@ -211,7 +261,26 @@ def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesi
             code="mask-labels",
         )
     lesion.warnings.append(("mask-scaled", f"{file}: lesion is {high:g}, expected 1; taken as 1"))
-    return np.asarray(np.flatnonzero(values), dtype=np.int64)
+    return np.asarray(np.flatnonzero(values > 0), dtype=np.int64)
+
+
+def _note_fractions(
+    file: SourceFile, high: float, any_lesion: bool, options: ReadOptions, lesion: Lesion
+) -> None:
+    """Say what is odd about a mask of 0 to 1."""
+    if high > _ROUNDING and not any_lesion:
+        message = (
+            f"{file}: values up to {high:g}, all below {LESION_THRESHOLD}: taken as no lesion. "
+            "Write the lesion as 1."
+        )
+        lesion.warnings.append(("mask-below-threshold", message))
+    if any_lesion and options.lesion_labels and 1 not in options.lesion_labels:
+        wanted = ", ".join(map(str, options.lesion_labels))
+        message = (
+            f"{file}: a mask of 0 and 1, none of --lesion-labels ({wanted}): its 1 is taken as "
+            "lesion. Check that it is one."
+        )
+        lesion.warnings.append(("mask-unlabeled", message))
 
 
 def _large_components(lesioned: Indices, shape: tuple[int, int, int], n_voxels: float) -> Indices:
@@ -275,8 +344,16 @@ def _resampled(
     return np.asarray(np.ravel_multi_index(tuple(ijk.T), grid.shape), dtype=np.int64)
 
 
-def _check_side(file: SourceFile, found: str, index: float, side: str, lesion: Lesion) -> None:
+def _check_sides(file: SourceFile, found: str, index: float, sides: Sides, lesion: Lesion) -> None:
     """Compare the mask's side with the table's."""
+    side, paresis = sides
+    if paresis == found and side != found:  # else the table says it of itself
+        message = (
+            f"{file}: the lesion is on the {found} side by the mask and so is the paresis by the "
+            "table, expected opposite sides. Check whether left and right are swapped in the table "
+            "or in the image."
+        )
+        lesion.warnings.append(("paresis-side", message))
     if side in ("", found):
         return
     if {side, found} == {"L", "R"}:
@@ -285,9 +362,10 @@ def _check_side(file: SourceFile, found: str, index: float, side: str, lesion: L
             f"says {side}. One of the two is wrong, or the image is flipped: correct it.",
             code="lesion-side",
         )
+    shown = "" if np.isnan(index) else f" ({index:+.2f})"
     lesion.warnings.append(
         (
             "lesion-side-differs",
-            f"{file}: {found} by the mask ({index:+.2f}), {side} by the table. Check both.",
+            f"{file}: {found} by the mask{shown}, {side} by the table. Check both.",
         )
     )

@@ -1,8 +1,11 @@
 """How the files of a dataset are read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from scalebrain.errors import ConfigError
 
 __all__ = ["ReadOptions"]
 
@@ -28,6 +31,19 @@ class ReadOptions:
     volume: int | None = None
     lesion_labels: tuple[int, ...] = ()
     min_lesion: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises
+        ------
+        ConfigError
+            When `min_lesion` is no volume.
+        """
+        if not 0 <= self.min_lesion < math.inf:
+            raise ConfigError(
+                f"min_lesion is {self.min_lesion} mL, expected a volume of 0 or more."
+            )
 
     def to_json(self) -> dict[str, object]:
         """Options as JSON gives them back."""

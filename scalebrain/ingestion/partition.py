@@ -7,8 +7,10 @@ from typing import Any
 from scalebrain.errors import GeometryError, ImageError, TableError
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.journal import Record, outdate_record, write_record
+from scalebrain.ingestion.lesion import Sides
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.scan import read_rows
+from scalebrain.io.lease import check_token
 from scalebrain.io.location import Location
 from scalebrain.io.shards import content_hash, encode_row, join_shard
 from scalebrain.io.sources import Scan
@@ -17,6 +19,7 @@ from scalebrain.io.store import ROWS_PER_BLOCK
 __all__ = [
     "Partition",
     "array_rows",
+    "content_of",
     "damaged",
     "plain_message",
     "read_subject",
@@ -39,7 +42,7 @@ class Partition:
     scans
         One entry a row; None for a row that stays empty.
     sides
-        Side of the lesion by the table, one entry a row.
+        Sides of lesion and paresis by the table, one entry a row.
     hashes
         Hash of the files, one entry a row.
     root
@@ -55,7 +58,7 @@ class Partition:
     number: int
     rows: int
     scans: tuple[Scan | None, ...]
-    sides: tuple[str, ...]
+    sides: tuple[Sides, ...]
     hashes: tuple[str, ...]
     root: Path
     modulated: bool
@@ -69,20 +72,26 @@ def array_rows(name: str, rows: int) -> int:
 
 
 def read_subject(
-    scan: Scan, geometry: Geometry | None, partition: Partition, side: str
+    scan: Scan, geometry: Geometry | None, partition: Partition, sides: Sides
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Read a subject: its encoded rows and its entry in the record; no rows when rejected."""
     entry: dict[str, Any] = {"subject": scan.subject}
     try:
         rows = read_rows(
-            scan, geometry, partition.options, side=side, modulated=partition.modulated
+            scan, geometry, partition.options, sides=sides, modulated=partition.modulated
         )
     except (GeometryError, ImageError, TableError) as error:
         why = {"code": error.code, **_about(str(error), scan, partition)}
-        return {}, {**entry, "rejected": why}
+        return {}, {**entry, "rejected": why, "content": content_of(scan)}
     warnings = [{"code": code, **_about(words, scan, partition)} for code, words in rows.warnings]
     encoded = {name: encode_row(row) for name, row in rows.images.items()}
     return encoded, {**entry, "values": rows.values, "warnings": warnings}
+
+
+def content_of(scan: Scan) -> list[str]:
+    """Keys of the files of a scan by all their bytes: they tell a damaged file from a good copy."""
+    files = (scan.t1w, scan.gm, scan.lesion, scan.surfaces)
+    return ["" if f is None or f.path.is_dir() else f.full_key() for f in files]
 
 
 def _about(message: str, scan: Scan, partition: Partition) -> dict[str, str]:
@@ -96,12 +105,15 @@ def _about(message: str, scan: Scan, partition: Partition) -> dict[str, str]:
 
 
 def plain_message(message: str, root: Path) -> str:
-    """Message in one line, its paths relative to the dataset."""
-    return " ".join(message.replace(f"{root}/", "").replace(str(root), root.name).split())
+    """Message in one printable line, its paths relative to the dataset."""
+    line = " ".join(message.replace(f"{root}/", "").replace(str(root), root.name).split())
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def write_partition(
-    partition: Partition, url: str, arrays: tuple[str, ...], geometry: Geometry | None
+    partition: Partition, url: str, arrays: tuple[str, ...], geometry: Geometry | None, token: str
 ) -> int:
     """Write the shards of a partition and, last, its record.
 
@@ -115,13 +127,21 @@ def write_partition(
         Every big array of the store.
     geometry
         Voxels of the store.
+    token
+        Token of the lease under which it is written.
 
     Returns
     -------
     int
         Number of subjects that were rejected.
+
+    Raises
+    ------
+    StoreError
+        When another ingest took the lease over: nothing of its work is overwritten.
     """
     store = Location.of(url)
+    check_token(store, token)
     outdate_record(store, partition.number)
     waiting: dict[str, dict[int, bytes]] = {}
     entries: list[dict[str, Any]] = []
@@ -138,7 +158,9 @@ def write_partition(
         for name in list(waiting):
             rows = array_rows(name, partition.rows)
             if last or (slot + 1) % rows == 0:
+                check_token(store, token)
                 written |= _flush(store, partition, name, rows, waiting.pop(name))
+    check_token(store, token)
     _delete_others(store, partition, arrays, written)
     record = {
         "fingerprint": partition.fingerprint,

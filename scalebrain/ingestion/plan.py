@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scalebrain.errors import Problem, ScalebrainError, StoreError, TableError, check_all
+from scalebrain.ingestion.lesion import Sides
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.io.files import SourceFile
 from scalebrain.io.sources import Cohort, Scan
@@ -49,7 +50,7 @@ class Dataset:
     hashes
         SHA-256 of the names and contents of the files of each of them.
     sides
-        Side of the lesion by the table.
+        Sides of lesion and paresis by the table.
     rejected
         What keeps subjects out before anything is read.
     warnings
@@ -63,7 +64,7 @@ class Dataset:
     cohort: Cohort
     scans: dict[str, Scan]
     hashes: dict[str, str]
-    sides: dict[str, str]
+    sides: dict[str, Sides]
     rejected: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     n_withdrawn: int
@@ -168,7 +169,8 @@ def prepare(cohort: Cohort, options: ReadOptions, withdrawn: frozenset[str]) -> 
         rejected.append(problem)
         del scans[problem.subject]
     with ThreadPoolExecutor(16) as pool:
-        sides = dict(zip(cohort.table.index, cohort.table["lesion_side"].astype(str), strict=True))
+        told = zip(cohort.table["lesion_side"], cohort.table["paresis_side"], strict=True)
+        sides = {s: Sides(*map(str, two)) for s, two in zip(cohort.table.index, told, strict=True)}
         keys = pool.map(lambda scan: _scan_hash(cohort, scan, sides[scan.subject]), scans.values())
         hashes = dict(zip(scans, keys, strict=True))
     return Dataset(
@@ -227,9 +229,10 @@ def _other_versions(scans: dict[str, Scan]) -> list[Problem]:
     ]
 
 
-def _scan_hash(cohort: Cohort, scan: Scan, side: str) -> str:
+def _scan_hash(cohort: Cohort, scan: Scan, sides: Sides) -> str:
     """SHA-256 over the names and contents of a scan's files, and what its reading depends on."""
-    digest = hashlib.sha256(json.dumps([scan.space, side]).encode())
+    told = [sides.lesion, *filter(None, [sides.paresis])]
+    digest = hashlib.sha256(json.dumps([scan.space, *told]).encode())
     for kind in ("t1w", "gm", "lesion", "surfaces"):
         file: SourceFile | None = getattr(scan, kind)
         if file is None:
@@ -239,7 +242,7 @@ def _scan_hash(cohort: Cohort, scan: Scan, side: str) -> str:
             key = file.content_key() if kind != "surfaces" else _surfaces_key(file)
         except ScalebrainError as error:
             key = f"error {error.code}"  # its reading will say so
-        digest.update(f"{kind} {name} {key}\n".encode())
+        digest.update(f"{kind} {name} {key}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -287,7 +290,7 @@ def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[
     Raises
     ------
     TableError
-        When a subject of the store is no longer in its dataset.
+        When a subject of the store is no longer in its dataset, neither usable nor rejected.
     """
     if stored is None:
         total = sum(len(dataset.scans) for dataset in datasets)
@@ -299,13 +302,16 @@ def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[
         subjects = part.subjects
         if part.dataset in given:
             known = given[part.dataset].scans
-            gone += [s for s in subjects if s and s not in known and s in done]
-            subjects = tuple(s if s in known or s in done else "" for s in subjects)
+            refused = {problem.subject for problem in given[part.dataset].rejected}
+            # who is rejected now keeps the row, empty
+            kept = {s for s in subjects if s in known or {s, person_of(s)} & refused}
+            gone += [s for s in subjects if s and s not in kept and s in done]
+            subjects = tuple(s if s in kept or s in done else "" for s in subjects)
         partitions.append(Planned(part.dataset, subjects))
     check_all(
         [
-            f"{subject} is in the store but no longer usable in its dataset. Put it back, or "
-            "remove it with: scalebrain store withdraw STORE ID"
+            f"{subject} is in the store but no longer in its dataset. Put it back, or remove it "
+            "for good with: scalebrain store withdraw STORE ID"
             for subject in gone
         ],
         TableError,

@@ -10,7 +10,7 @@ from scalebrain.atlas.space import SPACE
 from scalebrain.errors import GeometryError, ImageError
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.lattice import lattice
-from scalebrain.ingestion.lesion import read_lesion
+from scalebrain.ingestion.lesion import Sides, read_lesion
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.rows_numba_fns import (
     compiled_type,
@@ -19,6 +19,7 @@ from scalebrain.ingestion.rows_numba_fns import (
     overlap_sums,
     row_range,
 )
+from scalebrain.io.enigma import ICV
 from scalebrain.io.files import SourceFile
 from scalebrain.io.nifti import Image, read_image
 from scalebrain.io.shards import content_hash
@@ -28,8 +29,11 @@ __all__ = ["Rows", "read_rows"]
 
 _MAX_NONFINITE = 0.01
 _MIN_OVERLAP = 0.3
+_MIN_GREY_OVERLAP = 0.2  # 16 mm off is below, someone else's cortex above
 _MIRROR_MARGIN = 0.05  # people differ by half of that
 _OVERLAP_VOXELS = 250_000  # more do not change the correlation's second digit
+_ICV_ML = (ICV.low, ICV.high)
+_NO_SIDES = Sides()
 
 
 @dataclass
@@ -56,7 +60,7 @@ def read_rows(
     geometry: Geometry | None,
     options: ReadOptions,
     *,
-    side: str = "",
+    sides: Sides = _NO_SIDES,
     modulated: bool = False,
 ) -> Rows:
     """Read the files of one subject into rows.
@@ -69,8 +73,8 @@ def read_rows(
         Voxels of the store; None in a store of surfaces alone.
     options
         How files are read.
-    side
-        Side of the lesion by the cohort's table; empty when it does not say.
+    sides
+        Sides of lesion and paresis by the cohort's table.
     modulated
         Grey matter is a modulated volume, which may exceed 1.
 
@@ -118,7 +122,7 @@ def read_rows(
                 row = _read_image_row(name, file, geometry, options, rows, modulated)
                 rows.images[name] = row
         if scan.lesion is not None:
-            lesion = read_lesion(scan.lesion, geometry, options, side=side)
+            lesion = read_lesion(scan.lesion, geometry, options, sides=sides)
             rows.images["lesion_mask"] = lesion.row
             apart = max(rows.values["affine_residual"] or 0.0, lesion.values["affine_residual"])
             rows.values |= {**lesion.values, "affine_residual": apart}
@@ -161,6 +165,7 @@ def _read_image_row(
     if bad:
         count = round(bad * n)
         rows.warnings.append(("nonfinite", f"{file}: {count} NaN or infinite voxels, kept missing"))
+    if bad or brain.size < row.size:
         row[~np.isfinite(row)] = np.nan
     low, high = found[:2]
     if name == "gm" and not modulated and (low < -1e-3 or high > 1 + 1e-3):
@@ -175,6 +180,8 @@ def _read_image_row(
         )
     if name == "t1w":
         _judge_overlap(file, row, geometry, rows)
+    else:
+        _judge_grey(file, row, geometry)
     return row
 
 
@@ -248,14 +255,46 @@ def _judge_overlap(
         rows.warnings.append(("mirrored", message))
 
 
+def _judge_grey(file: SourceFile, row: npt.NDArray[np.float32], geometry: Geometry) -> None:
+    """Compare grey matter with the template's."""
+    sums = np.zeros(9)
+    step = max(1, row.size // _OVERLAP_VOXELS)
+    overlap_sums(row, geometry.grey, geometry.grey, step, sums)
+    given = _correlation(*sums[:6])
+    if not given >= _MIN_GREY_OVERLAP:
+        raise GeometryError(
+            f"{file}: correlates {given:.2f} with the template's grey matter, expected "
+            f"{_MIN_GREY_OVERLAP} or more: it is no grey matter, or not in {SPACE}. Normalize it "
+            "to that space first.",
+            code="not-in-template-space",
+        )
+
+
 def _read_surfaces(source: SourceFile, rows: Rows) -> None:
     """Read cortical measures and volumes."""
     from scalebrain.io.freesurfer import read_surfaces
 
     surfaces = read_surfaces(source)
+    for name, row in surfaces.values.items():
+        for side, half in zip(("left", "right"), np.split(row, 2), strict=True):
+            if np.nanmin(half) == np.nanmax(half):
+                raise ImageError(
+                    f"{source}: {name} is {np.nanmin(half):g} at every vertex of the {side} side. "
+                    "Run recon-all again.",
+                    code="constant-image",
+                )
+    low, high = _ICV_ML
+    icv = surfaces.icv if low <= surfaces.icv <= high else float("nan")
+    if np.isfinite(surfaces.icv) and np.isnan(icv):
+        message = (
+            f"{source}: intracranial volume {surfaces.icv:.0f} mL in aseg.stats, expected "
+            f"{low:.0f} to {high:.0f}: taken as missing. Check talairach.xfm, or give icv in the "
+            "table."
+        )
+        rows.warnings.append(("missing-covariate", message))
     rows.images |= surfaces.values
     rows.values |= {
         "freesurfer_version": surfaces.version,
-        "freesurfer_icv": None if np.isnan(surfaces.icv) else surfaces.icv,
+        "freesurfer_icv": None if np.isnan(icv) else icv,
         "aseg": surfaces.volumes,
     }

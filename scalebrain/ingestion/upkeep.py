@@ -37,7 +37,15 @@ from scalebrain.ingestion.subjects import gather_problems
 from scalebrain.io.lease import hold_lease
 from scalebrain.io.location import Location
 from scalebrain.io.shards import content_hash, join_shard, split_shard
-from scalebrain.io.store import check_format, fill_value, quiet, store_attributes, update_root
+from scalebrain.io.store import (
+    check_format,
+    explained,
+    fill_value,
+    quiet,
+    remove_array,
+    store_attributes,
+    update_root,
+)
 
 __all__ = ["store_info", "verify_store", "withdraw"]
 
@@ -164,7 +172,7 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
     TableError
         When an id is neither in the store nor withdrawn before.
     StoreError
-        When the store is not finished, or being written.
+        When the store is not finished, being written, or damaged where they are.
 
     Notes
     -----
@@ -191,11 +199,12 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
             TableError,
             f"{store}: unknown ids",
         )
-        update_root(location, {"complete": False, "withdrawing": True})
         known |= {id_hash(person) for person in people}
-        write_object(location, "withdrawn", sorted(known))
         # everyone who ever withdrew: an earlier call may have been killed
         rows = {s: r for s, (_, r) in plan.subjects().items() if id_hash(person_of(s)) in known}
+        _check_intact(location, plan, set(rows.values()))
+        update_root(location, {"complete": False, "withdrawing": True})
+        write_object(location, "withdrawn", sorted(known))
         _empty_rows(location, plan, rows)
         _forget(location, plan, known)
         update_root(location, {"complete": True, "withdrawing": False})
@@ -212,13 +221,40 @@ def _record(location: Location, number: int) -> Record:
     """Record of a partition of a finished store."""
     record = read_record(location, number)
     if record is None:
-        raise StoreError(f"{location}: record {number} is missing. Ingest with --verify first.")
+        raise StoreError(
+            f"{location}: record {number} is missing or damaged. Run the same ingest with --verify "
+            "--update first."
+        )
     return record
+
+
+def _check_intact(location: Location, plan: Plan, rows: Collection[int]) -> None:
+    """Refuse to rewrite damaged shards, while the ingest can still mend them.
+
+    Rewritten, they would have a hash that says they are whole.
+    """
+    touched = {row // plan.rows for row in rows}
+    failures = []
+    for number in range(len(plan.partitions)):
+        record = _record(location, number)
+        for key, expected in record["shards"].items() if number in touched else ():
+            name, _, shard, _ = key.split("/")
+            if int(shard) not in {row // array_rows(name, plan.rows) for row in rows}:
+                continue
+            content = location.get(key)
+            found = "" if content is None else content_hash([content])
+            # a killed withdrawal wrote the shard, and not yet the record
+            if found not in (expected, record.get("pending", {}).get(key)):
+                failures.append(
+                    f"{location}: {key} is missing or damaged. Run the same ingest with --verify "
+                    "first."
+                )
+    check_all(failures, StoreError, f"{location}: nothing was withdrawn, shards are damaged")
 
 
 def _empty_rows(location: Location, plan: Plan, rows: dict[str, int]) -> None:
     """Take rows out of every array."""
-    with quiet():
+    with quiet(), explained(location):
         group = zarr.open_group(location.zarr_store(), mode="r+")
         saved = {str(name) for name in store_attributes(location).get("saved_variables", ())}
         gone = []
@@ -241,7 +277,7 @@ def _empty_rows(location: Location, plan: Plan, rows: dict[str, int]) -> None:
         kept = sorted(saved - set(gone))
         group.update_attributes({"saved_variables": kept})
         for name in gone:
-            del group[name]
+            remove_array(location, name)
 
 
 def _empty_shards(location: Location, plan: Plan, name: str, rows: Sequence[int]) -> None:
@@ -257,12 +293,16 @@ def _empty_shards(location: Location, plan: Plan, name: str, rows: Sequence[int]
         number = shard * per_shard // plan.rows
         record = _record(location, number)
         joined = join_shard(encoded)
+        after = content_hash([joined]) if joined else ""
+        if key in record["shards"]:
+            write_record(location, number, {**record, "pending": {key: after}})
         if joined:
             location.put(key, joined)
-            record["shards"][key] = content_hash([joined])
+            record["shards"][key] = after
         else:
             location.delete(key)
             record["shards"].pop(key, None)
+        record.pop("pending", None)
         write_record(location, number, record)
 
 

@@ -81,7 +81,7 @@ def find_tree(tree: Tree) -> Findings:
         elif entry.name.startswith("sub-"):
             _find_subject(tree, entry, found, images=True)
         elif _ATLAS_FOLDER.fullmatch(entry.name) and is_folder(entry):
-            _find_sites(tree, entry, found)
+            _find_sites(tree, entry, found, {str(tree.root)})
     for name in _SUBJECTS_DIRS:
         _find_surfaces(tree, name, found)
     for sessions in found.visits.values():
@@ -90,11 +90,22 @@ def find_tree(tree: Tree) -> Findings:
     return found
 
 
-def _find_sites(tree: Tree, folder: os.DirEntry[str], found: Findings) -> None:
+def _find_sites(tree: Tree, folder: os.DirEntry[str], found: Findings, followed: set[str]) -> None:
     """Take the subjects of ATLAS R2.0, which lie in ``Training/R001/sub-r001s001``."""
-    for entry in tree.entries(folder.path):
+    real = os.path.realpath(folder.path)
+    if real in followed:  # by another link, or in a circle
+        return
+    followed.add(real)
+    try:
+        tree.check(folder.path)
+        entries = tree.entries(folder.path)
+    except ImageError as error:
+        shown = tree.shown(folder.path)
+        found.rejected.append(Problem(shown, error.code, str(error), shown))
+        return
+    for entry in entries:
         if _ATLAS_FOLDER.fullmatch(entry.name) and is_folder(entry):
-            _find_sites(tree, entry, found)
+            _find_sites(tree, entry, found, followed)
         elif entry.name.startswith("sub-"):
             _find_subject(tree, entry, found, images=True)
 
@@ -171,7 +182,11 @@ class _Walk:
         """Take one entry of a folder."""
         name = entry.name
         is_session = depth == 0 and name.startswith("ses-")
-        if is_folder(entry) or (entry.is_symlink() and (is_session or name in ("anat", "mri"))):
+        in_mri = os.path.basename(folder) == "mri"
+        image = _image(name, in_mri=in_mri)
+        if image is None and (
+            is_folder(entry) or (entry.is_symlink() and (is_session or name in ("anat", "mri")))
+        ):
             if is_session and not SESSION.fullmatch(name):
                 shown = self.tree.shown(entry.path)
                 message = (
@@ -183,8 +198,6 @@ class _Walk:
             if name not in _OTHER and depth < _DEEPEST:
                 self._descend(entry, name if is_session else session, depth)
             return
-        in_mri = os.path.basename(folder) == "mri"
-        image = _image(name, in_mri=in_mri)
         if image is not None:
             _add_image(self.tree, self.found, self.person, session, entry, image)
         elif in_mri and name.startswith("mwp1") and name.endswith((".nii", ".nii.gz")):

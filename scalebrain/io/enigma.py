@@ -1,14 +1,13 @@
 """Participants tables of BIDS, ENIGMA Stroke and UK Biobank: columns, codes, text, sidecar."""
 
-import csv
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TextIO
+from typing import NamedTuple, NoReturn
 
 from scalebrain.errors import TableError
 from scalebrain.io.cells import Quantity, quote
+from scalebrain.io.delimited import IDS, SESSIONS, listed, read_delimited
 
 __all__ = [
     "DAYS",
@@ -18,17 +17,18 @@ __all__ = [
     "HANDS",
     "ICV",
     "SIDES",
+    "UKB_AGE",
     "UKB_ICV",
+    "UKB_SESSION",
     "UKB_SEX",
     "Scale",
     "Source",
-    "listed",
 ]
 
 #: Names of a variable's column, in lower case; the first that is there is read.
 _COLUMNS: dict[str, tuple[str, ...]] = {
-    "subject": ("participant_id", "bids_id", "eid", "subject"),
-    "session": ("session_id", "session", "ses"),
+    "subject": IDS,
+    "session": SESSIONS,
     "age": ("age", "21003-2.0"),
     "sex": ("sex", "31-0.0"),
     "cohort": ("cohort", "site", "54-2.0"),
@@ -45,6 +45,9 @@ DAYS = Quantity("days_post_stroke", "days", 0, 120 * 365.25, units=("d", "day", 
 ICV = Quantity("icv", "mL", 500, 3000, units=("ml", "milliliter", "milliliters", "cm3", "cm^3"))
 #: Field 26521 is in mm3 by its definition.
 UKB_ICV = Quantity("icv", "mL", 500, 3000, divisor=1000, units=("mm3", "mm^3"))
+
+#: Age at the first imaging visit, and that visit as the archives number it.
+UKB_AGE, UKB_SESSION = "21003-2.0", "ses-2"
 
 #: Data coding 9.
 UKB_SEX = {"0": "F", "1": "M"}
@@ -78,7 +81,6 @@ ENIGMA_SIDES = SIDES | {
     "6": "",
 }
 
-_SEPARATORS = {".tsv": "\t", ".csv": ","}
 _KNOWN = {name for names in _COLUMNS.values() for name in names}
 _EXPECTED = "participant_id, age (years), sex, cohort; or the columns of ENIGMA or UK Biobank"
 #: How a sidecar declares motor scales.
@@ -86,7 +88,6 @@ DECLARATION = (
     '{"motor_score": {"Scales": {"FMA-UE": {"Maximum": 66, "HigherIsBetter": true}, '
     '"NIHSS": {"Maximum": 42, "HigherIsBetter": false}}}}'
 )
-_LISTED = 10
 
 
 class Scale(NamedTuple):
@@ -95,12 +96,6 @@ class Scale(NamedTuple):
     name: str
     maximum: float
     higher_is_better: bool
-
-
-def listed(items: Sequence[str]) -> str:
-    """List the first items, and say how many more there are."""
-    rest = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return ", ".join(items[:_LISTED]) + rest
 
 
 class Source:
@@ -196,78 +191,17 @@ class Source:
 
 def _read_text(path: Path) -> tuple[list[int], dict[str, Sequence[str]]]:
     """Line of each row, and the cells of each known column; names in lower case."""
-    separator = _SEPARATORS.get(path.suffix.lower())
-    if separator is None:
-        raise TableError(f"{path}: expected a .tsv (tabs) or .csv (commas) file. Save it as one.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, lines, rows = _scan(path, _one_line_each(path, file, separator))
-    except FileNotFoundError as error:
-        raise TableError(
-            f"{path}: missing. Write one row a subject with {_EXPECTED}.", code="unreadable"
-        ) from error
-    except OSError as error:
-        raise TableError(
-            f"{path}: cannot be read: {error.strerror}. Check the path and its permissions.",
-            code="unreadable",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise TableError(
-            f"{path}: not a table: {error}. Look for a quote without its partner; save it again."
-        ) from error
-    if not rows:
-        raise TableError(f"{path}: no row below the header. Write one row a subject.")
-    return lines, dict(zip(header, zip(*rows, strict=True), strict=True))
-
-
-def _scan(
-    path: Path, numbered: Iterator[tuple[int, list[str]]]
-) -> tuple[list[str], list[int], list[tuple[str, ...]]]:
-    """Known columns of the header, and line and known cells of each row that is not blank."""
-    names = [name.strip().lower() for name in next(numbered, (1, []))[1]]
-    _check_header(path, names)
-    known = [i for i, name in enumerate(names) if name in _KNOWN]
-    lines: list[int] = []
-    rows: list[tuple[str, ...]] = []
-    ragged: list[str] = []
-    for line, row in numbered:
-        if len(row) == len(names):
-            cells = tuple([row[i].strip() for i in known])
-            if any(cells) or any(map(str.strip, row)):
-                lines.append(line)
-                rows.append(cells)
-        elif any(map(str.strip, row)):
-            ragged.append(f"{len(row)} in line {line}")
-    if ragged:
-        raise TableError(
-            f"{path}: {len(names)} columns in the header, but {listed(ragged)}. Give every row "
-            "the same number of cells, n/a for a missing one."
-        )
-    return [names[i] for i in known], lines, rows
-
-
-def _one_line_each(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with their lines; one that goes over several would hide the rows inside a quote."""
-    reader = csv.reader(file, delimiter=separator, strict=True)
-    for line, row in enumerate(reader, start=1):
-        if reader.line_num != line:
-            raise TableError(
-                f"{path}: a quoted cell goes from line {line} to line {reader.line_num}. Close the "
-                "quote, or take the line breaks out of the cell."
-            )
-        yield line, row
+    lines, cells = read_delimited(
+        path,
+        expected=_EXPECTED,
+        check_header=lambda names: _check_header(path, [name.lower() for name in names]),
+        keep=lambda name: name.lower() in _KNOWN,
+    )
+    return lines, {name.lower(): column for name, column in cells.items()}
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
-    """Refuse a header without ids and ages, or with a name twice."""
-    if not any(names):
-        raise TableError(f"{path}: no header in the first line. Expected {_EXPECTED}.")
-    if repeated := [quote(name) for name, n in Counter(names).items() if name and n > 1]:
-        raise TableError(
-            f"{path}: several columns named {listed(repeated)} (capitals do not count). Keep one."
-        )
+    """Refuse a header without ids and ages."""
     for what, variable in (("ids", "subject"), ("ages", "age")):
         if not set(_COLUMNS[variable]) & set(names):
             found = listed([quote(name) for name in names])

@@ -76,7 +76,15 @@ class SourceFile:
                 raise ImageError(f"{self}: not a file. Give the file itself.", code="unreadable")
             if not self.member:
                 with self.path.open("rb", buffering=0) as file:
-                    yield file, status.st_size
+                    before = os.fstat(file.fileno())
+                    yield file, before.st_size
+                    after = os.fstat(file.fileno())
+                if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                    raise ImageError(
+                        f"{self}: changed while it was read. Wait until it is copied, then read it "
+                        "again.",
+                        code="truncated",
+                    )
                 return
             with zipfile.ZipFile(self.path) as archive:
                 info = self._info(archive.NameToInfo)
@@ -124,10 +132,24 @@ class SourceFile:
                 if any(stored[4:]):  # else padding behind the stream
                     return f"{size}:{stored.hex()}"
                 stream.seek(0)
-            crc = 0
-            while block := stream.read(1 << 20):
-                crc = zlib.crc32(block, crc)
-            return f"{size}:{crc:08x}"
+            return _checksum(stream)
+
+    def full_key(self) -> str:
+        """Size and checksum of all bytes as they lie on the disk, of an archive as a whole.
+
+        :meth:`content_key` trusts what gzip and zip say of their content, so that a damaged
+        file and its good copy can have the same one. This tells them apart.
+
+        Returns
+        -------
+        str
+            ``size:crc32``; what is wrong, when it cannot be read.
+        """
+        try:
+            with SourceFile(self.path).open() as (stream, _):
+                return _checksum(stream)
+        except ImageError as error:
+            return f"error {error.code}"
 
     def _info(self, members: dict[str, zipfile.ZipInfo]) -> zipfile.ZipInfo:
         """Entry of the archive's directory."""
@@ -183,6 +205,15 @@ class SourceFile:
                 f"{self}: cannot be read: {error}. Write the archive again without encryption.",
                 code="unreadable",
             ) from error
+
+
+def _checksum(stream: IO[bytes]) -> str:
+    """Size and CRC-32 of what is left of a stream."""
+    crc = size = 0
+    while block := stream.read(1 << 20):
+        crc = zlib.crc32(block, crc)
+        size += len(block)
+    return f"{size}:{crc:08x}"
 
 
 def _is_annexed(path: Path) -> bool:

@@ -5,7 +5,6 @@ and on damaged files raise anything at all.
 """
 
 import functools
-import importlib.util
 import os
 import re
 import struct
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from scalebrain.errors import ImageError
 from scalebrain.io.files import SourceFile
+from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_mesh
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -31,11 +31,10 @@ __all__ = ["MEASURES", "N_VERTICES", "Surfaces", "read_files", "read_surfaces", 
 MEASURES: tuple[str, ...] = ("thickness", "wg_contrast", "curvature", "sulcal_depth")
 
 #: Vertices of both hemispheres of fsaverage5, left then right.
-N_VERTICES = 20484
+N_VERTICES = 2 * N_SIDE
 
-_N_SIDE = N_VERTICES // 2
 _FILES = dict(zip(MEASURES, ("thickness", "w-g.pct.mgh", "curv", "sulc"), strict=True))
-_SIDES = {"lh": "left", "rh": "right"}
+_SIDES: dict[str, Hemisphere] = {"lh": "left", "rh": "right"}
 _DONE = "scripts/recon-all.done"
 _STAMP = "scripts/build-stamp.txt"
 _STATS = "stats/aseg.stats"
@@ -404,17 +403,17 @@ def _side_values(
         name = _measure_file(subject, side, measure)
         values = _decode_values(subject.file(name), raw)
         _check_values(subject.file(name), measure, values)
-        expected = _N_SIDE
+        expected = N_SIDE
         if ".fsaverage5." not in name:
-            if sphere is None and (len(values) != _N_SIDE or _sphere_file(side) in subject.sizes):
+            if sphere is None and (len(values) != N_SIDE or _sphere_file(side) in subject.sizes):
                 sphere = _read_sphere(subject, side)
             if sphere is not None and len(values) == len(sphere):
                 pairs = _pairs(sphere, side) if pairs is None else pairs
                 values = _average(values, pairs)
-            expected = _N_SIDE if sphere is None else len(sphere)
-        if len(values) != _N_SIDE:
+            expected = N_SIDE if sphere is None else len(sphere)
+        if len(values) != N_SIDE:
             raise ImageError(
-                f"{subject.file(name)}: {len(values)} values, expected {expected}, or {_N_SIDE} on "
+                f"{subject.file(name)}: {len(values)} values, expected {expected}, or {N_SIDE} on "
                 "fsaverage5. The files come from two runs: copy all of one run.",
                 code="freesurfer-unfinished",
             )
@@ -570,22 +569,10 @@ def _read_sphere(subject: _Subject, side: str) -> FloatArray:
 
 @functools.cache
 def _target(side: str) -> tuple[FloatArray, "cKDTree"]:
-    """Read the fsaverage5 sphere of nilearn: unit vectors, and a tree of them."""
-    import nibabel as nib
+    """Read the sphere of fsaverage5: unit vectors, and a tree of them."""
     from scipy.spatial import cKDTree
 
-    name = f"sphere_{_SIDES[side]}.gii.gz"
-    spec = importlib.util.find_spec("nilearn")
-    folder = spec.submodule_search_locations if spec else None
-    path = Path(folder[0]) / "datasets" / "data" / "fsaverage5" / name if folder else None
-    if path is None or not path.is_file():
-        raise ImageError(f"nilearn has no surface {name}. Run: pip install nilearn")
-    image = nib.load(path)
-    if not isinstance(image, nib.GiftiImage):
-        raise ImageError(f"{path} is not a surface. Reinstall nilearn.")
-    vertices = np.asarray(image.agg_data("pointset"), dtype=np.float64)
-    if vertices.shape != (_N_SIDE, 3):
-        raise ImageError(f"{path}: shape {vertices.shape}, expected {(_N_SIDE, 3)}.")
+    vertices, _ = read_mesh("sphere", _SIDES[side])
     vertices /= np.linalg.norm(vertices, axis=1, keepdims=True)
     return vertices, cKDTree(vertices)
 
@@ -602,7 +589,7 @@ def _pairs(sphere: FloatArray, side: str) -> tuple[IntArray, IntArray]:
     (left_over,) = np.nonzero(~chosen)
     _, reverse = tree.query(sphere[left_over])
     native = np.concatenate([forward, left_over]).astype(np.int64)
-    target = np.concatenate([np.arange(_N_SIDE), reverse]).astype(np.int64)
+    target = np.concatenate([np.arange(N_SIDE), reverse]).astype(np.int64)
     return native, target
 
 
@@ -611,7 +598,7 @@ def _average(values: FloatArray, pairs: tuple[IntArray, IntArray]) -> FloatArray
     native, target = pairs
     known = np.isfinite(values[native])
     native, target = native[known], target[known]
-    total = np.bincount(target, weights=values[native], minlength=_N_SIDE)
-    count = np.bincount(target, minlength=_N_SIDE)
+    total = np.bincount(target, weights=values[native], minlength=N_SIDE)
+    count = np.bincount(target, minlength=N_SIDE)
     with np.errstate(invalid="ignore"):
         return np.asarray(total / count, dtype=np.float64)

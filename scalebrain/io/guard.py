@@ -107,7 +107,7 @@ RULES: dict[str, Rule] = {
             "not-in-template-space",
             6,
             "E",
-            "An image that does not lie on the template",
+            "A T1w or grey-matter image that does not lie on the template",
             "rejected; the correlation with the template is shown",
         ),
         Rule(
@@ -156,7 +156,7 @@ RULES: dict[str, Rule] = {
             "paresis-side",
             8,
             "W",
-            "Paresis on the side of the lesion",
+            "Paresis on the side of the lesion, by the table or by the mask",
             "kept; both are shown: left and right may be swapped",
         ),
         Rule(
@@ -177,6 +177,13 @@ RULES: dict[str, Rule] = {
             "A lesion mask of fractions in 0-1",
             "lesioned from 0.5; the threshold is in the store",
         ),
+        Rule(
+            "mask-below-threshold",
+            12,
+            "W",
+            "A lesion mask of fractions that are all below 0.5",
+            "kept as a mask without a lesion",
+        ),
         Rule("mask-scaled", 13, "W", "A lesion mask of 0 and 255", "lesioned where not 0"),
         Rule(
             "mask-labels",
@@ -184,6 +191,13 @@ RULES: dict[str, Rule] = {
             "E",
             "A lesion mask with several labels",
             "rejected; `--lesion-labels` says which are lesion",
+        ),
+        Rule(
+            "mask-unlabeled",
+            14,
+            "W",
+            "A lesion mask of 0 and 1 where `--lesion-labels` does not name 1",
+            "kept; its 1 is lesion",
         ),
         Rule(
             "nonfinite",
@@ -375,8 +389,8 @@ RULES: dict[str, Rule] = {
             38,
             "E",
             "A site confounded with group or age",
-            "the model is refused, the terms that depend on each other are named. ComBat is not in "
-            "this version",
+            "the model and the harmonization are refused, the terms that depend on each other are "
+            "named",
         ),
         Rule(
             "mixed-scales",

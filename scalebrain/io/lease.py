@@ -23,7 +23,7 @@ from pathlib import Path
 from scalebrain.errors import ConfigError, StoreError
 from scalebrain.io.location import Location
 
-__all__ = ["LEASE_KEY", "Lease", "hold_lease"]
+__all__ = ["LEASE_KEY", "Lease", "check_token", "hold_lease"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,13 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
+    @property
+    def token(self) -> str:
+        """What tells this holder from every other, for :func:`check_token`."""
+        return self._holder.token
+
     def check(self) -> None:
-        """Make sure that the store is still ours to write; called before each write.
+        """Make sure that the store is still ours to write.
 
         Raises
         ------
@@ -194,6 +199,30 @@ def hold_lease(location: Location, *, ttl: float = 60.0) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
+
+
+def check_token(location: Location, token: str) -> None:
+    """Make sure that a lease is still held, from a process that works for its holder.
+
+    Parameters
+    ----------
+    location
+        Store that is written.
+    token
+        Token of the lease.
+
+    Raises
+    ------
+    StoreError
+        When another ingest has it by now, or nobody.
+    """
+    if not _is_ours(location, token):
+        raise StoreError(
+            f"{location}: the lease of this ingest is lost: another one took over, while this one "
+            "stood still. Nothing more is written. See that no other ingest runs, then run the "
+            "same command again: it goes on.",
+            code="interrupted",
+        )
 
 
 def _acquire(location: Location, ttl: float) -> Lease:

@@ -6,7 +6,8 @@ provider's own chain; they are never part of a url, a pickle, a message or a log
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,13 +20,62 @@ from scalebrain.io.failures import REMOTE, explain
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["Location"]
+__all__ = ["Location", "Parts"]
 
 T = TypeVar("T")
 
 _LIKE_A_URL = re.compile(r"[\w+.-]{2,}:")
 _ZARR_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 _TEMPORARY = re.compile(rf"^\.[0-9a-f]{{32}}\.tmp$|{_ZARR_TEMPORARY.pattern}")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Content that is read in parts.
+
+    Parameters
+    ----------
+    size
+        Bytes of it.
+    source
+        A file descriptor, or all of the content.
+    """
+
+    size: int
+    source: int | memoryview
+
+    def read(self, offset: int, size: int, room: memoryview) -> memoryview:
+        """Read a part.
+
+        Parameters
+        ----------
+        offset, size
+            Which bytes.
+        room
+            Writable, `size` bytes; used for files alone.
+
+        Returns
+        -------
+        memoryview
+            The part, shorter where the content ends before.
+        """
+        if isinstance(self.source, memoryview):
+            return self.source[offset : offset + size]
+        return room[: self.read_into(offset, room)]
+
+    def read_into(self, offset: int, room: memoryview) -> int:
+        """Fill a buffer with what begins at `offset`; how many bytes there were."""
+        if isinstance(self.source, memoryview):
+            some = self.source[offset : offset + len(room)]
+            room[: len(some)] = some
+            return len(some)
+        done = 0
+        while done < len(room):
+            got = os.preadv(self.source, [room[done:]], offset + done)
+            if not got:
+                break
+            done += got
+        return done
 
 
 @dataclass(frozen=True)
@@ -135,6 +185,34 @@ class Location:
         """
         _checked(key)
         return self._run(lambda backend: backend.get(key))
+
+    @contextmanager
+    def parts(self, key: str) -> Iterator["Parts | None"]:
+        """Open a key to read parts of it.
+
+        Parameters
+        ----------
+        key
+            Path below this location.
+
+        Yields
+        ------
+        Parts or None
+            Its content, of a bucket read as a whole; None when there is no such key.
+        """
+        if not self.is_local:
+            content = self.get(key)
+            yield None if content is None else Parts(len(content), memoryview(content))
+            return
+        try:
+            file = open(Path(self.url) / _checked(key), "rb", buffering=0)  # noqa: SIM115
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            yield None
+            return
+        except OSError as error:
+            raise self.explain(error) from error
+        with file:
+            yield Parts(os.fstat(file.fileno()).st_size, file.fileno())
 
     def put(self, key: str, content: bytes) -> None:
         """Write a key, whether it exists or not. A reader sees the old or the new content.

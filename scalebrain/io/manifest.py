@@ -8,6 +8,7 @@ from pathlib import Path
 from scalebrain.errors import ImageError, TableError
 from scalebrain.io.bids_tree import check_surfaces
 from scalebrain.io.cells import is_missing
+from scalebrain.io.delimited import IDS, SESSIONS
 from scalebrain.io.files import SourceFile
 from scalebrain.io.tree import (
     NATIVE,
@@ -22,9 +23,6 @@ from scalebrain.io.tree import (
 
 __all__ = ["find_manifest"]
 
-#: As in the reader of participants, in its order.
-_IDS = ("participant_id", "bids_id", "eid", "subject")
-_SESSIONS = ("session_id", "session", "ses")
 _FILES = ("t1w", "gm", "lesion", "surfaces")
 _SPACE = "MNI152NLin2009aSym"
 
@@ -53,14 +51,14 @@ def find_manifest(tree: Tree, path: Path) -> Findings:
     """
     rows = _read_rows(path)
     header = [name.strip().lower() for name in rows[0]]
-    ids = [name for name in _IDS if name in header]
+    ids = [name for name in IDS if name in header]
     if not ids or not set(_FILES) & set(header):
         raise TableError(
             f"{path}: no manifest: expected a column subject (or participant_id) and some of "
             f"{', '.join(_FILES)}; found {shown(', '.join(header))}. For a dataset in a folder "
             "give the folder."
         )
-    twice = sorted(name for name in {*_IDS, *_SESSIONS, *_FILES, "space"} if header.count(name) > 1)
+    twice = sorted(name for name in {*IDS, *SESSIONS, *_FILES, "space"} if header.count(name) > 1)
     if twice:
         raise TableError(f"{path}: several columns {', '.join(twice)}. Keep one of each.")
     found = Findings()
@@ -91,7 +89,7 @@ def _read_rows(path: Path) -> list[list[str]]:
 
 def _take_row(tree: Tree, found: Findings, person: str, row: dict[str, str]) -> None:
     """Take the files of one row."""
-    session = next((row[name] for name in _SESSIONS if name in row), "")
+    session = next((row[name] for name in SESSIONS if name in row), "")
     session = "" if is_missing(session) else f"ses-{session.removeprefix('ses-')}"
     found.visits.setdefault(person, {})
     if session and not SESSION.fullmatch(session):

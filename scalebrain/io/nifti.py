@@ -20,6 +20,7 @@ from scalebrain.io.files import SourceFile
 __all__ = ["Image", "read_header", "read_image"]
 
 _MAX_VOXELS = 2_000_000_000
+_MAX_FRAME = 2**30  # bytes: a brain at 0.5 mm has half of that as float64
 _MAX_OFFSET = 2**30
 _MAX_RATIO = 1100  # deflate cannot compress beyond about 1032:1
 _SLACK = 2**20  # bytes behind the voxels that may be decoded at once
@@ -281,7 +282,10 @@ def _read_header(source: SourceFile, stream: IO[bytes], size: int) -> tuple[_Hea
     else:
         _check_text(source, head[:512].lstrip().lower())
     header = _parsed(source, head)
-    if not zipped:
+    _check_size(source, header)
+    if zipped:
+        _check_held(source, stream, size, header)
+    else:
         if source.name.lower().endswith(".gz"):
             raise _not_nifti(
                 source,
@@ -293,15 +297,33 @@ def _read_header(source: SourceFile, stream: IO[bytes], size: int) -> tuple[_Hea
     return header, zipped
 
 
+def _check_held(source: SourceFile, stream: IO[bytes], size: int, header: _Header) -> None:
+    """Refuse a gzip stream that cannot hold what the header describes, before it is decoded."""
+    if header.end <= _MAX_RATIO * size:
+        return
+    stream.seek(max(size - 4, 0))
+    claimed = int.from_bytes(stream.read(4), "little")  # gzip ends with the size of its content
+    if claimed == header.end % 2**32:
+        raise ImageError(
+            f"{source}: {size} bytes claim to hold {header.end}, more than gzip can compress. Copy "
+            "it again.",
+            code="gzip-bomb",
+        )
+    raise _truncated(source, f"truncated: {size} bytes cannot hold the {header.end} of its header")
+
+
 def _check_text(source: SourceFile, start: bytes) -> None:
     """Refuse what often lies in place of an image."""
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith((b"version https://git-lfs", b"/annex/", b".git/annex", b"../")):
         raise ImageError(
             f"{source}: a pointer, not an image. Fetch its content (datalad get, git lfs pull).",
             code="pointer",
         )
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if start.startswith((b"<!", b"<html", b"<head", b"<?xml", b"<script")):
         raise ImageError(f"{source}: a web page, not an image. Download it again.", code="web-page")
+    if start and all(32 <= byte < 127 or byte in b"\t\n\r" for byte in start):
+        raise _not_nifti(source, "a text file, not an image", "Copy or download it again.")
 
 
 def _parsed(source: SourceFile, head: bytes) -> _Header:
@@ -385,6 +407,18 @@ def _dimensions(source: SourceFile, dim: tuple[int, ...]) -> tuple[tuple[int, in
             code="header-claims",
         )
     return (sides[0], sides[1], sides[2]), math.prod(sides[3:])
+
+
+def _check_size(source: SourceFile, header: _Header) -> None:
+    """Refuse a frame that no worker has room for."""
+    if header.frame_bytes > _MAX_FRAME:
+        shape = " x ".join(map(str, header.shape))
+        raise ImageError(
+            f"{source}: the header claims {header.frame_bytes} bytes a frame ({shape} voxels of "
+            f"{header.dtype.name}), at most {_MAX_FRAME}. Resample it to 0.5 mm or more, or write "
+            "it again with the tool that made it.",
+            code="header-claims",
+        )
 
 
 def _dtype(source: SourceFile, code: int, bits: int) -> np.dtype[Any]:

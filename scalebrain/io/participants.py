@@ -25,6 +25,7 @@ from scalebrain.io.cells import (
     plain_number,
     quote,
 )
+from scalebrain.io.delimited import listed
 from scalebrain.io.enigma import (
     DAYS,
     DECLARATION,
@@ -33,11 +34,12 @@ from scalebrain.io.enigma import (
     HANDS,
     ICV,
     SIDES,
+    UKB_AGE,
     UKB_ICV,
+    UKB_SESSION,
     UKB_SEX,
     Scale,
     Source,
-    listed,
 )
 from scalebrain.io.tree import PERSON, SESSION
 
@@ -133,6 +135,8 @@ class _Rows:
         self._warnings: list[tuple[int, str, str]] = []
         self.subjects = [_prefixed("sub-", text) for text in self._ids]
         self.sessions = [_prefixed("ses-", text) for text in source.cells("session")]
+        if not source.column("session") and source.column("age") == UKB_AGE:
+            self.sessions = [UKB_SESSION] * len(self.subjects)  # age and site are of that visit
         self.is_rejected = np.zeros(len(self._lines), dtype=bool)
         self._shown = [s if PERSON.fullmatch(s) else quote(s) for s in self.subjects]
         self._check_names()

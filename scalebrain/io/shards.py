@@ -6,25 +6,56 @@ without touching the others. The bytes are those of Zarr v3's sharding codec wit
 at the end (numbers little-endian, blosc, crc32c), which any Zarr library reads.
 """
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from scalebrain.errors import StoreError
+from scalebrain.io.location import Parts
+from scalebrain.io.shards_numba_fns import BLOCK, unshuffle_bits
 
-__all__ = ["array_codecs", "content_hash", "encode_row", "join_shard", "split_shard"]
+__all__ = [
+    "array_codecs",
+    "content_hash",
+    "decode_pieces",
+    "decode_row",
+    "encode_row",
+    "join_shard",
+    "part_of_row",
+    "row_places",
+    "shard_index_size",
+    "split_shard",
+]
 
 _ABSENT = np.uint64(2**64 - 1)
-_CODEC = {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle"}
+# Blosc: bytes of the header; flags of a row that could not be compressed, and of shuffled bits
+_HEADER = 16
+_COPIED, _BITS_SHUFFLED = 0x2, 0x4
+#: Blocks that are decoded at a time: 1 MiB, which stays in the caches.
+_BLOCKS = 16
+_CNAME, _LEVEL = "lz4", 1
+
+_rooms = threading.local()
 
 
 def array_codecs(dtype: npt.DTypeLike) -> Any:
     """Compressor of an array's rows, for Zarr's metadata."""
     from zarr.codecs import BloscCodec
 
-    return BloscCodec(typesize=np.dtype(dtype).itemsize, **_CODEC)  # type: ignore[arg-type]
+    return BloscCodec(
+        typesize=np.dtype(dtype).itemsize,
+        cname=_CNAME,  # type: ignore[arg-type]
+        clevel=_LEVEL,
+        shuffle="bitshuffle" if _bits_shuffled(dtype) else "noshuffle",
+    )
+
+
+def _bits_shuffled(dtype: npt.DTypeLike) -> bool:
+    """Whether bits are put in order of their weight first: of masks it costs more than it saves."""
+    return np.dtype(dtype).kind != "b"
 
 
 def content_hash(parts: Iterable[bytes | npt.NDArray[np.generic]]) -> str:
@@ -67,13 +98,215 @@ def encode_row(row: npt.NDArray[np.generic]) -> bytes:
     row = np.ascontiguousarray(row, dtype=row.dtype.newbyteorder("<"))
     encoded: bytes = blosc.compress(
         row,
-        str(_CODEC["cname"]).encode(),
-        _CODEC["clevel"],
-        blosc.BITSHUFFLE,
+        _CNAME.encode(),
+        _LEVEL,
+        blosc.BITSHUFFLE if _bits_shuffled(row.dtype) else blosc.NOSHUFFLE,
         0,
         row.dtype.itemsize,
     )
     return encoded
+
+
+def decode_row(encoded: memoryview, out: npt.NDArray[Any], shard: str) -> None:
+    """Decode a row into its place.
+
+    Parameters
+    ----------
+    encoded
+        What :func:`encode_row` or :func:`part_of_row` gave.
+    out
+        Place, contiguous and of the very size.
+    shard
+        Name of the shard, for messages.
+
+    Raises
+    ------
+    StoreError
+        When the row is damaged.
+    """
+    from numcodecs import blosc
+
+    little = out.dtype.newbyteorder("<")
+    row = out if little == out.dtype else np.empty(out.shape, dtype=little)
+    if len(encoded) < _HEADER or int.from_bytes(encoded[4:8], "little") != row.nbytes:
+        raise _damaged(shard)
+    try:
+        blosc.decompress(encoded, row)
+    except (RuntimeError, ValueError) as error:
+        raise _damaged(shard) from error
+    if row is not out:
+        out[...] = row
+
+
+def decode_pieces(
+    encoded: memoryview, out: npt.NDArray[Any], shard: str
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Decode a row piece by piece, so that each is used while it lies in a core's cache.
+
+    Parameters
+    ----------
+    encoded
+        As for :func:`decode_row`; overwritten where it can be written.
+    out
+        Room for the whole row, which may be left as it is.
+    shard
+        Name of the shard, for messages.
+
+    Yields
+    ------
+    first
+        Position of the piece in the row.
+    values
+        The piece, overwritten by the next one; together they are the row.
+
+    Raises
+    ------
+    StoreError
+        When the row is damaged.
+
+    Notes
+    -----
+    Blosc is told that the bits were not shuffled, and so leaves that to our kernel. The blocks at
+    hand are made a row of their own: its header and table take the place of what was decoded
+    before.
+    """
+    from numcodecs import blosc
+
+    bounds = _blocks_to_unshuffle(encoded, out)
+    if bounds is None:
+        decode_row(encoded, out, shard)
+        yield 0, out
+        return
+    head, flags = bytes(encoded[:4]), encoded[2]
+    raw, values = _rooms_of_thread()
+    n_blocks = bounds.size - 1
+    # the last block may be short, which Blosc takes in its own way: it goes with the one before
+    whole = n_blocks if out.nbytes == n_blocks * BLOCK else n_blocks - 2
+    places = bounds.tolist()
+    low = 0
+    while low < n_blocks:
+        high = min(low + _BLOCKS, whole) if low < whole else n_blocks
+        n = (min(high * BLOCK, out.nbytes) - low * BLOCK) // 4
+        table = _HEADER + 4 * (high - low)
+        start = places[low] - table
+        frame = encoded[start : places[high]]
+        frame[:4] = head
+        frame[4:_HEADER] = np.array([4 * n, BLOCK, len(frame)], dtype="<u4").tobytes()
+        frame[_HEADER:table] = (bounds[low:high] - start).astype("<u4").tobytes()
+        try:
+            if low < whole:
+                frame[2] = flags & ~_BITS_SHUFFLED
+                blosc.decompress(frame, raw[: n // 2])
+                unshuffle_bits(raw[: n // 2], values[:n].view(np.uint32))
+            else:
+                blosc.decompress(frame, values[:n])
+        except (RuntimeError, ValueError) as error:
+            raise _damaged(shard) from error
+        yield low * BLOCK // 4, values[:n]
+        low = high
+
+
+def _blocks_to_unshuffle(
+    encoded: memoryview, out: npt.NDArray[Any]
+) -> npt.NDArray[np.int64] | None:
+    """Where the blocks of a row begin, and its end; None if it is not as our kernel takes it."""
+    if out.dtype != np.dtype("<f4") or encoded.readonly or len(encoded) < _HEADER:
+        return None
+    n_bytes, block, size = np.frombuffer(encoded, dtype="<u4", count=3, offset=4).tolist()
+    n_blocks = -(-n_bytes // BLOCK)
+    first = _HEADER + 4 * n_blocks
+    if block != BLOCK or n_bytes != out.nbytes or size != len(encoded) or size <= first:
+        return None
+    is_shuffled = encoded[2] & (_COPIED | _BITS_SHUFFLED) == _BITS_SHUFFLED
+    if n_blocks < 3 or encoded[3] != 4 or not is_shuffled:
+        return None
+    starts = np.frombuffer(encoded, dtype="<u4", count=n_blocks, offset=_HEADER)
+    bounds = np.append(starts.astype(np.int64), size)
+    return bounds if bounds[0] == first and (np.diff(bounds) > 0).all() else None
+
+
+def _rooms_of_thread() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+    """Room for some blocks before and after their bits are in place, the same in a thread."""
+    held: tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]] | None
+    held = getattr(_rooms, "held", None)
+    if held is None:
+        n = _BLOCKS * BLOCK
+        held = _rooms.held = np.empty(n // 8, np.uint64), np.empty(n // 4, np.float32)
+    return held
+
+
+def part_of_row(
+    content: Parts,
+    place: tuple[int, int],
+    first: int,
+    last: int,
+    room: Callable[[int], memoryview],
+    shard: str,
+) -> tuple[memoryview, int, int]:
+    """Read the blocks of a row that hold some of its bytes, as a row of its own.
+
+    Parameters
+    ----------
+    content
+        Shard.
+    place
+        Offset and size of the encoded row in it.
+    first, last
+        First and last-plus-one byte wanted of the decoded row.
+    room
+        Gives a buffer of a size; the same one each time.
+    shard
+        Name of the shard, for messages.
+
+    Returns
+    -------
+    encoded
+        What :func:`decode_row` takes.
+    low, high
+        Which bytes of the row it holds.
+
+    Raises
+    ------
+    StoreError
+        When the row is damaged.
+
+    Notes
+    -----
+    Blosc's format: a header of 16 bytes (flags in the third; sizes of the row, of a block and of
+    all of it), the offset of every block, and the blocks. Each is encoded on its own.
+    """
+    offset, size = place
+    head = bytes(content.read(offset, _HEADER, room(_HEADER)))
+    if len(head) == _HEADER:
+        n_bytes, block, encoded = np.frombuffer(head, dtype="<u4", offset=4).tolist()
+        n_blocks = -(-n_bytes // block) if block else 0
+        table = _HEADER + 4 * n_blocks
+        if encoded == size and 0 <= first < last <= n_bytes and table <= size:
+            low, high = first // block, -(-last // block)
+            low = max(0, min(low, n_blocks - 2))  # the last block may be short: not alone
+            if head[2] & _COPIED or (low, high) == (0, n_blocks):
+                return content.read(offset, size, room(size)), 0, n_bytes
+            starts = np.frombuffer(
+                bytes(content.read(offset + _HEADER, 4 * n_blocks, room(4 * n_blocks))), dtype="<u4"
+            ).astype(np.int64)
+            bounds = np.append(starts, size)
+            if (np.diff(bounds) <= 0).any() or bounds[0] != table:
+                # written by several threads, in the order in which they were done
+                return content.read(offset, size, room(size)), 0, n_bytes
+            begin, end = int(bounds[low]), int(bounds[high])
+            top = min(high * block, n_bytes)
+            shift = _HEADER + 4 * (high - low)
+            out = room(shift + end - begin)
+            content.read_into(offset + begin, out[shift:])
+            sizes = np.array([top - low * block, block, len(out)], dtype="<u4")
+            out[:_HEADER] = head[:4] + sizes.tobytes()
+            out[_HEADER:shift] = (starts[low:high] - begin + shift).astype("<u4").tobytes()
+            return out, low * block, top
+    raise _damaged(shard)
+
+
+def _damaged(shard: str) -> StoreError:
+    return StoreError(f"{shard}: a row is damaged. Run: scalebrain store verify STORE")
 
 
 def join_shard(rows: Sequence[bytes | None]) -> bytes:
@@ -124,14 +357,45 @@ def split_shard(shard: bytes, n_rows: int) -> list[bytes | None]:
     StoreError
         When the shard is damaged.
     """
+    places = row_places(shard[-shard_index_size(n_rows) :], n_rows, "a shard")
+    return [None if place is None else shard[place[0] : sum(place)] for place in places]
+
+
+def shard_index_size(n_rows: int) -> int:
+    """Bytes at the end of a shard that say where its rows lie."""
+    return 16 * n_rows + 4
+
+
+def row_places(index: bytes, n_rows: int, shard: str) -> list[tuple[int, int] | None]:
+    """Read where the rows of a shard lie.
+
+    Parameters
+    ----------
+    index
+        Last bytes of the shard, as many as :func:`shard_index_size` says.
+    n_rows
+        Slots of a shard of this array.
+    shard
+        Name of the shard, for messages.
+
+    Returns
+    -------
+    list
+        Offset and size of every encoded row, None for a slot without one.
+
+    Raises
+    ------
+    StoreError
+        When the shard is damaged.
+    """
     import google_crc32c
 
-    table, checksum = shard[-16 * n_rows - 4 : -4], shard[-4:]
+    table, checksum = index[:-4], index[-4:]
     if len(table) != 16 * n_rows or int(google_crc32c.value(table)) != int.from_bytes(
         checksum, "little"
     ):
-        raise StoreError("a shard is damaged. Run: scalebrain store verify STORE")
-    index = np.frombuffer(table, dtype="<u8").reshape(n_rows, 2)
+        raise StoreError(f"{shard}: damaged. Run: scalebrain store verify STORE")
     return [
-        None if start == _ABSENT else shard[int(start) : int(start + size)] for start, size in index
+        None if start == _ABSENT else (int(start), int(size))
+        for start, size in np.frombuffer(table, dtype="<u8").reshape(n_rows, 2)
     ]

@@ -147,7 +147,7 @@ def find_cohort(
         raise TableError(f"{source}: no such folder, and no manifest (.tsv, .csv). {_LAYOUTS}")
     if root is not None and not manifest:
         raise ConfigError(f"root {root}: only a manifest takes it, and {source} is a folder.")
-    name = (path.stem if manifest else path.name) or "cohort"
+    name = _printable(path.stem if manifest else path.name) or "cohort"
     tree = Tree(path.parent if manifest and root is None else root or path)
     try:
         if manifest:
@@ -184,6 +184,12 @@ def find_cohort(
         _in_order(warnings, prefix),
         modulated,
     )
+
+
+def _printable(name: str) -> str:
+    """Name of a folder as text that can be stored: of its other bytes each is shown as one."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _check_session(session: str | None) -> str | None:

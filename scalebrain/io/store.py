@@ -7,21 +7,25 @@ Writers own whole shards. What a kill can interrupt is never read: an ingest is 
 the root says so, and a saved variable counts when the root lists it.
 """
 
+import csv
+import functools
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from zarr.errors import BaseZarrError
 
-from scalebrain.errors import GeometryError, StoreError
+from scalebrain.errors import GeometryError, ScalebrainError, StoreError
 from scalebrain.io.lease import hold_lease
 from scalebrain.io.location import Location
+from scalebrain.io.rows import row_blocks
 from scalebrain.io.shards import array_codecs
 from scalebrain.variables import REGISTRY, annotate
 
@@ -33,11 +37,17 @@ __all__ = [
     "check_format",
     "create_store",
     "drop_saved",
+    "explained",
     "fill_value",
     "finalize_store",
+    "nodes_of",
     "open_store",
     "quiet",
     "readable",
+    "rejected_subjects",
+    "remove_array",
+    "remove_variables",
+    "replace_nodes",
     "replace_variables",
     "resize_store",
     "save_store",
@@ -47,12 +57,19 @@ __all__ = [
     "update_root",
 ]
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Modules whose exceptions are failures of a disk or a bucket.
+_CLIENTS = ("obstore", "botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "s3fs", "fsspec")
+
 FORMAT_VERSION = 2
 #: Folder of the ingest's own objects in a store.
 INGEST = "ingest"
 #: Rows of a Dask block, and of a shard of images that are read block by block.
 ROWS_PER_BLOCK = 16
+# subjects of a block of a small variable, and its bytes at most
 _SMALL_BLOCK = 1024
+_SMALL_BLOCK_BYTES = 16 * 2**20
 _RESERVED = (
     "format_version",
     "complete",
@@ -70,12 +87,53 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Zarr V3 specification.*")
         warnings.filterwarnings("ignore", message=".*Zarr format 3 specification.*")
+        # an array that a killed writer was removing, or had not named yet
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
         yield
 
 
 def _at(url: str | Path | Location) -> Location:
     """Location of a store."""
     return url if isinstance(url, Location) else Location.of(url)
+
+
+@contextmanager
+def explained(url: str | Path | Location) -> Iterator[None]:
+    """Say what a failure of disk or bucket means that Zarr lets through.
+
+    Parameters
+    ----------
+    url
+        Path or URL of the store.
+
+    Raises
+    ------
+    StoreError
+        In place of the exception of the operating system or of the client of the bucket.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        library = type(error).__module__.partition(".")[0]
+        if isinstance(error, ScalebrainError | BaseZarrError) or not (
+            isinstance(error, OSError) or library in _CLIENTS
+        ):
+            raise
+        failure = _at(url).explain(error)
+    # Not inside the except block, as in Location: the original holds requests.
+    raise failure from None
+
+
+def _explains(function: F) -> F:
+    """Make a function that takes a url first say what failures of its storage mean."""
+
+    @functools.wraps(function)
+    def wrapped(url: str | Path | Location, *args: Any, **kwargs: Any) -> Any:
+        with explained(url):
+            return function(url, *args, **kwargs)
+
+    return cast(F, wrapped)
 
 
 def storable_text(ds: xr.Dataset) -> xr.Dataset:
@@ -138,10 +196,11 @@ def store_attributes(url: str | Path | Location) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(content).get("attributes", {}))
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"{url}: the store's zarr.json is damaged. Ingest again.") from error
 
 
+@_explains
 def create_store(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
     """Write an empty store.
 
@@ -153,11 +212,10 @@ def create_store(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
         Root attributes.
     """
     root = {**attrs, "format_version": FORMAT_VERSION, "complete": False, "saved_variables": []}
-    store = _at(url).zarr_store()
-    zarr.create_group(store, zarr_format=3, attributes=root)
-    zarr.create_group(store, path=INGEST, zarr_format=3)
+    zarr.create_group(_at(url).zarr_store(), zarr_format=3, attributes=root)
 
 
+@_explains
 def add_images(
     url: str | Path | Location, images: Mapping[str, tuple[npt.DTypeLike, str, int]]
 ) -> None:
@@ -188,6 +246,7 @@ def add_images(
         )
 
 
+@_explains
 def resize_store(url: str | Path | Location, n_subjects: int) -> None:
     """Give every big array as many rows as there are slots."""
     group = zarr.open_group(_at(url).zarr_store(), mode="r+")
@@ -206,30 +265,111 @@ def _write(url: str | Path | Location, ds: xr.Dataset) -> None:
     out.to_zarr(store, mode="a", consolidated=False, zarr_format=3)
 
 
+@_explains
 def replace_variables(url: str | Path | Location, ds: xr.Dataset) -> None:
     """Write variables; those of the same name are removed first, whatever their shape."""
     with quiet():
         group = zarr.open_group(_at(url).zarr_store(), mode="r+")
         for name in ds.variables:
             if str(name) in group:
-                del group[str(name)]
+                remove_array(url, str(name))
         _write(url, storable_text(annotate(ds)))
 
 
+@_explains
 def update_root(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
     """Replace root attributes in one write."""
     group = zarr.open_group(_at(url).zarr_store(), mode="r+")
     group.update_attributes(dict(attrs))
 
 
+@_explains
 def drop_saved(url: str | Path | Location) -> None:
     """Remove all that was computed, half written or whole, and declare the store unfinished."""
+    # also when a kill came between the root and this group
+    zarr.open_group(_at(url).zarr_store(), path=INGEST, mode="a", zarr_format=3)
     update_root(url, {"complete": False, "saved_variables": []})
     group = zarr.open_group(_at(url).zarr_store(), mode="r+")
     for name in [name for name, array in group.arrays() if array.attrs.get("saved")]:
-        del group[name]
+        remove_array(url, name)
 
 
+def remove_array(url: str | Path | Location, name: str) -> None:
+    """Remove an array, its metadata last: a kill leaves no content that nothing names."""
+    location = _at(url)
+    location.delete_prefix(f"{name}/c")
+    location.delete_prefix(name)
+
+
+def remove_variables(url: str | Path | Location, names: Sequence[str]) -> None:
+    """Remove variables that were saved in a store.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a finished store.
+    names
+        Variables of :func:`save_store`.
+    """
+    if not names:
+        return
+    location = _at(url)
+    with hold_lease(location), explained(url):
+        # from here on they are not there, whatever a kill leaves
+        saved = store_attributes(url).get("saved_variables", ())
+        update_root(url, {"saved_variables": [n for n in saved if n not in names]})
+        for name in names:
+            remove_array(url, name)
+
+
+def nodes_of(url: str | Path | Location) -> str:
+    """Name of the nodes of a store; empty where it has none."""
+    attrs = store_attributes(url)
+    return str(attrs.get("nodes", "volume" if "nodes_sha256" in attrs else ""))
+
+
+def replace_nodes(url: str | Path | Location, ds: xr.Dataset, nodes: str) -> None:
+    """Give a store other nodes; what was computed for the ones that it had is removed.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a finished store.
+    ds
+        Variables over ``node`` and ``edge`` alone.
+    nodes
+        Name of the nodes, which the root tells; none while they are half written.
+    """
+    location = _at(url)
+    with hold_lease(location), explained(url), quiet():
+        group = zarr.open_group(location.zarr_store(), mode="r+")
+        old = [name for name, array in group.arrays() if _NODE_DIMS & _dims_of(array)]
+        saved = store_attributes(url).get("saved_variables", ())
+        update_root(url, {"nodes": "", "saved_variables": [n for n in saved if n not in old]})
+        for name in old:
+            remove_array(url, name)
+        replace_variables(url, ds)
+        update_root(url, {"nodes": nodes})
+
+
+_NODE_DIMS = {"node", "edge", "feature"}
+
+
+def _dims_of(array: Any) -> set[str]:
+    """Names of the dims of an array."""
+    return set(array.metadata.dimension_names or ())
+
+
+def rejected_subjects(url: str | Path | Location) -> frozenset[str]:
+    """Subjects that the ingest of a store left out; none where it was made without one."""
+    content = _at(url).get(f"{INGEST}/rejected.tsv")
+    if content is None:
+        return frozenset()
+    rows = csv.DictReader(content.decode("utf-8").splitlines(), delimiter="\t")
+    return frozenset(row["subject"] for row in rows if row.get("subject"))
+
+
+@_explains
 def finalize_store(
     url: str | Path | Location, subjects: xr.Dataset, attrs: Mapping[str, Any]
 ) -> None:
@@ -247,11 +387,12 @@ def finalize_store(
     group = zarr.open_group(_at(url).zarr_store(), mode="r+")
     for name in ("structure_volume", "structure"):  # not every ingest has them
         if name in group and name not in subjects.variables:
-            del group[name]
+            remove_array(url, name)
     replace_variables(url, subjects)
     update_root(url, {**attrs, "complete": True})
 
 
+@_explains
 def open_store(url: str | Path) -> xr.Dataset:
     """Open a cohort store lazily.
 
@@ -287,18 +428,23 @@ def open_store(url: str | Path) -> xr.Dataset:
     rank = {name: i for i, name in enumerate(REGISTRY)}
     order = sorted(map(str, ds.variables), key=lambda name: rank.get(name, len(rank)))
     ds = ds[order]
-    blocks: dict[str, xr.DataArray] = {}
-    for name, variable in ds.data_vars.items():
-        if _is_image(variable):
-            blocks[str(name)] = variable.chunk({"subject": ROWS_PER_BLOCK, variable.dims[1]: -1})
-        elif name == "node_features":
-            blocks[str(name)] = variable.chunk(subject=_SMALL_BLOCK)
-    ds = ds.assign(blocks)
+    present = np.ones(ds.sizes.get("subject", 0), dtype=bool)
     if "subject_present" in ds:
         present = np.asarray(ds["subject_present"].values, dtype=bool)
         ds = ds.drop_vars("subject_present")
-        if not present.all():
-            ds = ds.isel(subject=np.flatnonzero(present))
+    slots = np.flatnonzero(present)
+    images = [str(name) for name in ds.data_vars if _is_image(ds[name])]
+    pending_images = {name: ds[name] for name in images}
+    order = list(map(str, ds.variables))
+    ds = ds.drop_vars(images)
+    if not present.all():
+        ds = ds.isel(subject=slots)
+    ds = ds.assign(
+        {name: _in_blocks(url, name, image, slots, attrs) for name, image in pending_images.items()}
+    )
+    if "node_features" in ds:
+        ds["node_features"] = ds["node_features"].chunk(subject=_block_rows(ds["node_features"]))
+    ds = ds[order]
     ds = ds.set_coords([name for name in _COORDINATES if name in ds.data_vars])
     for name in ds.variables:
         ds[name].attrs.pop("saved", None)
@@ -306,6 +452,25 @@ def open_store(url: str | Path) -> xr.Dataset:
         "format_version": FORMAT_VERSION
     }
     return ds
+
+
+def _in_blocks(
+    url: str | Path | Location,
+    name: str,
+    image: xr.DataArray,
+    slots: npt.NDArray[np.int64],
+    attrs: Mapping[str, Any],
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Rows of an image as Dask blocks."""
+    from dask.tokenize import tokenize
+
+    group = zarr.open_group(_at(url).zarr_store(read_only=True), mode="r")
+    token = tokenize(str(url), json.dumps(attrs, sort_keys=True), slots)
+    blocks = row_blocks(_at(url), group[name], slots=slots, token=token)  # type: ignore[arg-type]
+    if blocks is None:
+        image = image.chunk({"subject": ROWS_PER_BLOCK, image.dims[1]: -1})
+        blocks = image.isel(subject=slots).data
+    return image.dims, blocks, image.attrs
 
 
 _COORDINATES = (
@@ -343,7 +508,9 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
     if not store_attributes(url):
         _save(ds, url)
         return
-    with hold_lease(_at(url)):
+    location = _at(url)
+    with hold_lease(location), explained(url):
+        location.sweep()
         _save(ds, url)
 
 
@@ -413,7 +580,13 @@ def _to_slots(variable: xr.DataArray, present: npt.NDArray[np.bool_]) -> xr.Data
             data=np.full((1, *out.shape[1:]), fill_value(out.dtype), dtype=out.dtype)
         )
         out = xr.concat([out, empty], dim="subject").isel(subject=place)
-    return out.chunk(subject=_SMALL_BLOCK) if out.chunks else out
+    return out.chunk(subject=_block_rows(out)) if out.chunks else out
+
+
+def _block_rows(variable: xr.DataArray) -> int:
+    """Subjects of a block of what is saved."""
+    row = max(1, variable.nbytes // max(1, variable.sizes["subject"]))
+    return max(ROWS_PER_BLOCK, min(_SMALL_BLOCK, _SMALL_BLOCK_BYTES // row))
 
 
 def _is_image(variable: xr.DataArray) -> bool:
@@ -432,6 +605,7 @@ def _lazily_storable(ds: xr.Dataset) -> xr.Dataset:
             chunked.encoding = {
                 "chunks": (1, ds.sizes[dim]),
                 "shards": (ROWS_PER_BLOCK, ds.sizes[dim]),
+                "compressors": array_codecs(ds[name].dtype),
             }
             out[name] = chunked
     return out

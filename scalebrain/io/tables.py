@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scalebrain.errors import Problem, TableError
+from scalebrain.errors import Problem, TableError, check_all
 from scalebrain.io.biobank import is_withdrawal_list
 from scalebrain.io.participants import Participants, read_participants
 from scalebrain.io.tree import Findings, Tree
@@ -62,8 +62,14 @@ def find_people(
             if os.path.lexists(path):
                 tree.check_file(path)
         return read_participants(tables[0], default_cohort=name), "reference"
-    if found.visits and not found.rejected and all(map(_ATLAS.fullmatch, found.visits)):
+    if found.visits and all(map(_ATLAS.fullmatch, found.visits)):
         return _make_table(sorted(found.visits)), ""
+    if not found.visits:
+        check_all(
+            [problem.message for problem in found.rejected],
+            TableError,
+            f"{tree.root}: nothing in it can be used",
+        )
     raise TableError(
         f"{tree.root / 'participants.tsv'}: missing. Write one row a subject with "
         "participant_id, age (years), sex, cohort."

@@ -11,6 +11,7 @@ import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.stats.frame import lesional_measures, subject_frame
+from scalebrain.stats.pads import find_pad
 
 __all__ = ["FEATURE_GROUPS", "build_predictors"]
 
@@ -53,7 +54,8 @@ def build_predictors(
     ``clinical``: age, sex_male, days_post_stroke. ``lesion``: log10 of the lesion volume,
     the lesion load of each ipsi- and contralesional region, and three loads of the
     ipsilesional corticospinal tract. ``brain_age``: brain_pad_corrected /
-    calibration_slope of each ipsi- and contralesional region. A subject without a lesioned
+    calibration_slope of each ipsi- and contralesional region; of imported ages what
+    :func:`scalebrain.stats.pads.find_pad` finds. A subject without a lesioned
     side is missing there, and imputed inside the folds.
     """
     if isinstance(feature_groups, str):
@@ -111,8 +113,13 @@ def _lesion(ds: xr.Dataset) -> pd.DataFrame:
 
 def _brain_age(ds: xr.Dataset) -> pd.DataFrame:
     index = subject_frame(ds, []).index
+    found = find_pad(ds)
+    if found.is_global:
+        return _subject_table(ds, [found.name]).astype(np.float64)
     pad = lesional_measures(ds, ["brain_pad_corrected"])["brain_pad_corrected"]
-    return pd.DataFrame(_by_label(pad, "region"), index=index)
+    # an imported table need not have every region
+    pad = pad.isel(region=np.flatnonzero(np.isfinite(pad.values).any(axis=0)))
+    return pd.DataFrame(_by_label(pad.rename(found.name), "region"), index=index)
 
 
 def _by_label(array: xr.DataArray, dim: str) -> dict[str, npt.NDArray[np.float64]]:

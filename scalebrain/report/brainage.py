@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from scalebrain.graph.imported import imported_from
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -28,6 +29,7 @@ from scalebrain.report.content import (
     split_region,
     text,
 )
+from scalebrain.stats.pads import GLOBAL_REGION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +60,12 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
     accuracy = results.accuracy
     blocks: list[Block] = []
     takeaway = "The accuracy of the brain ages was not measured."
-    coverage, level = _coverage(ds)
+    imported = imported_from(ds)
+    if imported:
+        takeaway = f"The brain ages were imported from {imported}; their accuracy was not measured."
+        blocks.append(_correction_note(ds))
+        ds = _of_regions(ds)
+    coverage, level = (None, _DEFAULT_LEVEL) if imported else _coverage(ds)
     if accuracy is None:
         blocks.append(Note(results.why_missing("accuracy"), "missing"))
     else:
@@ -74,7 +81,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
         blocks.append(_error_figure(accuracy))
         blocks += _deviation_blocks(accuracy, results)
         blocks.append(_table(accuracy, ds, coverage, level))
-    scatter = _scatter_figure(ds)
+    scatter = _scatter_figure(ds, is_imported=bool(imported))
     if scatter is None:
         reason = "No age plot: the data set has no brain_age for included reference people."
         blocks.append(Note(reason, "missing"))
@@ -83,6 +90,40 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
     if coverage is not None:
         blocks.append(_coverage_note(ds, coverage, level))
     return Section("accuracy", _TITLE, takeaway, blocks)
+
+
+def _correction_note(ds: xr.Dataset) -> Note:
+    """Say whether the age bias of imported ages is corrected, and by what."""
+    pad = ds["brain_pad" if "brain_pad" in ds.variables else "brain_pad_global"]
+    how = str(pad.attrs.get("age_bias_correction", ""))
+    if how == "references":
+        return Note(
+            f"The age bias was corrected by the {count(pad.attrs['n_references'])} or more "
+            "reference people of this study, themselves among them: they deviate by zero on "
+            "average, and less than new people would."
+        )
+    if how == "tool":
+        return Note(
+            "The age bias was corrected by the tool. Which part of a true deviation is left is "
+            "not known, so years cannot be compared with those of another tool or region.",
+            "caution",
+        )
+    return Note(
+        "The age bias is not corrected: there are too few reference people, and the table brought "
+        "no corrected ages. Brain-PAD tends to fall with age for that reason alone; age is a "
+        "covariate of the models, and brain-PADs of people of unlike age cannot be compared.",
+        "caution",
+    )
+
+
+def _of_regions(ds: xr.Dataset) -> xr.Dataset:
+    """Ages of the whole brain as those of one region."""
+    if "brain_age" in ds.variables:
+        return ds
+    whole = ds["brain_age_global"].expand_dims(region=[GLOBAL_REGION])
+    names = [name for name in ("age", "group", "included") if name in ds.variables]
+    bare = ds[names].drop_dims("region", errors="ignore")
+    return bare.assign(brain_age=whole)
 
 
 def _column(table: xr.Dataset, name: str) -> FloatArray:
@@ -268,7 +309,7 @@ def _deviation_blocks(accuracy: xr.Dataset, results: StudyResults) -> list[Block
     return [note, Figure("deviation", svg, caption)]
 
 
-def _scatter_figure(ds: xr.Dataset) -> Figure | None:
+def _scatter_figure(ds: xr.Dataset, *, is_imported: bool = False) -> Figure | None:
     if not {"brain_age", "age", "region"} <= set(ds.variables):
         return None
     rows = np.flatnonzero(_reference(ds))
@@ -318,13 +359,14 @@ def _scatter_figure(ds: xr.Dataset) -> Figure | None:
             f"Brain age against age of {len(rows)} reference people in {len(picks)} regions: "
             + "; ".join(f"{long_region(regions[i])}, error {number(error[i], 1)}" for i in picks),
         )
+    where = "in the regions with the smallest, a middle and the largest error"
+    where = where if len(regions) > 1 else "whole brain"
     return Figure(
         "scatter",
         svg,
-        f"Brain age against age of {count(len(rows))} reference people, uncorrected, in the "
-        "regions with the smallest, a middle and the largest error. Dashed: perfect agreement. "
-        "A slope below the dashed line is regression to the mean, which the corrected brain-PAD "
-        "removes.",
+        f"Brain age against age of {count(len(rows))} reference people, uncorrected, {where}. "
+        "Dashed: perfect agreement. A slope below the dashed line is regression to the mean"
+        + ("." if is_imported else ", which the corrected brain-PAD removes."),
     )
 
 

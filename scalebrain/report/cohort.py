@@ -134,8 +134,24 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
     return out
 
 
-def cohort_section(table: pd.DataFrame, results: StudyResults) -> Section:
-    """Show who came in, who was excluded and why, and what each cohort contributes."""
+def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str = "") -> Section:
+    """Show who came in, who was excluded and why, and what each cohort contributes.
+
+    Parameters
+    ----------
+    table
+        From :func:`people`.
+    results
+        With what the ingest left out.
+    imported
+        Tool that the brain ages were imported from; empty for our own model.
+
+    Returns
+    -------
+    Section
+        Flow chart, ages and sites.
+    """
+    uses = _USES | ({"reference": "are compared with the imported brain ages"} if imported else {})
     lanes = []
     for group in sorted(table["group"].unique()):
         rows = table[table["group"] == group]
@@ -148,7 +164,7 @@ def cohort_section(table: pd.DataFrame, results: StudyResults) -> Section:
                 len(rows),
                 [(str(reason), int(n)) for reason, n in ordered],
                 int(rows["included"].sum()),
-                _USES.get(group, "are kept"),
+                uses.get(group, "are kept"),
             )
         )
     n_out = int((~table["included"]).sum())

@@ -60,6 +60,10 @@ class StudyResults:
     accuracy
         By region: ``mae``, ``mae_mean`` (predict-the-mean), ``r``, ``n``, and optionally
         ``deviation_r``, ``oracle_mae``, ``oracle_r``.
+    attribution
+        Which nodes the ages come from: ``node_importance (row)``, ``row_region``, ``row_node``.
+    artifact
+        What lesions in healthy scans do to brain age, by ``policy`` and ``reach``.
     mixed
         Mixed model of regional brain-PAD on lesion volume: ``estimate, se, df, ci_low,
         ci_high, p, q (region, term)`` and ``n (region)``; regions are ipsilesional and
@@ -69,6 +73,9 @@ class StudyResults:
     sem
         Structural equation model by ``path``, its fit indices as scalars, its rivals by
         ``model`` and ``rival_path``.
+    multiverse
+        Every effect under every specification, with a verdict each; without it the page has
+        no such section.
     motor
         Motor prediction: metrics by learner and feature group, ranked predictors.
     recovery
@@ -85,9 +92,12 @@ class StudyResults:
     """
 
     accuracy: xr.Dataset | None = None
+    attribution: xr.Dataset | None = None
+    artifact: xr.Dataset | None = None
     mixed: xr.Dataset | None = None
     mixed_load: xr.Dataset | None = None
     sem: xr.Dataset | None = None
+    multiverse: xr.Dataset | None = None
     motor: xr.Dataset | None = None
     recovery: pd.DataFrame | None = None
     rejected: pd.DataFrame | None = None
@@ -292,5 +302,5 @@ def split_region(region: str) -> tuple[str, str]:
 def long_region(region: str) -> str:
     """Write a region out, ``left sensorimotor``."""
     network, side = split_region(region)
-    name = NETWORKS.get(network, network)
+    name = NETWORKS.get(network, network.replace("_", " "))
     return f"{_SIDES[side]} {name}" if side else name

@@ -10,6 +10,7 @@ import xarray as xr
 
 from scalebrain.atlas.regions import NETWORKS, RegionSet, default_regions
 from scalebrain.errors import GeometryError, ImageError, MissingVariableError
+from scalebrain.io.fsaverage import Hemisphere
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -24,7 +25,7 @@ from scalebrain.report.content import (
     split_region,
 )
 from scalebrain.report.effects import SIDES, Effects, read_models
-from scalebrain.report.surface import Hemisphere, surface_figure, vertex_parcels
+from scalebrain.report.surface import surface_figure, vertex_parcels
 from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def effect_map_section(
             "No effect was estimated.",
             [Note(results.why_missing("mixed"), "missing")],
         )
+    if not any(split_region(region)[1] for effects in models for region in effects.regions):
+        reason = "The brain ages are of the whole brain: there is no region to paint."
+        return Section("map", title, reason, [Note("The effect stands below.", "small")])
     regions = results.regions or default_regions()
     parcels: Mapping[Hemisphere, npt.NDArray[np.int64]] | str
     try:
@@ -111,7 +115,7 @@ def _surface_blocks(
         parcels,
         parcel_values,
         key=f"surface-{effects.key}",
-        limit=_limit(effects),
+        limits=(-_limit(effects), _limit(effects)),
         colors=_diverging(),
         label=f"years {effects.unit}".strip(),
         alt=(
@@ -120,7 +124,7 @@ def _surface_blocks(
         ),
     )
     caption = (
-        f"Estimated effect of {effects.cause} on corrected brain-PAD, whether or not it passes a "
+        f"Estimated effect of {effects.cause} on {effects.outcome}, whether or not it passes a "
         "threshold. The lesioned hemisphere of every person is drawn as the left one "
         "(ipsilesional), the other as the right one (contralesional); lateral and medial views. "
         "Gray cortex belongs to no region."

@@ -42,6 +42,8 @@ FloatArray = npt.NDArray[np.float64]
 
 _NAMES = {"mixed": "lesion volume", "mixed_load": "the region's own lesion load"}
 SIDES = ("ipsilesional", "contralesional")
+#: Sides of a forest plot; the last is the whole brain's.
+_ALL_SIDES = (*SIDES, "")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,15 @@ class Effects:
     q: FloatArray
     n: FloatArray
 
+    @property
+    def outcome(self) -> str:
+        """What the effects are on."""
+        named = self.formula.partition("~")[0]
+        return "corrected brain-PAD" if "corrected" in named or not named else "brain-PAD"
+
     def at(self, network: str, side: str) -> int | None:
-        """Position of a network's region on a side."""
-        name = f"{network}_{side}"
+        """Position of a network's region on a side; no side is that of the whole brain."""
+        name = f"{network}_{side}" if side else network
         return self.regions.index(name) if name in self.regions else None
 
     @property
@@ -134,11 +142,17 @@ def read_models(results: StudyResults) -> list[Effects]:
     return [read_effects(key, mixed) for key, mixed in pairs if mixed is not None]
 
 
+def _plain_name(region: str) -> str:
+    """Name of a region's network; of a region without a side, the region."""
+    network, side = split_region(region)
+    return network if side else long_region(region)
+
+
 def _finding(effects: Effects) -> str:
     """Say what an effect is, from its numbers alone."""
     signs = []
     for direction, word in ((1, "older"), (-1, "younger")):
-        for side in SIDES:
+        for side in _ALL_SIDES:
             hits = [
                 i
                 for i, region in enumerate(effects.regions)
@@ -147,9 +161,10 @@ def _finding(effects: Effects) -> str:
                 and direction * effects.estimate[i] > 0
             ]
             if hits:
-                names = and_list([split_region(effects.regions[i])[0] for i in hits], 9)
+                names = and_list([_plain_name(effects.regions[i]) for i in hits], 9)
                 size = span(np.abs(effects.estimate[hits]), 2)
-                signs.append(f"{word} {side} regions ({names}; {size} years)")
+                what = f"{side} regions ({names}; {size} years)" if side else f"{names} ({size})"
+                signs.append(f"{word} {what}")
     tested = int(np.isfinite(effects.q).sum())
     if not signs:
         low = int((effects.p < 0.05).sum())
@@ -196,7 +211,7 @@ def _forest_figure(effects: Effects) -> Figure:
     networks = effects.networks
     known = np.isfinite(effects.estimate)
     shown = {split_region(region)[1] for region, k in zip(effects.regions, known, strict=True) if k}
-    sides = [side for side in SIDES if side in shown]
+    sides = [side for side in _ALL_SIDES if side in shown]
     offsets = (0.19, -0.19) if len(sides) > 1 else (0.0,)
     pitch = 0.52 if len(sides) > 1 else 0.34
     with drawing.drawing():
@@ -226,12 +241,13 @@ def _forest_figure(effects: Effects) -> Figure:
                 _beside(axes, y, words, "bold" if passes else "normal")
         _beside(axes, len(networks) - 0.3, ("years (95% CI)", "q"), "normal", drawing.MUTED)
         axes.axvline(0, color=drawing.INK, linewidth=0.9)
-        labels = [f"{NETWORKS.get(n, n)} ({n})" if n in NETWORKS else n for n in networks]
+        labels = [f"{NETWORKS[n]} ({n})" if n in NETWORKS else long_region(n) for n in networks]
         axes.set_yticks(range(len(networks)), labels[::-1])
         axes.set_ylim(-0.5, len(networks) - 0.5)
         axes.set_xlabel(f"years of brain-PAD {effects.unit}".strip() + " (right of 0: older)")
         axes.grid(axis="x")
-        _forest_legend(figure, sides)
+        if sides != [""]:
+            _forest_legend(figure, sides)
         alt = "; ".join(
             f"{long_region(r)} {number(effects.estimate[i])} "
             f"({interval(effects.low[i], effects.high[i])}), q {p_value(effects.q[i])}"
@@ -300,7 +316,7 @@ def _forest_table(effects: Effects) -> Table:
     ]
     return Table(
         f"table-{effects.key}",
-        f"Effect of {effects.cause} on corrected brain-PAD, "
+        f"Effect of {effects.cause} on {effects.outcome}, "
         f"{' '.join(('years', effects.unit)).strip()}.",
         [
             Column("Region", numeric=False),

@@ -7,6 +7,7 @@ from typing import Any
 
 import xarray as xr
 
+from scalebrain.graph.imported import imported_from
 from scalebrain.report.content import StudyResults, finite, number, percent
 
 __all__ = [
@@ -143,8 +144,8 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``space``, ``min_days``, ``coverage``, ``lesion_policy`` (``""`` where unknown) and
-        ``formulas``.
+        ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``on_surface``, ``imported`` and
+        ``correction`` (``""`` where unknown), and ``formulas``.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -154,12 +155,17 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         setting("included", "min_days_post_stroke"),
         setting("brain_age_low", "coverage"),
     )
+    pad = "brain_pad" if "brain_pad" in ds.variables else "brain_pad_global"
     models = (results.mixed, results.mixed_load)
     return {
         "space": str(ds.attrs.get("space", "the template space")),
         "min_days": number(days, 0) if finite(days) else "",
         "coverage": percent(coverage) if finite(coverage) else "",
+        "imported": imported_from(ds),
+        "correction": str(setting(pad, "age_bias_correction") or ""),
+        "trained_on_simulated": str(setting(pad, "model_trained_on_simulated") or ""),
         "lesion_policy": str(setting("node_features", "lesion_policy") or ""),
+        "on_surface": str(setting("node_features", "nodes") or "").startswith("surface"),
         "formulas": [
             str(model.attrs["formula"])
             for model in models

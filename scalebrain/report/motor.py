@@ -47,6 +47,7 @@ _SMALL_IS_GOOD = ("mae", "brier")
 _SHOWN_PREDICTORS = 15
 _MEASURES = {
     "lesion_load": "lesion load",
+    "brain_pad": "brain-PAD",
     "brain_pad_corrected": "brain-PAD",
     "tract_load": "lesion load (overlap)",
     "tract_load_weighted": "lesion load (weighted)",
@@ -59,6 +60,8 @@ _PREDICTORS = {
     "log10_lesion_volume": "Lesion volume (log)",
     "lesion_volume": "Lesion volume",
     "icv": "Intracranial volume",
+    "brain_pad_global": "Brain-PAD of the whole brain",
+    "brain_pad_global_corrected": "Brain-PAD of the whole brain",
 }
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import GeometryError
+from scalebrain.graph.imported import imported_from
 from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.cohort import cohort_section, facts, people
 from scalebrain.report.content import Section, StudyResults
@@ -18,6 +19,8 @@ from scalebrain.report.effects import forest_section
 from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.methods import REFERENCES, methods_facts, provenance_blocks
 from scalebrain.report.motor import motor_section
+from scalebrain.report.multiverse import multiverse_sections
+from scalebrain.report.network import network_section
 from scalebrain.report.pathmodel import sem_section
 from scalebrain.report.recovery import recovery_section
 from scalebrain.report.templating import environment, source
@@ -74,12 +77,14 @@ def render_report(
     table = people(ds)
     simulated = str(ds.attrs.get("simulated", "false")).lower() == "true"
     sections = [
-        cohort_section(table, results),
+        cohort_section(table, results, imported=imported_from(ds)),
         lesion_section(ds, table, gray),
         accuracy_section(ds, results),
+        network_section(ds, results),
         effect_map_section(ds, results, gray),
         forest_section(results),
         sem_section(results),
+        *multiverse_sections(results),
         motor_section(results),
         recovery_section(results, simulated=simulated),
     ]
@@ -150,10 +155,8 @@ def write_report(
 
 
 def _trained_on_simulated(ds: xr.Dataset) -> bool:
-    if "brain_age" not in ds.variables:
-        return False
-    attrs = ds["brain_age"].attrs
-    return str(attrs.get("model_trained_on_simulated", "false")).lower() == "true"
+    ages = [ds[n] for n in ("brain_age", "brain_age_global") if n in ds.variables]
+    return any(str(a.attrs.get("model_trained_on_simulated")).lower() == "true" for a in ages)
 
 
 def _nav(sections: list[Section]) -> list[tuple[str, str]]:
@@ -161,9 +164,11 @@ def _nav(sections: list[Section]) -> list[tuple[str, str]]:
         "cohort": "Cohort",
         "lesions": "Lesions",
         "accuracy": "Accuracy",
+        "network": "Nodes and lesions",
         "map": "Brain map",
         "forest": "Effects",
         "sem": "Path model",
+        "multiverse": "Stability",
         "motor": "Motor score",
         "recovery": "Planted effects",
     }

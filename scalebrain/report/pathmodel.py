@@ -27,6 +27,7 @@ from scalebrain.report.content import (
     plural,
     text,
 )
+from scalebrain.report.modelhints import defined_table, hint_table
 from scalebrain.report.pathdiagram import Path, causal_order, path_diagram
 
 __all__ = ["read_paths", "sem_section"]
@@ -35,6 +36,7 @@ _LABELS = {
     "cst": "Corticospinal tract lesion load",
     "ipsi": "Ipsilesional brain-PAD",
     "contra": "Contralesional brain-PAD",
+    "brain": "Brain-PAD of the whole brain",
     "motor": "Motor score",
     "age": "Age",
     "sex": "Sex",
@@ -135,10 +137,14 @@ def sem_section(results: StudyResults) -> Section:
         )
     if sem.attrs.get("improper"):
         words = and_list([str(name) for name in sem.attrs["improper"]])
-        blocks.append(Note(f"Negative variance of {words}: do not trust this fit.", "caution"))
+        told = f"No population has this, so do not trust this fit: {words}."
+        blocks.append(Note(told, "caution"))
     blocks.append(_path_table(sem, labels))
     blocks += _indirect_table(sem, labels)
+    blocks += defined_table(sem)
     blocks += _rival_tables(sem, results, labels)
+    blocks += [Note(str(words)) for words in sem.attrs.get("conclusions", [])]
+    blocks += hint_table(sem)
     blocks += _variables_note(sem, labels)
     return Section("sem", title, takeaway, blocks)
 
@@ -207,6 +213,7 @@ def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
     def at(name: str, i: int) -> float:
         return float(np.atleast_1d(sem[name].values)[i]) if name in sem.variables else math.nan
 
+    has_pairs = "n_pairs" in sem.variables
     rows = []
     for i, name in enumerate(names):
         row = [text(_arrow_text(name, labels))]
@@ -219,6 +226,8 @@ def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
             limits = f"{_significant(at(low, i))} to {_significant(at(high, i))}" if shown else "–"
             row.append(cell(limits, at(low, i)))
         row.append(cell(p_value(at("p", i)), at("p", i)))
+        if has_pairs:
+            row.append(cell(count(at("n_pairs", i)), at("n_pairs", i)))
         rows.append(row)
     return Table(
         "sem-table",
@@ -231,6 +240,7 @@ def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
             Column("raw estimate"),
             Column("95% CI"),
             Column("raw p"),
+            *([Column("n", hint="People who have both ends of the path")] if has_pairs else []),
         ],
         rows,
         folded=True,
@@ -307,7 +317,7 @@ def _rival_tables(sem: xr.Dataset, results: StudyResults, labels: Mapping[str, s
                 rows,
             )
         )
-    if "rival_path" in sem.dims and "rival_std_estimate" in sem.variables:
+    if sem.sizes.get("rival_path", 0) and "rival_std_estimate" in sem.variables:
         rows = []
         for i, name in enumerate(str(path) for path in sem["rival_path"].values):
             model, _, path = name.partition(": ")

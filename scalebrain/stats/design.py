@@ -16,12 +16,20 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
 
-__all__ = ["ParsedFormula", "design_matrix", "outcome_vector", "parse_formula", "usable_rows"]
+__all__ = [
+    "ParsedFormula",
+    "design_matrix",
+    "outcome_vector",
+    "parse_formula",
+    "slope_vector",
+    "usable_rows",
+]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
-_RANDOM = re.compile(r"\+\s*\(\s*1\s*\|\s*([^()|]+?)\s*\)")
+# + (1 | cohort), + (1 + scale(age) | cohort), + (age | cohort)
+_RANDOM = re.compile(r"\+\s*\(((?:[^()|]|\([^()|]*(?:\([^()|]*\)[^()|]*)*\))+)\|\s*([^()|]+?)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,11 @@ class ParsedFormula:
     outcome_names
         Variables of the left side.
     predictor_names
-        Variables of the right side.
+        Variables of the right side, and of the random slope.
+    slope
+        formulaic's form of the random slope; None where there is only an intercept.
+    slope_text
+        The random slope as the user wrote it.
     """
 
     text: str
@@ -47,6 +59,8 @@ class ParsedFormula:
     predictors: Any
     outcome_names: tuple[str, ...]
     predictor_names: tuple[str, ...]
+    slope: Any = None
+    slope_text: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,7 +82,8 @@ def parse_formula(
     ----------
     formula
         E.g. ``"brain_pad_corrected ~ scale(log10(lesion_volume)) + age"``. A term
-        ``(1 | cohort)`` is accepted where it repeats `groups`.
+        ``(1 | cohort)`` is accepted where it repeats `groups`; ``(1 + age | cohort)``, or
+        ``(age | cohort)`` for short, adds a random slope.
     ds
         Dataset whose variables and coordinates may be named.
     groups
@@ -91,18 +106,20 @@ def parse_formula(
     from formulaic import Formula
     from formulaic.errors import FormulaicError
 
-    for name in _RANDOM.findall(formula):
+    found = _RANDOM.findall(formula)
+    for effects, name in found:
         if name != str(groups):
             raise StatisticsError(
-                f"Formula '{formula}': random intercept by '{name}', but groups='{groups}'. "
-                f"Pass groups='{name}' and leave '(1 | {name})' out."
+                f"Formula '{formula}': random effects by '{name}', but groups='{groups}'. "
+                f"Pass groups='{name}'; '({effects.strip()} | {name})' may stay."
             )
     fixed = _RANDOM.sub("", formula)
-    if "|" in fixed:
+    if "|" in fixed or len(found) > 1:
         raise StatisticsError(
-            f"Formula '{formula}': only one random intercept is fitted, named by `groups`. "
-            "Leave every '|' out of the formula."
+            f"Formula '{formula}': one random intercept is fitted, and at most one slope with it. "
+            f"Write '+ (1 | {groups})' or '+ (1 + age | {groups})' once, at the end."
         )
+    slope_text = _slope_text(formula, found[0][0]) if found else ""
     try:
         parsed = Formula(fixed)
     except FormulaicError as error:
@@ -116,9 +133,21 @@ def parse_formula(
         raise StatisticsError(
             f"Formula '{formula}': expected one outcome, got {len(list(parsed.lhs))}."
         )
+    slope = None
+    if slope_text:
+        try:
+            slope = Formula(f"0 + {slope_text}")
+        except FormulaicError as error:
+            first = str(error).splitlines()[0]
+            raise StatisticsError(f"Formula '{formula}' cannot be parsed: {first}") from error
+        if len(list(slope)) != 1:
+            raise StatisticsError(
+                f"Formula '{formula}': expected one random slope, got {len(list(slope))}. "
+                f"Write e.g. '(1 + age | {groups})'."
+            )
     sides = []
     unknown: list[str] = []
-    for side in (parsed.lhs, parsed.rhs):
+    for side in (parsed.lhs, parsed.rhs, *([slope] if slope_text else [])):
         names, bad = _variables(side, ds)
         sides.append(names)
         unknown += [name for name in bad if name not in unknown]
@@ -130,7 +159,8 @@ def parse_formula(
             f"Formula '{formula}': {', '.join(map(repr, unknown))} is neither a variable of the "
             f"Dataset nor a function. Variables over (subject, {dim}): {', '.join(near)}."
         )
-    return ParsedFormula(formula, parsed.lhs, parsed.rhs, sides[0], sides[1])
+    right = tuple(dict.fromkeys(name for side in sides[1:] for name in side))
+    return ParsedFormula(formula, parsed.lhs, parsed.rhs, sides[0], right, slope, slope_text)
 
 
 def usable_rows(
@@ -174,6 +204,7 @@ def usable_rows(
     seen: dict[str, BoolArray] = {}
     context = _tolerant(seen)
     sides = [parsed.predictors, *([parsed.outcome] if with_outcome else [])]
+    sides += [parsed.slope] if parsed.slope_text else []
     for side in sides:
         matrix = _evaluate(parsed, side, part, context)
         for name in matrix.columns:
@@ -261,6 +292,48 @@ def outcome_vector(parsed: ParsedFormula, frame: pd.DataFrame) -> FloatArray:
     _check_finite(parsed, matrix)
     values: FloatArray = matrix.iloc[:, 0].to_numpy(dtype=np.float64)
     return values
+
+
+def slope_vector(parsed: ParsedFormula, frame: pd.DataFrame) -> FloatArray:
+    """Evaluate the random slope on the rows of `frame`.
+
+    Parameters
+    ----------
+    parsed
+        The formula, which has a random slope.
+    frame
+        The rows used.
+
+    Returns
+    -------
+    ndarray
+        float64, one value per row.
+
+    Raises
+    ------
+    StatisticsError
+        If the slope is text or makes more than one column.
+    """
+    matrix = _evaluate(parsed, parsed.slope, frame, {})
+    if matrix.shape[1] != 1 or matrix.iloc[:, 0].dtype.kind not in "biuf":
+        raise StatisticsError(
+            f"Formula '{parsed.text}': the random slope must be one column of numbers, got "
+            f"{', '.join(map(repr, map(str, matrix.columns)))}."
+        )
+    _check_finite(parsed, matrix)
+    values: FloatArray = matrix.iloc[:, 0].to_numpy(dtype=np.float64)
+    return values
+
+
+def _slope_text(formula: str, effects: str) -> str:
+    """Slope of ``1``, ``1 + slope`` or ``slope``."""
+    text = effects.strip()
+    if re.match(r"(0|-\s*1)\s*(\+|$)", text):
+        raise StatisticsError(
+            f"Formula '{formula}': a random slope comes with a random intercept. Write "
+            "'(1 + age | cohort)' or '(age | cohort)'."
+        )
+    return re.sub(r"^1\s*(\+\s*|$)", "", text)
 
 
 def _check_finite(parsed: ParsedFormula, table: pd.DataFrame) -> None:

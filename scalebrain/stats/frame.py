@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.pads import find_pad
 
 __all__ = ["calibrated_pad", "eligible_subjects", "lesional_measures", "subject_frame"]
 
@@ -153,12 +154,15 @@ def calibrated_pad(ds: xr.Dataset) -> xr.DataArray:
 
     The age-bias correction shrinks a true deviation by ``calibration_slope``; dividing by
     it undoes that, so that regions of different slope can be averaged and compared. A
-    slope that is missing or not positive gives missing values.
+    slope that is missing or not positive gives missing values. Imported ages whose slope is
+    not known are not divided, and where their age bias was not corrected, it is
+    ``brain_pad``.
 
     Parameters
     ----------
     ds
-        Dataset with ``brain_pad_corrected (subject, region)`` and ``calibration_slope``.
+        Dataset with ``brain_pad_corrected (subject, region)`` and ``calibration_slope``, or
+        with the ages of another tool.
 
     Returns
     -------
@@ -170,9 +174,13 @@ def calibrated_pad(ds: xr.Dataset) -> xr.DataArray:
     MissingVariableError
         If one of the two is missing.
     """
-    _require(ds, "brain_pad_corrected", "calibration_slope")
-    slope = ds["calibration_slope"]
-    pad: xr.DataArray = ds["brain_pad_corrected"] / slope.where(slope > 0)
+    found = find_pad(ds)
+    if found.is_global:  # no region has one of its own
+        _require(ds, "brain_pad_corrected")
+    _require(ds, found.name, *(["calibration_slope"] if found.has_slope else []))
+    pad: xr.DataArray = ds[found.name]
+    if found.has_slope:
+        pad = pad / ds["calibration_slope"].where(ds["calibration_slope"] > 0)
     return pad.transpose("subject", "region").drop_vars(
         [name for name in pad.coords if name not in pad.dims]
     )
@@ -187,9 +195,8 @@ def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
         Dataset with native sides (relabeled here by
         :func:`scalebrain.features.laterality.to_lesional_sides`) or lesional ones.
     names
-        Any of ``brain_pad_corrected`` (returned divided by ``calibration_slope``, see
-        :func:`calibrated_pad`), ``lesion_load``, ``tract_load``, ``tract_load_weighted``
-        and ``tract_load_max``.
+        Any of ``brain_pad_corrected`` (returned as :func:`calibrated_pad` gives it),
+        ``lesion_load``, ``tract_load``, ``tract_load_weighted`` and ``tract_load_max``.
 
     Returns
     -------
@@ -202,7 +209,7 @@ def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
     MissingVariableError
         If a variable is missing, with the stage that computes it.
     """
-    _require(ds, *names)
+    _require(ds, *[name for name in names if name != "brain_pad_corrected"])
     small = xr.Dataset(coords={"subject": ds["subject"]} if "subject" in ds.coords else None)
     for name in names:
         if name == "brain_pad_corrected":
@@ -232,7 +239,7 @@ def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 
 
 _WAY_OUT: Mapping[str, str] = {
-    "brain_pad_corrected": "run the predict stage: brain_age(ds, model)",
+    "brain_pad_corrected": "run the predict stage: brain_age(ds, model), or import_ages",
     "calibration_slope": "run the predict stage: brain_age(ds, model)",
     "lesion_load": "run the features stage: lesion_load(ds)",
     "tract_load": "run the features stage: tract_load(ds)",

@@ -1,54 +1,32 @@
-"""Linear mixed models with a random intercept, one per region."""
+"""Linear mixed models with a random intercept, or intercept and slope, one per region."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import scipy.linalg
-import scipy.stats
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
-from scalebrain.errors import StatisticsError, check_all
-from scalebrain.stats.design import (
-    ParsedFormula,
-    design_matrix,
-    outcome_vector,
-    parse_formula,
-    usable_rows,
-)
-from scalebrain.stats.frame import eligible_subjects, subject_frame
-from scalebrain.stats.mixed_numba_fns import random_intercept_reml
+from scalebrain.errors import MissingVariableError, StatisticsError, check_all
+from scalebrain.features.inclusion import same_people
+from scalebrain.stats.design import ParsedFormula, parse_formula
+from scalebrain.stats.frame import eligible_subjects
+from scalebrain.stats.mixed_fit import Fits, fit_intercepts
+from scalebrain.stats.mixed_jobs import Job, Source, counts, jobs
+from scalebrain.stats.mixed_resampling import Permutations, bootstrap, permute, varies_within
+from scalebrain.stats.mixed_slope import fit_slopes
+from scalebrain.stats.mixed_table import Table, labels_shown
 
 __all__ = ["mixed_model"]
 
 logger = logging.getLogger(__name__)
 
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-
-_PER_TERM = {
-    "estimate": "Fixed effect, in units of the outcome per unit of the term",
-    "se": "Standard error of the estimate",
-    "df": "Satterthwaite degrees of freedom",
-    "ci_low": "Lower end of the confidence interval",
-    "ci_high": "Upper end of the confidence interval",
-    "p": "Two-sided p value of the t test, not corrected",
-    "q": "Benjamini-Hochberg q value over the family, within the term",
-}
-_PER_REGION = {
-    "n": "Subjects used",
-    "n_dropped": "Subjects not used",
-    "n_groups": "Groups among the subjects used",
-    "group_variance": "Variance of the random intercepts",
-    "residual_variance": "Residual variance",
-    "boundary": "The variance of the random intercepts is estimated as zero",
-}
 
 
 def mixed_model(
@@ -56,10 +34,16 @@ def mixed_model(
     formula: str,
     *,
     groups: Hashable = "cohort",
+    weights: Hashable | None = None,
     family: Sequence[Hashable] | None = None,
     dim: Hashable = "region",
     included: Hashable | None = "included",
     confidence: float = 0.95,
+    reml: bool = True,
+    n_permutations: int = 0,
+    permuted: Sequence[str] | None = None,
+    n_bootstrap: int = 0,
+    seed: int = 0,
     errors: Literal["raise", "record"] = "raise",
 ) -> xr.Dataset:
     """Fit one linear mixed model per region, with a random intercept by group.
@@ -68,25 +52,41 @@ def mixed_model(
     ----------
     ds
         Dataset with ``subject`` and, for region-wise variables, `dim`. Only the variables
-        that the formula names are loaded.
+        that the formula names are loaded; a lazy outcome is read in blocks along `dim`.
     formula
         Wilkinson formula, e.g.
         ``"brain_pad_corrected ~ scale(log10(lesion_volume)) + age + sex"``. It may name any
         variable or coordinate whose dimensions are among ``subject`` and `dim`. A predictor
-        over `dim` gives each region its own design.
+        over `dim` gives each region its own design. ``+ (1 + age | cohort)`` adds a random
+        slope, correlated with the intercept; without it, ``(1 | cohort)`` is understood.
     groups
         Variable over ``subject`` whose values share an intercept.
+    weights
+        Variable over ``subject`` of prior weights: a residual has the variance
+        ``residual_variance / weight``. Default: all one.
     family
-        Labels on `dim` that make up the family of the Benjamini-Hochberg procedure;
-        default all of them. ``q`` is missing outside it. Every term, the intercept too, is
+        Labels on `dim` that are corrected together (``q``, ``p_bonferroni``, ``p_fwe``);
+        default all of them. These are missing outside it. Every term, the intercept too, is
         a family of its own.
     dim
-        Dimension to fit over: ``region``, or ``node`` for a mass-univariate map.
+        Dimension to fit over: ``region``, or ``node`` or ``vertex`` for a mass-univariate map.
     included
         Bool variable over ``subject``; rows where it is False are dropped like rows with
         missing values. None uses every row; ignored where `ds` has no such variable.
     confidence
-        Level of the confidence interval.
+        Level of the confidence intervals.
+    reml
+        Restricted maximum likelihood; False: maximum likelihood, to compare models that
+        differ in fixed effects by ``log_likelihood``.
+    n_permutations
+        Freedman-Lane permutations within groups; 0 for none.
+    permuted
+        Terms to test by permutation, as they stand on ``term``. Default: all that vary within
+        groups.
+    n_bootstrap
+        Bootstrap samples of whole groups; 0 for none.
+    seed
+        Seed of both.
     errors
         What to do if a region cannot be fitted. ``"raise"``: gather all failures in one
         error. ``"record"``: missing values, and the reasons in ``attrs["failures"]``.
@@ -94,21 +94,27 @@ def mixed_model(
     Returns
     -------
     Dataset
-        Over ``(dim, term)``: ``estimate``, ``se``, ``df``, ``ci_low``, ``ci_high``, ``p``,
-        ``q``. Over ``dim``: ``n``, ``n_dropped``, ``n_groups``, ``group_variance``,
-        ``residual_variance``, ``boundary``. Over ``(dim, subject)``: ``dropped``. If no
-        variable of the formula lies over `dim`, one model is fitted and the results have
-        no dimension `dim` (then ``q`` equals ``p``). ``attrs["rows_dropped"]`` counts the
-        dropped rows by reason.
+        In memory. Over ``(dim, term)``: ``estimate``, ``se``, ``df``, ``ci_low``, ``ci_high``,
+        ``estimate_standardized``, ``se_standardized`` (missing for the intercept), ``p``,
+        ``q``, ``p_bonferroni``. With permutations ``p_permutation``, ``p_fwe`` (missing for
+        terms not permuted, which ``attrs["not_permuted"]`` names) and, over
+        ``(permutation, term)``, ``max_t``. With bootstrap samples ``se_bootstrap``,
+        ``ci_low_bootstrap``, ``ci_high_bootstrap``. Over ``dim``: ``n``, ``n_dropped``,
+        ``n_groups``, ``group_variance``, ``residual_variance``, ``log_likelihood``,
+        ``boundary``, ``n_bootstrap``, and with a random slope ``slope_variance`` and
+        ``slope_covariance``. Over ``(dim, subject)``: ``dropped``. If no variable of the
+        formula lies over `dim`, one model is fitted and the results have no dimension `dim`
+        (then ``q`` equals ``p``). ``attrs["rows_dropped"]`` counts the dropped rows by reason.
 
     Raises
     ------
     MissingVariableError
-        If the formula names an unknown variable.
+        If the formula, `groups` or `weights` names an unknown variable.
     StatisticsError
-        If the formula is malformed, or a region has a rank-deficient design (the columns
-        are named), too few rows, fewer than two groups, or an outcome without residual
-        variation.
+        If the formula is malformed, an option is out of range, or a region has a
+        rank-deficient design (the columns are named), too few rows, fewer than two groups, or
+        an outcome without residual variation; with permutations, if a person is in a group
+        twice.
 
     Notes
     -----
@@ -116,17 +122,33 @@ def mixed_model(
     as ``log10`` of zero), are dropped, counted and flagged in ``dropped``; ``scale``
     standardizes on the rows that remain.
 
-    Restricted maximum likelihood is profiled to one parameter, the ratio of the two
-    variances, and searched over a grid and then to machine precision, on orthonormalized
-    columns. Where the ratio is zero the fit equals ordinary least squares and
-    ``boundary`` is True; this is recorded and logged, not warned about. Degrees of freedom
-    are Satterthwaite's, from the gradient of each coefficient's variance and the inverse of
-    the observed information of the two variances, as in lmerTest.
+    The likelihood is profiled to one parameter, the ratio of the two variances, and searched
+    over a grid and then to machine precision, on orthonormalized columns: the numbers are
+    those of ``lmer`` at its optimum. Where the ratio is zero the fit equals ordinary least
+    squares and ``boundary`` is True; this is recorded and logged, not warned about. Degrees
+    of freedom are Satterthwaite's, from the gradient of each coefficient's variance and the
+    inverse of the observed information of the variances, as in lmerTest. With a random slope,
+    the three elements of the Cholesky factor are searched with exact gradients, and
+    ``boundary`` is True where their covariance is singular.
+
+    A standardized estimate is ``estimate * sd(term) / sd(outcome)`` over the rows used, which
+    is the estimate of the model of standardized columns.
+
+    A permutation exchanges the residuals of the model without the tested term within groups,
+    so that differences between groups stay what they are, and fits the full model again, its
+    ratio of variances too. ``p_permutation = (1 + b) / (1 + n_permutations)`` with b the
+    permutations of a |t| as large; ``p_fwe`` the same with the largest |t| of the family. The
+    same permutations serve all regions. A term that does not vary within groups cannot be
+    tested in this way. The bootstrap draws as many whole groups as there are, with
+    replacement, and fits each sample; its interval is the expanded percentile interval.
 
     References
     ----------
     Bates et al., lme4, DOI 10.18637/jss.v067.i01. Kuznetsova et al., lmerTest,
     DOI 10.18637/jss.v082.i13. Benjamini and Hochberg, DOI 10.1111/j.2517-6161.1995.tb02031.x.
+    Freedman and Lane, DOI 10.1080/07350015.1983.10509354. Winkler et al., exchangeability
+    blocks, DOI 10.1016/j.neuroimage.2015.05.092. Phipson and Smyth,
+    DOI 10.2202/1544-6115.1585. Hesterberg, DOI 10.1080/00031305.2015.1089789.
 
     Examples
     --------
@@ -146,431 +168,266 @@ def mixed_model(
     if not 0 < confidence < 1:
         raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
     parsed = parse_formula(formula, ds, groups=groups, dim=dim)
-    wanted = list(dict.fromkeys((*parsed.names, str(groups))))
-    small = _small(ds, wanted, dim)
+    _check_options(parsed, weights, n_permutations, permuted, n_bootstrap)
+    for option, name in (("groups", groups), ("weights", weights)):
+        if name is not None and name not in ds.variables:
+            near = sorted(str(n) for n, v in ds.variables.items() if v.dims == ("subject",))
+            raise MissingVariableError(
+                f"{option}='{name}' is no variable of the Dataset. Over 'subject' it has: "
+                f"{', '.join(near)}."
+            )
     keep = eligible_subjects(ds, group=None, included=included)
-    by_region = any(dim in small[name].dims for name in parsed.names)
-    if dim in small[str(groups)].dims:
-        raise StatisticsError(f"groups='{groups}' must lie over 'subject' alone, not '{dim}'.")
-    labels: list[Hashable] = [None]
-    if by_region:
-        labels = list(small[dim].values) if dim in small.coords else list(range(small.sizes[dim]))
-    family_mask = _family_mask(labels, family)
-    failures: list[str] = []
-    table = _Table(len(labels), ds.sizes["subject"])
+    source = Source.of(
+        ds, parsed, str(groups), None if weights is None else str(weights), dim, keep
+    )
+    table = Table(
+        len(source.labels),
+        ds.sizes["subject"],
+        _family_mask(source.labels, family),
+        n_permutations=n_permutations,
+        n_bootstrap=n_bootstrap,
+        slope=bool(parsed.slope_text),
+    )
     if not keep.all():
         table.reasons[f"{included} is False, or the age is extrapolated"] = ~keep
-    for job in _jobs(parsed, small, str(groups), keep, labels, dim, table, failures):
-        job.fit(table, failures, confidence)
+    people = same_people(ds) if n_permutations else np.arange(ds.sizes["subject"])
+    options = _Options(
+        confidence, reml, n_permutations, permuted, n_bootstrap, seed, _label_ranks(ds), people
+    )
+    failures: list[str] = []
+    with threadpool_limits(1, "blas"):  # tiles run side by side; threads within would wait
+        for job in jobs(source, table, failures):
+            try:
+                _fit(job, source, table, failures, options)
+            except StatisticsError as error:
+                failures.append(str(error))
     if errors == "raise":
         check_all(failures, StatisticsError, f"Mixed model '{formula}' cannot be fitted")
-    return _assemble(table, small, parsed, labels, family_mask, failures, dim, groups, confidence)
+    return _assemble(source, table, failures, options)
 
 
-@dataclass
-class _Table:
-    """Results, filled fit by fit."""
+@dataclass(frozen=True)
+class _Options:
+    """What is asked for."""
 
-    n_labels: int
-    n_subjects: int
-    terms: list[str] = field(default_factory=list)
-    cells: dict[str, dict[tuple[int, str], float]] = field(
-        default_factory=lambda: {name: {} for name in _PER_TERM}
+    confidence: float
+    reml: bool
+    n_permutations: int
+    permuted: Sequence[str] | None
+    n_bootstrap: int
+    seed: int
+    ranks: npt.NDArray[np.int64]
+    people: npt.NDArray[np.int64]
+
+
+def _check_options(
+    parsed: ParsedFormula,
+    weights: Hashable | None,
+    n_permutations: int,
+    permuted: Sequence[str] | None,
+    n_bootstrap: int,
+) -> None:
+    """Options that exclude each other, or are out of range."""
+    for name, value in (("n_permutations", n_permutations), ("n_bootstrap", n_bootstrap)):
+        if value != int(value) or value < 0 or value == 1:
+            raise StatisticsError(f"{name} must be 0 or a whole number from 2 on, got {value}.")
+    if permuted is not None and not n_permutations:
+        raise StatisticsError(
+            f"permuted={list(permuted)} without permutations. Pass n_permutations=1000 too."
+        )
+    if isinstance(permuted, str):
+        raise StatisticsError(f"permuted must be a list of terms, got '{permuted}'.")
+    if n_permutations and weights is not None:
+        raise StatisticsError(
+            f"weights='{weights}' with permutations: people of unequal weight cannot be exchanged. "
+            "Leave one of the two out."
+        )
+    if parsed.slope_text and (n_permutations or n_bootstrap):
+        raise StatisticsError(
+            f"Formula '{parsed.text}': permutations and bootstrap are there for a random intercept "
+            "alone. Leave the random slope out, or set n_permutations and n_bootstrap to 0."
+        )
+
+
+def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _Options) -> None:
+    """Fit the outcomes of a job and write the results, or say why not."""
+    basis, y = job.basis, job.outcomes
+    if job.slope is None:
+        fits = fit_intercepts(basis, y, reml=options.reml)
+    else:
+        text = source.parsed.slope_text
+        fits = fit_slopes(basis, job.slope, y, reml=options.reml, where=job.where, slope=text)
+    failures.extend(_unfit(job, source, fits))
+    table.write(job.positions, basis, fits, options.confidence)
+    fine = ~(fits.exact | fits.flat)
+    if not fine.any():
+        return
+    if not fine.all():
+        y = y[:, fine]
+    positions = job.positions[fine]
+    if options.n_permutations:
+        _check_exchangeable(job, source, options.people)
+        draw = Permutations(options.n_permutations, options.seed, options.ranks)
+        t = np.abs(fits.estimate / fits.se)[fine]
+        for column in _columns(job, table, options.permuted):
+            reached, largest = permute(
+                basis,
+                column,
+                y,
+                t[:, column],
+                job.rows,
+                draw,
+                counted=table.family[positions],
+                reml=options.reml,
+            )
+            table.permuted(basis.names[column], positions, reached, largest)
+    if options.n_bootstrap:
+        spread = bootstrap(
+            basis,
+            y,
+            n_samples=options.n_bootstrap,
+            seed=options.seed,
+            confidence=options.confidence,
+            reml=options.reml,
+        )
+        table.per_label["n_bootstrap"][positions] = spread.n
+        for column, term in enumerate(basis.names):
+            table.put("se_bootstrap", term, positions, spread.se[:, column])
+            table.put("ci_low_bootstrap", term, positions, spread.low[:, column])
+            table.put("ci_high_bootstrap", term, positions, spread.high[:, column])
+        few = positions[2 * spread.n < options.n_bootstrap]
+        if few.size:
+            failures.append(
+                f"{source.where([source.labels[k] for k in few])}: fewer than half of the "
+                f"{options.n_bootstrap} bootstrap samples of '{source.groups}' could be fitted, "
+                "because a predictor does not vary in the others. Leave the predictor out, or "
+                "use coarser levels."
+            )
+
+
+def _check_exchangeable(job: Job, source: Source, people: npt.NDArray[np.int64]) -> None:
+    """Refuse scans of one person among those of others: they are more alike than these."""
+    codes = job.basis.codes
+    pairs, count = np.unique(np.stack([codes, people[job.rows]]), axis=1, return_counts=True)
+    persons = np.bincount(pairs[0], minlength=job.basis.n_groups)
+    again = np.flatnonzero((count > 1) & (persons[pairs[0]] > 1))
+    if not again.size:
+        return
+    twice = job.rows[(people[job.rows] == pairs[1, again[0]]) & (codes == pairs[0, again[0]])]
+    labels = source.ds["subject"].values[twice] if "subject" in source.ds.coords else twice
+    raise StatisticsError(
+        f"{job.where}: {again.size} people are in one '{source.groups}' more than once, as "
+        f"{', '.join(map(str, labels[:4]))}. Permutations need one scan a person: keep one "
+        "session, e.g. ds.isel(subject=ds['session'].values == 'ses-1'), or exchange within people "
+        "(groups='person')."
     )
-    reasons: dict[str, BoolArray] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Allocate the arrays over regions."""
-        size = self.n_labels
-        self.n = np.zeros(size, dtype=np.int64)
-        self.n_groups = np.zeros(size, dtype=np.int64)
-        self.group_variance = np.full(size, np.nan)
-        self.residual_variance = np.full(size, np.nan)
-        self.boundary = np.zeros(size, dtype=np.bool_)
-        self.dropped = np.ones((size, self.n_subjects), dtype=np.bool_)
-
-    def note(self, reasons: dict[str, BoolArray]) -> None:
-        """Add reasons for dropping rows, over all regions."""
-        for reason, rows in reasons.items():
-            self.reasons[reason] = self.reasons.get(reason, np.zeros_like(rows)) | rows
 
 
-@dataclass
-class _Job:
-    """Outcomes that share a design and its rows."""
-
-    positions: list[int]
-    where: str
-    design: pd.DataFrame
-    outcomes: FloatArray
-    codes: npt.NDArray[np.int64]
-    outcome_name: str
-    groups: str
-
-    def fit(self, table: _Table, failures: list[str], confidence: float) -> None:
-        """Fit every outcome and write the results, or say why not."""
-        try:
-            basis = _Basis.of(self.design, self.where)
-            sums = _group_sums(basis, self.codes, self.groups, self.where)
-        except StatisticsError as error:
-            failures.append(str(error))
-            return
-        n, p = basis.q.shape
-        dof = n - p
-        y = self.outcomes
-        first = basis.q.T @ y
-        residual = y - basis.q @ first
-        again = basis.q.T @ residual
-        first += again
-        residual -= basis.q @ again
-        norm = np.sqrt((residual**2).sum(axis=0))
-        size = np.sqrt((y**2).sum(axis=0))
-        exact = norm <= 1e-10 * np.maximum(size, np.finfo(np.float64).tiny)
-        unit = np.ascontiguousarray((residual / np.where(exact, 1.0, norm)).T)
-        tsum = np.ascontiguousarray(_sum_by(unit.T, self.codes).T)
-        inner = unit - (tsum / sums.size)[:, self.codes]
-        k = len(self.positions)
-        shift, variance, df = np.empty((k, p)), np.empty((k, p)), np.empty((k, p))
-        ratio, rss = np.empty(k), np.empty(k)
-        random_intercept_reml(
-            sums.size,
-            sums.qsum,
-            sums.within,
-            tsum,
-            np.ascontiguousarray(inner @ sums.inner),
-            np.ascontiguousarray((inner**2).sum(axis=1)),
-            float(dof),
-            basis.back,
-            shift,
-            variance,
-            df,
-            ratio,
-            rss,
-        )
-        estimate = (basis.back @ first).T + norm[:, None] * shift
-        residual_variance = rss / dof * norm**2
-        with np.errstate(invalid="ignore"):  # no variance, no standard error: said below
-            se = np.sqrt(variance * residual_variance[:, None])
-        t = estimate / se
-        half = scipy.stats.t.ppf(0.5 + confidence / 2, df) * se
-        columns = {
-            "estimate": estimate,
-            "se": se,
-            "df": df,
-            "ci_low": estimate - half,
-            "ci_high": estimate + half,
-            "p": 2 * scipy.stats.t.sf(np.abs(t), df),
-        }
-        for name in self.design.columns:
-            if name not in table.terms:
-                table.terms.append(name)
-        for row, position in enumerate(self.positions):
-            where = self.where.split(",")[0] if k == 1 else self.where
-            if exact[row]:
-                failures.append(
-                    f"{where}: outcome '{self.outcome_name}' has no variation that the "
-                    "predictors leave over (it is constant or an exact combination of them). "
-                    "Leave the region or a predictor out."
-                )
-                continue
-            if not np.isfinite(ratio[row]):
-                failures.append(
-                    f"{where}: outcome '{self.outcome_name}' does not vary within "
-                    f"'{self.groups}', so a random intercept explains it in full. "
-                    "Choose other groups."
-                )
-                continue
-            table.group_variance[position] = ratio[row] * residual_variance[row]
-            table.residual_variance[position] = residual_variance[row]
-            table.boundary[position] = ratio[row] == 0
-            table.n_groups[position] = len(sums.size)
-            for variable, values in columns.items():
-                for column, term in enumerate(self.design.columns):
-                    table.cells[variable][position, term] = float(values[row, column])
+def _unfit(job: Job, source: Source, fits: Fits) -> list[str]:
+    """Outcomes that cannot be fitted, in words."""
+    told = []
+    outcome = f"outcome '{next(iter(source.parsed.outcome))}'"
+    exact = (
+        f"{outcome} has no variation that the predictors leave over (it is constant or an exact "
+        "combination of them). Leave the region or a predictor out."
+    )
+    flat = (
+        f"{outcome} does not vary within '{source.groups}', so the random effects explain it in "
+        "full. Choose other groups."
+    )
+    for flags, words in ((fits.exact, exact), (fits.flat, flat)):
+        if flags.any():
+            where = source.where([source.labels[k] for k in job.positions[flags]])
+            told.append(f"{where}: {words}")
+    return told
 
 
-@dataclass(frozen=True)
-class _Basis:
-    """Orthonormal columns and the way back to the original coefficients."""
-
-    q: FloatArray
-    back: FloatArray
-
-    @classmethod
-    def of(cls, design: pd.DataFrame, where: str) -> _Basis:
-        names = list(design.columns)
-        x = design.to_numpy(dtype=np.float64)
-        n, p = x.shape
-        if n <= p:
-            raise StatisticsError(
-                f"{where}: {n} usable rows for {p} coefficients ({', '.join(names)}); more "
-                "rows than coefficients are needed. Use fewer terms or check the missing values."
-            )
-        change = np.eye(p)
-        if "Intercept" in names:
-            k = names.index("Intercept")
-            change[k] -= x.mean(axis=0)
-            change[k, k] = 1.0
-        centered = x @ change
-        if "Intercept" in names:  # once more: the mean of a large offset is itself rounded
-            again = centered.mean(axis=0)
-            again[k] = 0.0
-            centered = centered - again
-            change[k] -= again
-        norm = np.sqrt((centered**2).sum(axis=0))
-        raw = np.sqrt((x**2).sum(axis=0))
-        flat = [name for name, a, b in zip(names, norm, raw, strict=True) if not a > 1e-10 * b]
-        if flat:
-            raise StatisticsError(
-                f"{where}: the design is rank deficient: {', '.join(map(repr, flat))} has the "
-                f"same value in all {n} rows used. Leave it out, or leave the region out."
-            )
-        scaled = centered / norm
-        _, r, pivot = scipy.linalg.qr(scaled, mode="economic", pivoting=True)
-        rank = int((np.abs(np.diag(r)) > 1e-8 * abs(r[0, 0])).sum())
-        if rank < p:
-            parts = scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank:])
-            told = []
-            for column, weights in zip(pivot[rank:], parts.T, strict=True):
-                others = sorted(pivot[:rank][np.abs(weights) > 1e-6])
-                told.append(f"'{names[column]}' = combination of {[names[o] for o in others]}")
-            raise StatisticsError(
-                f"{where}: the design is rank deficient: {'; '.join(told)}. "
-                "Leave one of these terms out."
-            )
-        q, upper = np.linalg.qr(scaled)
-        back = scipy.linalg.solve_triangular(upper, (change / norm).T, trans="T").T
-        return cls(np.ascontiguousarray(q), np.ascontiguousarray(back))
-
-
-@dataclass(frozen=True)
-class _Sums:
-    size: FloatArray
-    qsum: FloatArray
-    inner: FloatArray
-    within: FloatArray
-
-
-def _group_sums(basis: _Basis, codes: npt.NDArray[np.int64], groups: str, where: str) -> _Sums:
-    size = np.bincount(codes).astype(np.float64)
-    if len(size) < 2:
+def _columns(job: Job, table: Table, permuted: Sequence[str] | None) -> list[int]:
+    """Columns of the design to test by permutation."""
+    names = job.basis.names
+    if permuted is None:
+        chosen = [k for k in range(len(names)) if varies_within(job.basis, k)]
+        table.fixed_terms |= dict.fromkeys(n for k, n in enumerate(names) if k not in chosen)
+        return chosen
+    absent = [name for name in permuted if name not in names]
+    if absent:
         raise StatisticsError(
-            f"{where}: all {len(codes)} usable rows belong to one '{groups}', so its variance "
-            "cannot be estimated. Pass a `groups` with two or more values, or fit ordinary "
-            "least squares."
+            f"{job.where}: permuted names {', '.join(map(repr, absent))}; the terms are "
+            f"{', '.join(names)}."
         )
-    if len(size) == len(codes):
+    fixed = [name for name in permuted if not varies_within(job.basis, names.index(name))]
+    if fixed:
         raise StatisticsError(
-            f"{where}: each of the {len(codes)} usable rows is a '{groups}' of its own, so its "
-            "variance cannot be told from the residual's. Pass a coarser `groups`."
+            f"{job.where}: {', '.join(map(repr, fixed))} does not vary within any group, so "
+            "permutations within groups cannot test it. Leave it out of `permuted` and use its "
+            "t test."
         )
-    qsum = _sum_by(basis.q, codes)
-    inner = basis.q - (qsum / size[:, None])[codes]
-    return _Sums(size, np.ascontiguousarray(qsum), inner, np.ascontiguousarray(inner.T @ inner))
+    return [names.index(name) for name in permuted]
 
 
-def _sum_by(values: FloatArray, codes: npt.NDArray[np.int64]) -> FloatArray:
-    out = np.zeros((int(codes.max()) + 1, values.shape[1]))
-    np.add.at(out, codes, values)
-    return out
-
-
-def _small(ds: xr.Dataset, names: Iterable[str], dim: Hashable) -> xr.Dataset:
-    """Variables of the formula, in memory; the checks are those of subject_frame."""
-    subject_frame(ds.isel({d: slice(0) for d in ("subject",) if d in ds.dims}), [], dim=dim)
-    wanted = list(names)
-    probe = ds.isel({dim: 0}) if dim in ds.dims and ds.sizes[dim] else ds
-    subject_frame(probe.isel(subject=slice(0)), wanted, dim=dim)
-    keep = {*wanted, "subject", dim}
-    return ds.drop_vars([name for name in ds.variables if name not in keep]).compute()
+def _label_ranks(ds: xr.Dataset) -> npt.NDArray[np.int64]:
+    """Rank of every subject by label."""
+    n = ds.sizes["subject"]
+    if "subject" not in ds.coords:
+        return np.arange(n)
+    ranks = np.empty(n, dtype=np.int64)
+    ranks[np.argsort(ds["subject"].values.astype(str), kind="stable")] = np.arange(n)
+    return ranks
 
 
 def _family_mask(labels: list[Hashable], family: Sequence[Hashable] | None) -> BoolArray:
     if family is None:
         return np.ones(len(labels), dtype=np.bool_)
-    absent = [str(label) for label in family if label not in labels]
+    known = set(labels)
+    absent = [str(label) for label in family if label not in known]
     if absent:
         raise StatisticsError(
             f"family: {', '.join(absent)} is not among {', '.join(map(str, labels[:20]))}."
         )
-    return np.array([label in family for label in labels], dtype=np.bool_)
+    wanted = set(family)
+    return np.array([label in wanted for label in labels], dtype=np.bool_)
 
 
-def _jobs(
-    parsed: ParsedFormula,
-    small: xr.Dataset,
-    groups: str,
-    keep: BoolArray,
-    labels: list[Hashable],
-    dim: Hashable,
-    table: _Table,
-    failures: list[str],
-) -> Iterator[_Job]:
-    shared = (
-        labels != [None]
-        and parsed.is_plain
-        and all(dim not in small[name].dims for name in (*parsed.predictor_names, groups))
-    )
-    if shared:
-        yield from _shared_jobs(parsed, small, groups, keep, labels, dim, table, failures)
-        return
-    names = list(dict.fromkeys((*parsed.names, groups)))
-    for position, label in enumerate(labels):
-        where = _where(dim, [label])
-        frame = subject_frame(small, names, at=label, dim=dim)
-        try:
-            rows, reasons = usable_rows(parsed, frame[keep], extra=[groups])
-            used = _expand(rows, keep)
-            table.note({name: _expand(bad, keep) for name, bad in reasons.items()})
-            table.dropped[position] = ~used
-            table.n[position] = used.sum()
-            _check_any(used, table, parsed, where)
-            part = frame[used]
-            yield _Job(
-                [position],
-                where,
-                design_matrix(parsed, part),
-                outcome_vector(parsed, part)[:, None],
-                _codes(part[groups]),
-                str(next(iter(parsed.outcome))),
-                groups,
-            )
-        except StatisticsError as error:
-            failures.append(_located(error, where))
-
-
-def _shared_jobs(
-    parsed: ParsedFormula,
-    small: xr.Dataset,
-    groups: str,
-    keep: BoolArray,
-    labels: list[Hashable],
-    dim: Hashable,
-    table: _Table,
-    failures: list[str],
-) -> Iterator[_Job]:
-    outcome = parsed.outcome_names[0]
-    if small[outcome].dtype.kind not in "biuf":
-        raise StatisticsError(
-            f"Formula '{parsed.text}': the outcome must be numbers, got {small[outcome].dtype}."
-        )
-    frame = subject_frame(small, dict.fromkeys((*parsed.predictor_names, groups)), dim=dim)
-    rows, reasons = usable_rows(parsed, frame[keep], extra=[groups])
-    table.note({name: _expand(bad, keep) for name, bad in reasons.items()})
-    y = small[outcome].transpose("subject", dim).values.astype(np.float64)
-    bad = ~np.isfinite(y) & keep[:, None]
-    if bad.any():
-        table.note({f"{outcome} missing or infinite": np.asarray(bad.any(axis=1))})
-    usable = _expand(rows, keep)[:, None] & ~bad
-    table.dropped[:] = ~usable.T
-    table.n[:] = usable.sum(axis=0)
-    same: dict[bytes, list[int]] = {}
-    for position in range(len(labels)):
-        same.setdefault(usable[:, position].tobytes(), []).append(position)
-    for positions in same.values():
-        used = usable[:, positions[0]]
-        where = _where(dim, [labels[position] for position in positions])
-        part = frame[used]
-        try:
-            _check_any(used, table, parsed, where)
-            design = design_matrix(parsed, part)
-        except StatisticsError as error:
-            failures.append(_located(error, where))
-            continue
-        values = np.ascontiguousarray(y[used][:, positions])
-        yield _Job(positions, where, design, values, _codes(part[groups]), outcome, groups)
-
-
-def _check_any(used: BoolArray, table: _Table, parsed: ParsedFormula, where: str) -> None:
-    if not used.any():
-        raise StatisticsError(
-            f"{where}: formula '{parsed.text}' leaves none of {len(used)} rows. "
-            f"Dropped: {_counts(table.reasons)}. Check these variables, or leave them out."
-        )
-
-
-def _located(error: StatisticsError, where: str) -> str:
-    text = str(error)
-    return text if text.startswith(where) else f"{where}: {text}"
-
-
-def _where(dim: Hashable, labels: Sequence[Hashable]) -> str:
-    if labels == [None]:
-        return "Mixed model"
-    shown = ", ".join(map(str, labels[:4]))
-    return f"{dim} {shown}" + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
-
-
-def _expand(rows: BoolArray, keep: BoolArray) -> BoolArray:
-    out = np.zeros(len(keep), dtype=np.bool_)
-    out[keep] = rows
-    return out
-
-
-def _codes(column: pd.Series[Any]) -> npt.NDArray[np.int64]:
-    codes, _ = pd.factorize(column, sort=True)
-    return codes.astype(np.int64)
-
-
-def _counts(reasons: dict[str, BoolArray]) -> str:
-    return "; ".join(f"{reason}: {int(rows.sum())}" for reason, rows in reasons.items()) or "none"
-
-
-def _assemble(
-    table: _Table,
-    small: xr.Dataset,
-    parsed: ParsedFormula,
-    labels: list[Hashable],
-    family: BoolArray,
-    failures: list[str],
-    dim: Hashable,
-    groups: Hashable,
-    confidence: float,
-) -> xr.Dataset:
-    terms = table.terms
-    arrays = {name: np.full((len(labels), len(terms)), np.nan) for name in _PER_TERM}
-    for name, cells in table.cells.items():
-        for (position, term), value in cells.items():
-            arrays[name][position, terms.index(term)] = value
-    for column in range(len(terms)):
-        p = arrays["p"][:, column]
-        tested = family & np.isfinite(p)
-        if tested.any():
-            arrays["q"][tested, column] = scipy.stats.false_discovery_control(p[tested])
-    out = xr.Dataset(coords={"term": ("term", np.array(terms, dtype=object))})
-    for name, long_name in _PER_TERM.items():
-        out[name] = ((dim, "term"), arrays[name], {"long_name": long_name})
-    per_region = {
-        "n": table.n,
-        "n_dropped": table.dropped.sum(axis=1),
-        "n_groups": table.n_groups,
-        "group_variance": table.group_variance,
-        "residual_variance": table.residual_variance,
-        "boundary": table.boundary,
-    }
-    for name, values in per_region.items():
-        out[name] = ((dim,), values, {"long_name": _PER_REGION[name]})
-    out["dropped"] = ((dim, "subject"), table.dropped, {"long_name": "The subject was not used"})
-    if "subject" in small.coords:
-        out = out.assign_coords(subject=small["subject"].values)
-    if labels == [None]:
+def _assemble(source: Source, table: Table, failures: list[str], options: _Options) -> xr.Dataset:
+    """Dataset of the results, with labels and attributes; says what was dropped."""
+    dim, ds, formula = source.dim, source.ds, source.parsed.text
+    out = table.dataset(dim)
+    if "subject" in ds.coords:
+        out = out.assign_coords(subject=ds["subject"].values)
+    if source.labels == [None]:
         out = out.isel({dim: 0})
-    elif dim in small.coords:
-        out = out.assign_coords({dim: small[dim].values})
+    elif dim in ds.coords:
+        out = out.assign_coords({dim: ds[dim].values})
     all_dropped = int(table.dropped.all(axis=0).sum())
     some = int(table.dropped.any(axis=0).sum()) - all_dropped
     told = f"{all_dropped} of {table.n_subjects} subjects in every {dim}"
     told += f", {some} more in some" if some else ""
-    told += f" ({_counts(table.reasons)})" if table.reasons else ""
+    told += f" ({counts(table.reasons)})" if table.reasons else ""
+    effects = f"intercept and slope of {source.parsed.slope_text}"
     out.attrs = {
-        "formula": parsed.text,
-        "groups": str(groups),
-        "method": "random intercept, REML, Satterthwaite degrees of freedom",
-        "reml": 1,
-        "confidence": confidence,
-        "family_size": int(family.sum()),
+        "formula": formula,
+        "groups": source.groups,
+        "method": f"random {effects if source.parsed.slope_text else 'intercept'}, "
+        f"{'REML' if options.reml else 'ML'}, Satterthwaite degrees of freedom",
+        "reml": int(options.reml),
+        "confidence": options.confidence,
+        "family_size": int(table.family.sum()),
         "rows_dropped": told,
     }
+    if source.weights:
+        out.attrs["weights"] = source.weights
+    if options.n_permutations or options.n_bootstrap:
+        out.attrs["seed"] = options.seed
+    if options.n_permutations:
+        out.attrs["n_permutations"] = options.n_permutations
+    if table.fixed_terms:
+        out.attrs["not_permuted"] = list(table.fixed_terms)
+        logger.info(
+            "Mixed model '%s': %s does not vary within '%s' and is not permuted",
+            formula,
+            ", ".join(table.fixed_terms),
+            source.groups,
+        )
     if failures:
         out.attrs["failures"] = list(failures)
     if all_dropped or some:
@@ -578,17 +435,17 @@ def _assemble(
         logger.log(
             logging.WARNING if unusable else logging.INFO,
             "Mixed model '%s' dropped %s",
-            parsed.text,
+            formula,
             told,
         )
-    if table.boundary.any():
-        at = [str(label) for label, flag in zip(labels, table.boundary, strict=True) if flag]
+    boundary = np.flatnonzero(table.per_label["boundary"])
+    if boundary.size:
         logger.info(
-            "Mixed model '%s': no variance between '%s' in %d fits (%s); they equal ordinary "
-            "least squares",
-            parsed.text,
-            groups,
-            len(at),
-            ", ".join(at),
+            "Mixed model '%s': no variance between '%s' in %d fits (%s)%s",
+            formula,
+            source.groups,
+            boundary.size,
+            labels_shown([source.labels[k] for k in boundary]),
+            ", or a singular one" if source.parsed.slope_text else "; they equal least squares",
         )
     return out

@@ -1,4 +1,7 @@
-"""Kernel of the random-intercept model: exact REML by a one-dimensional search.
+"""Kernel of the random-intercept model for many groups: a one-dimensional search, directly.
+
+Its work grows with groups times columns squared, where that of mixed_spectral_numba_fns needs
+a decomposition over the groups first.
 
 With ``V = e (I + g Z Z')`` and one intercept a group, everything depends on the data only
 through within-group cross products and group sums. For a group of ``n`` rows with column
@@ -17,7 +20,7 @@ import numpy.typing as npt
 
 from scalebrain.accelerate import inner_kernel, kernel
 
-__all__ = ["random_intercept_reml"]
+__all__ = ["many_group_fits"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -67,11 +70,12 @@ def _profile(
     wy: FloatArray,
     yy: float,
     dof: float,
+    reml: float,
     a: FloatArray,
     ainv: FloatArray,
     beta: FloatArray,
 ) -> tuple[float, float, float]:
-    """REML deviance less its constant, its derivative in `g` and the residual sum."""
+    """Deviance less its constant, its derivative in `g` and the residual sum."""
     n_groups, p = qsum.shape
     logdet_v = 0.0
     slope = 0.0
@@ -114,10 +118,19 @@ def _profile(
             for j in range(p):
                 row += ainv[i, j] * qsum[m, j]
             square += qsum[m, i] * row
-        slope -= square / (grown * grown)
+        slope -= reml * square / (grown * grown)
         change -= (residual / grown) ** 2
     slope += dof * change / rss
-    return logdet_v + logdet_a + dof * np.log(rss), slope, rss
+    return logdet_v + reml * logdet_a + dof * np.log(rss), slope, rss
+
+
+@inner_kernel
+def _multiply(a: FloatArray, b: FloatArray, out: FloatArray) -> None:
+    """Add the product of two small matrices."""
+    for i in range(a.shape[0]):
+        for j in range(b.shape[1]):
+            for k in range(b.shape[0]):
+                out[i, j] += a[i, k] * b[k, j]
 
 
 @inner_kernel
@@ -125,6 +138,7 @@ def _degrees_of_freedom(
     g: float,
     rss: float,
     dof: float,
+    reml: float,
     size: FloatArray,
     qsum: FloatArray,
     tsum: FloatArray,
@@ -133,7 +147,7 @@ def _degrees_of_freedom(
     back: FloatArray,
     df: FloatArray,
 ) -> None:
-    """Satterthwaite: 2 v^2 over the variance of v, by the observed REML information."""
+    """Satterthwaite: 2 v^2 over the variance of v, by the observed information."""
     n_groups, p = qsum.shape
     e = rss / dof
     spread = np.zeros((p, p))  # B'B with B the group sums over 1 + n g
@@ -158,18 +172,26 @@ def _degrees_of_freedom(
                 product = qsum[m, i] * qsum[m, j] / (grown * grown)
                 spread[i, j] += product
                 curved[i, j] += 2.0 * product * n / grown
-    step = ainv @ spread
-    dd_rss -= 2.0 * float(pull @ (ainv @ pull))
-    dd_logdet += np.trace(ainv @ curved) - np.trace(step @ step)
+    step = np.zeros((p, p))
+    moved = np.zeros((p, p))  # minus the derivative of X' V^-1 X, between two inverses
+    _multiply(ainv, spread, step)
+    _multiply(step, ainv, moved)
+    for i in range(p):
+        for j in range(p):
+            dd_rss -= 2.0 * pull[i] * ainv[i, j] * pull[j]
+            dd_logdet += reml * (ainv[i, j] * curved[j, i] - step[i, j] * step[j, i])
     h_gg = dd_logdet + dd_rss / e
     h_ge = -d_rss / (e * e)
     h_ee = dof / (e * e)
     determinant = h_gg * h_ee - h_ge * h_ge
-    moved = step @ ainv  # minus the derivative of X' V^-1 X, between two inverses
     for k in range(p):
-        variance = back[k] @ (ainv @ back[k])
+        variance = 0.0
+        by_g = 0.0
+        for i in range(p):
+            for j in range(p):
+                variance += back[k, i] * ainv[i, j] * back[k, j]
+                by_g += e * back[k, i] * moved[i, j] * back[k, j]
         by_e = variance
-        by_g = e * (back[k] @ (moved @ back[k]))
         if h_gg > 0.0 and determinant > 0.0:
             spread_of = (
                 2.0 * (by_g * by_g * h_ee - 2.0 * by_g * by_e * h_ge + by_e * by_e * h_gg)
@@ -181,10 +203,10 @@ def _degrees_of_freedom(
 
 @kernel(
     "void(float64[::1], float64[:,::1], float64[:,::1], float64[:,::1], float64[:,::1], "
-    "float64[::1], float64, float64[:,::1], float64[:,::1], float64[:,::1], float64[:,::1], "
-    "float64[::1], float64[::1])"
+    "float64[::1], float64, float64, float64[:,::1], float64[:,::1], float64[:,::1], "
+    "float64[:,::1], float64[::1], float64[::1], float64[::1])"
 )
-def random_intercept_reml(
+def many_group_fits(
     size: FloatArray,
     qsum: FloatArray,
     within: FloatArray,
@@ -192,19 +214,21 @@ def random_intercept_reml(
     wy: FloatArray,
     yy: FloatArray,
     dof: float,
+    reml: float,
     back: FloatArray,
     shift: FloatArray,
     variance: FloatArray,
     df: FloatArray,
     ratio: FloatArray,
     rss_out: FloatArray,
+    deviance: FloatArray,
 ) -> None:
-    """Fit one outcome per row of `tsum` on a shared design; fill the last five arguments.
+    """Fit one outcome per row of `tsum` on a shared design; fill the last six arguments.
 
     Parameters
     ----------
     size
-        Rows of each group (n_groups).
+        Rows of each group, or the sum of their weights (n_groups).
     qsum
         Sums of the orthonormal design in each group (n_groups, p).
     within
@@ -216,7 +240,9 @@ def random_intercept_reml(
     yy
         Sums of squares of the outcomes about the group means (n_outcomes).
     dof
-        Rows less columns.
+        Rows less columns for REML, rows for ML.
+    reml
+        1 for REML, 0 for ML.
     back
         Matrix from orthonormal to original coefficients (p, p).
     shift
@@ -230,6 +256,8 @@ def random_intercept_reml(
         infinite where the residual variance tends to zero, NaN where no search succeeded.
     rss_out
         Out: generalized residual sum of squares.
+    deviance
+        Out: log-determinants and ``dof log(rss)``.
     """
     n_outcomes, n_groups = tsum.shape
     p = qsum.shape[1]
@@ -241,19 +269,17 @@ def random_intercept_reml(
         mean_size += size[m] / n_groups
     n_grid = 41
     grid = np.empty(n_grid)
+    slopes = np.empty(n_grid)
     grid[0] = 0.0
     for k in range(1, n_grid):  # 1e-5 to 1e7 times one over the mean size of a group
         grid[k] = 10.0 ** (-5.0 + 12.0 * (k - 1) / (n_grid - 2)) / mean_size
     for r in range(n_outcomes):
         best = 0
         lowest = np.inf
-        first_slope = 0.0
         for k in range(n_grid):
-            dev, slope, _ = _profile(
-                grid[k], size, qsum, within, tsum[r], wy[r], yy[r], dof, a, ainv, beta
+            dev, slopes[k], _ = _profile(
+                grid[k], size, qsum, within, tsum[r], wy[r], yy[r], dof, reml, a, ainv, beta
             )
-            if k == 0:
-                first_slope = slope
             if dev < lowest:
                 lowest = dev
                 best = k
@@ -262,22 +288,10 @@ def random_intercept_reml(
             g = np.nan
         elif best == n_grid - 1:
             g = np.inf
-        elif best > 0 or first_slope < 0.0:
-            low = grid[best - 1] if best > 0 else 0.0
-            high = grid[best + 1]
-            dev, slope, _ = _profile(
-                grid[best], size, qsum, within, tsum[r], wy[r], yy[r], dof, a, ainv, beta
-            )
-            if best > 0 and slope < 0.0:
-                low = grid[best]
-            elif best > 0:
-                high = grid[best]
-            _, s_low, _ = _profile(
-                low, size, qsum, within, tsum[r], wy[r], yy[r], dof, a, ainv, beta
-            )
-            _, s_high, _ = _profile(
-                high, size, qsum, within, tsum[r], wy[r], yy[r], dof, a, ainv, beta
-            )
+        elif best > 0 or slopes[0] < 0.0:
+            first = best if slopes[best] < 0.0 else best - 1
+            low, s_low = grid[first], slopes[first]
+            high, s_high = grid[first + 1], slopes[first + 1]
             side = 0
             for _ in range(200):  # Illinois: regula falsi that cannot stall, on the slope
                 if s_high - s_low != 0.0:
@@ -287,7 +301,7 @@ def random_intercept_reml(
                 if high - low <= 1e-13 * high:
                     break
                 _, slope, _ = _profile(
-                    g, size, qsum, within, tsum[r], wy[r], yy[r], dof, a, ainv, beta
+                    g, size, qsum, within, tsum[r], wy[r], yy[r], dof, reml, a, ainv, beta
                 )
                 if slope == 0.0:
                     break
@@ -311,12 +325,15 @@ def random_intercept_reml(
         ratio[r] = g
         if not np.isfinite(g):
             rss_out[r] = np.nan
+            deviance[r] = np.nan
             for k in range(p):
                 shift[r, k] = np.nan
                 variance[r, k] = np.nan
                 df[r, k] = np.nan
             continue
-        _, slope, rss = _profile(g, size, qsum, within, tsum[r], wy[r], yy[r], dof, a, ainv, beta)
+        deviance[r], slope, rss = _profile(
+            g, size, qsum, within, tsum[r], wy[r], yy[r], dof, reml, a, ainv, beta
+        )
         rss_out[r] = rss
         for k in range(p):
             total = 0.0
@@ -329,4 +346,4 @@ def random_intercept_reml(
             variance[r, k] = quad
             df[r, k] = dof
         if g > 0.0:
-            _degrees_of_freedom(g, rss, dof, size, qsum, tsum[r], ainv, beta, back, df[r])
+            _degrees_of_freedom(g, rss, dof, reml, size, qsum, tsum[r], ainv, beta, back, df[r])

@@ -1,189 +1,100 @@
 """One structural equation model on one table: semopy, polished, with its fit indices.
 
-semopy parses the model and finds a first solution. Its solver stops early (5e-3 from
-lavaan), so the solution is carried on by BFGS and Fisher scoring. Standard errors and
-indices are computed here: semopy prints a CFI above one and has neither SRMR nor the
-interval of the RMSEA.
+semopy sets the model up and finds a first solution. Its solver stops early (5e-3 from
+lavaan), so Fisher scoring carries the solution on to the optimum. Standard errors, indices
+and standardized values are computed here: semopy prints a CFI above one, has neither SRMR,
+nor the interval of the RMSEA, nor ``:=``, and its likelihood with missing values has no means.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.linalg
-import scipy.optimize
-import scipy.stats
 
 from scalebrain.errors import StatisticsError
+from scalebrain.stats.sem_engine import Engine, Moments, Pattern, PatternSums
+from scalebrain.stats.sem_indices import fit_indices, saturated_moments
+from scalebrain.stats.sem_model import SemModel
 
-__all__ = ["ModelText", "SemFit", "fit_sem", "parse_model"]
+__all__ = ["Hint", "SemFit", "all_names", "fit_sem", "semopy_text", "with_defined"]
 
 FloatArray = npt.NDArray[np.float64]
-_OPS = ("~", "=~", "~~")
+IntArray = npt.NDArray[np.int64]
+Missing = Literal["listwise", "fiml"]
 
 
 @dataclass(frozen=True)
-class ModelText:
-    """A model in lavaan's syntax, parsed.
+class Hint:
+    """What freeing one parameter would do, by the score test."""
 
-    Parameters
-    ----------
-    text
-        As the user wrote it.
-    latent
-        Variables measured by others (left of ``=~``).
-    observed
-        All other variables.
-    paths
-        ``(left, operator, right)`` in the order of the text; ``~~`` only between two
-        variables and not fixed.
-    is_recursive
-        True for regressions among observed variables without labels, fixed values, free
-        residual covariances or circles: then maximum likelihood equals least squares
-        equation by equation.
-    is_scalable
-        True if variables may be rescaled before the fit: no labels, commands or fixed
-        values but zeros.
-    """
-
-    text: str
-    latent: tuple[str, ...]
-    observed: tuple[str, ...]
-    paths: tuple[tuple[str, str, str], ...]
-    is_recursive: bool
-    is_scalable: bool
-
-    def regressions(self) -> dict[str, list[str]]:
-        """Predictors of each outcome."""
-        out: dict[str, list[str]] = {}
-        for left, op, right in self.paths:
-            if op == "~":
-                out.setdefault(left, []).append(right)
-        return out
-
-    def chains(self, limit: int = 60) -> list[tuple[str, ...]]:
-        """Directed chains over at least one mediator, each from cause to outcome."""
-        children: dict[str, list[str]] = {}
-        for left, right in ((left, right) for left, op, right in self.paths if op == "~"):
-            children.setdefault(right, []).append(left)
-        found: list[tuple[str, ...]] = []
-
-        def walk(chain: tuple[str, ...]) -> None:
-            for child in children.get(chain[-1], ()):
-                if child in chain:
-                    continue
-                longer = (*chain, child)
-                if len(longer) > 2:
-                    found.append(longer)
-                walk(longer)
-
-        for start in children:
-            walk((start,))
-        found.sort(key=len)
-        return found[:limit]
+    name: str
+    index: float
+    change: float
+    std_change: float
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class SemFit:
     """Estimates and fit indices of one model.
 
     Parameters
     ----------
-    estimate
-        By path name, e.g. ``"motor ~ cst"``.
-    se
-        Standard errors from the expected information; missing where fixed.
-    standardized
-        Fully standardized estimates.
+    engine
+        The model on the scale of the fit, and its parameters.
+    sums
+        The data, by pattern of missing values and by group.
+    theta
+        (free,) estimates on that scale, to start another fit from.
+    covariance
+        (free, free) of their sampling errors.
+    estimate, se, standardized, std_se
+        By name of a parameter, variances and defined parameters among them; a standard
+        error is missing where the parameter is fixed.
+    r_squared
+        By name of an outcome.
     indices
-        ``chi2 df p cfi tli rmsea rmsea_low rmsea_high srmr loglik aic bic n``.
-    start
-        Free parameters on the scale of the fit, to start another fit from.
+        As :func:`~scalebrain.stats.sem_indices.fit_indices` has them.
     improper
-        Variances estimated below zero.
+        Variances below zero and correlations beyond one, in words.
     """
 
-    estimate: dict[str, float]
-    se: dict[str, float]
-    standardized: dict[str, float]
-    indices: dict[str, float]
-    start: FloatArray
-    improper: list[str] = field(default_factory=list)
+    engine: Engine
+    sums: PatternSums
+    theta: FloatArray
+    covariance: FloatArray
+    estimate: Mapping[str, float]
+    se: Mapping[str, float]
+    standardized: Mapping[str, float]
+    std_se: Mapping[str, float]
+    r_squared: Mapping[str, float]
+    indices: Mapping[str, float]
+    improper: Sequence[str]
+
+    @property
+    def model(self) -> SemModel:
+        """The model that was fitted."""
+        return self.engine.model
+
+    def hints(self) -> list[Hint]:
+        """Modification indices of the parameters that the model leaves out, largest first."""
+        if not self.indices["df"]:
+            return []
+        return _hints(self)
 
 
-def parse_model(text: str) -> ModelText:
-    """Read a model in lavaan's syntax.
-
-    Parameters
-    ----------
-    text
-        Lines such as ``motor ~ cst + ipsi`` and ``damage =~ a + b + c``.
-
-    Returns
-    -------
-    ModelText
-        The parsed model.
-
-    Raises
-    ------
-    StatisticsError
-        If the text is not a model.
-    """
-    from semopy.parser import parse_desc
-
-    if ":=" in text:
-        raise StatisticsError(
-            "SEM: ':=' is not supported. Indirect effects of every chain are reported anyway; "
-            "leave the line out."
-        )
-    try:
-        effects, operations = parse_desc(text)
-    except Exception as error:  # semopy raises bare Exception here
-        raise StatisticsError(
-            f"SEM: the model cannot be read: {' '.join(str(error).split())}. "
-            "Write lines such as 'motor ~ cst + ipsi'."
-        ) from error
-    unknown = [op for op in effects if op not in _OPS]
-    paths: list[tuple[str, str, str]] = []
-    latent = list(effects["=~"]) if "=~" in effects else []
-    names: dict[str, None] = {}
-    labels: list[str] = []
-    plain = not operations and not latent
-    scalable = not operations
-    for op in ("~", "=~", "~~"):
-        for left, rights in effects.get(op, {}).items():
-            for right, factor in rights.items():
-                names[left] = names[right] = None
-                fixed = _number(factor)
-                if factor is not None:
-                    plain &= op == "~~" and fixed == 0.0 and left != right
-                    marker = op == "=~" and fixed == 1.0 and right == next(iter(rights))
-                    scalable &= fixed == 0.0 or marker
-                    if fixed is None:
-                        labels.append(str(factor))
-                elif op == "~~":
-                    plain &= left == right
-                if op == "~~" and (left == right or fixed is not None):
-                    continue
-                paths.append((left, op, right))
-    if unknown or not paths:
-        raise StatisticsError(
-            f"SEM: the model has no path that can be fitted{': ' + str(unknown) if unknown else ''}"
-            ". Write lines such as 'motor ~ cst + ipsi'."
-        )
-    observed = tuple(name for name in names if name not in latent)
-    model = ModelText(text, tuple(latent), observed, tuple(paths), False, scalable)
-    recursive = plain and not _has_circle(model.regressions())
-    return ModelText(text, tuple(latent), observed, tuple(paths), recursive, scalable)
-
-
-def fit_sem(model: ModelText, data: pd.DataFrame, *, start: FloatArray | None = None) -> SemFit:
+def fit_sem(
+    model: SemModel,
+    data: pd.DataFrame,
+    *,
+    missing: Missing = "listwise",
+    codes: IntArray | None = None,
+) -> SemFit:
     """Fit a model by maximum likelihood.
 
     Parameters
@@ -191,9 +102,11 @@ def fit_sem(model: ModelText, data: pd.DataFrame, *, start: FloatArray | None = 
     model
         The model.
     data
-        Complete rows, one column per observed variable.
-    start
-        Free parameters of an earlier fit; then semopy's own solver is skipped.
+        One row a person, one column per observed variable.
+    missing
+        ``"listwise"`` asks for complete rows. ``"fiml"`` uses what each row has, with means.
+    codes
+        (person,) groups, by which a bootstrap resamples; each row its own if not given.
 
     Returns
     -------
@@ -203,289 +116,318 @@ def fit_sem(model: ModelText, data: pd.DataFrame, *, start: FloatArray | None = 
     Raises
     ------
     StatisticsError
-        If a variable is constant or a combination of others, if the model is not
-        identified or the fit does not converge.
+        If rows are too few or not complete, a variable is constant or a combination of
+        others, the model is not identified or the fit does not converge.
+
+    Notes
+    -----
+    With ``"fiml"`` an exogenous variable that somebody lacks is not taken as given: its
+    mean, variance and covariances are estimated (lavaan's ``fixed.x=FALSE``). Standard
+    errors are of the expected information, with ``"fiml"`` of the observed one.
     """
-    table = data[list(model.observed)]
+    table = data[list(model.observed)].astype(np.float64)
+    if missing == "fiml":
+        gaps = tuple(v for v in model.exogenous if table[v].isna().any())
+        model = model if model.has_means else model.with_means()
+        model = model.with_random(model.exogenous if gaps else ())
+        kept = table.notna().any(axis=1).to_numpy()
+        table, codes = table[kept], None if codes is None else codes[kept]
     _check_table(table)
-    centered = table - table.mean()
-    scale = np.sqrt((centered**2).mean()) if model.is_scalable else pd.Series(1.0, table.columns)
-    engine = _Engine(model, centered / scale)
-    engine.solve(start)
-    return engine.result(scale)
+    unit = table.std(ddof=0)
+    engine = Engine(model, {str(k): float(v) for k, v in unit.items()})
+    groups = np.arange(len(table)) if codes is None else codes
+    sums = PatternSums.of(table.to_numpy(), groups.astype(np.int64))
+    patterns = engine.scaled(sums.patterns())
+    moments = saturated_moments(patterns, engine.n_observed)
+    given = engine.given(patterns)
+    theta = _solution(engine, patterns, given, moments, len(table))
+    indices = fit_indices(engine, theta, patterns, given, moments)
+    if missing == "fiml":
+        information = engine.observed_information(theta, patterns, given)
+    else:
+        _, information = engine.score(theta, patterns, given)
+    engine.check_identified(information)
+    return _result(engine, sums, theta, given, np.asarray(np.linalg.inv(information)), indices)
 
 
-class _Engine:
-    """A semopy model with data loaded, and what semopy does not do right."""
+def _solution(
+    engine: Engine,
+    patterns: Sequence[Pattern],
+    given: Moments,
+    moments: Moments,
+    n: int,
+) -> FloatArray:
+    """Start from semopy's solution, else from plain values, and go on to the optimum."""
+    plain = _plain_start(engine, moments)
+    first = _semopy_start(engine, moments, plain, n)
+    for start in (first, plain):
+        if start is None:
+            continue
+        theta = engine.solve(start, patterns, given)
+        if theta is not None:
+            return theta
+    theta = engine.descend(plain, patterns, given)
+    polished = engine.solve(theta, patterns, given)
+    if polished is None:
+        _refuse(engine, theta, patterns, given, n)
+    return polished  # type: ignore[return-value]
 
-    def __init__(self, model: ModelText, table: pd.DataFrame) -> None:
-        import semopy
 
-        self.model = model
-        self.table = table
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.semopy: Any = semopy.Model(model.text)
-                self.semopy.load(table)
-        except (KeyError, ValueError, TypeError, IndexError, np.linalg.LinAlgError) as error:
-            raise StatisticsError(f"SEM: semopy cannot set the model up: {error}.") from error
-        self.names = list(self.semopy.vars["observed"])
-        self.n = len(table)
-        self.cov = np.cov(table[self.names].to_numpy(), rowvar=False, bias=True).reshape(
-            len(self.names), len(self.names)
-        )
-        self.cov_logdet = float(np.linalg.slogdet(self.cov)[1])
-        exogenous = self.semopy.vars["exogenous"]
-        self.exogenous = [i for i, name in enumerate(self.names) if name in exogenous]
+def _refuse(
+    engine: Engine,
+    theta: FloatArray,
+    patterns: Sequence[Pattern],
+    given: Moments,
+    n: int,
+) -> None:
+    """Say that there is no optimum, and why where it shows."""
+    if np.isfinite(engine.deviance(theta, patterns, given)):
+        engine.check_identified(engine.score(theta, patterns, given)[1])
+    raise StatisticsError(
+        f"SEM: the fit did not converge on {n} rows. Simplify the model, or check that each "
+        "latent variable has three or more indicators that hang together."
+    )
 
-    @property
-    def x(self) -> FloatArray:
-        """Free parameters."""
-        return np.asarray(self.semopy.param_vals, dtype=np.float64)
 
-    def solve(self, start: FloatArray | None) -> None:
-        """Fit, and carry on to the optimum."""
-        if start is None or self.semopy.constraints:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    self.semopy.fit(obj="MLW")
-            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-                raise StatisticsError(f"SEM: semopy cannot fit the model: {error}.") from error
-            first = self.x
-        else:
-            first = start
-        if self.semopy.constraints or not len(first):
-            self._move(first)
-            return
-        with np.errstate(all="ignore"):
-            found = scipy.optimize.minimize(
-                self._objective, first, jac=True, method="BFGS", options={"gtol": 1e-8}
-            )
-            x = found.x if np.isfinite(found.fun) else first
-            for _ in range(30):
-                value, gradient = self._objective(x)
-                if np.abs(gradient).max() < 1e-11:
-                    break
-                step = _solve(self._information(x) * (2.0 / self.n), gradient)
-                if step is None:
-                    break
-                further, _ = self._objective(x - step)
-                if not further <= value + 1e-12:
-                    break
-                x = x - step
-            _, gradient = self._objective(x)
-        if not np.abs(gradient).max() < 1e-5:
-            raise StatisticsError(
-                f"SEM: the fit did not converge (gradient {np.abs(gradient).max():.1e} on {self.n} "
-                "rows). Simplify the model, or check that each latent variable has three or "
-                "more indicators."
-            )
-        self._move(x)
+def _plain_start(engine: Engine, moments: Moments) -> FloatArray:
+    """Start with loadings of 0.7, half of each variance, means as they are, no regressions."""
+    mean, cov = moments
+    theta = np.zeros(engine.n_free)
+    for row, p in enumerate(engine.model.parameters):
+        k = engine.index[row]
+        if k < 0:
+            continue
+        i = engine.i[row]
+        value = 0.0
+        if p.op == "=~":
+            value = 0.7
+        elif p.op == "~1" and i < engine.n_observed:
+            value = mean[i]
+        elif p.is_variance:
+            value = 0.5 * cov[i, i] if i < engine.n_observed else 0.4
+        theta[k] = value / engine.ratio[row]
+    return theta
 
-    def _move(self, x: FloatArray) -> None:
-        self.semopy.param_vals = np.asarray(x, dtype=np.float64)
-        self.semopy.update_matrices(self.semopy.param_vals)
 
-    def _objective(self, x: FloatArray) -> tuple[float, FloatArray]:
-        """Discrepancy of maximum likelihood and its gradient."""
-        self.semopy.update_matrices(x)
-        bad = (np.inf, np.zeros(len(x)))
-        try:
-            sigma, (m, c) = self.semopy.calc_sigma()
-            factor = scipy.linalg.cho_factor(sigma, lower=True)
-        except (np.linalg.LinAlgError, ValueError):
-            return bad
-        inverse = scipy.linalg.cho_solve(factor, np.eye(len(sigma)))
-        logdet = 2.0 * np.log(np.diag(factor[0])).sum()
-        value = logdet - self.cov_logdet + np.sum(inverse * self.cov) - len(sigma)
-        middle = inverse - inverse @ self.cov @ inverse
-        grads = self.semopy.calc_sigma_grad(m, c)
-        return float(value), np.array([np.sum(middle * grad) for grad in grads])
+def _semopy_start(engine: Engine, moments: Moments, plain: FloatArray, n: int) -> FloatArray | None:
+    """First solution by semopy; None where it cannot set the model up or fails.
 
-    def _information(self, x: FloatArray) -> FloatArray:
-        """Compute the expected information of the free parameters."""
-        self.semopy.update_matrices(x)
-        sigma, (m, c) = self.semopy.calc_sigma()
-        inverse = np.linalg.inv(sigma)
-        parts = [inverse @ grad for grad in self.semopy.calc_sigma_grad(m, c)]
-        flat = np.array([part.ravel() for part in parts])
-        turned = np.array([part.T.ravel() for part in parts])
-        return np.asarray(0.5 * self.n * flat @ turned.T)
+    semopy knows neither means beside a covariance matrix nor a latent variable without a
+    marker, so intercepts keep their plain values and such a model starts from them all.
+    """
+    import semopy
 
-    def result(self, scale: pd.Series[float]) -> SemFit:
-        """Read estimates back on the scale of the data."""
-        x = self.x
-        sigma, (_, c) = self.semopy.calc_sigma()
-        errors = self._standard_errors(x)
-        variance = dict(
-            zip(self.semopy.vars["inner"], np.diag(c @ self.semopy.mx_psi @ c.T), strict=True)
-        )
-        variance.update(zip(self.names, np.diag(sigma), strict=True))
-        unit = {name: float(scale[name]) for name in self.model.observed}
-        for name in self.model.latent:
-            marker = getattr(self.semopy, "first_manifs", {}).get(name)
-            unit[name] = unit.get(str(marker), 1.0)
-        free = self._free_positions()
-        out = SemFit({}, {}, {}, self._indices(sigma, scale), x)
-        for left, op, right in self.model.paths:
-            row, column = (right, left) if op == "=~" else (left, right)
-            matrix, i, j = self._cell(row, column, op)
-            value = float(matrix[i, j])
-            index = free.get((id(matrix), i, j))
-            name = f"{left} {op} {right}"
-            factor = unit[row] * unit[column] if op == "~~" else unit[row] / unit[column]
-            out.estimate[name] = value * factor
-            out.se[name] = np.nan if index is None else float(errors[index] * factor)
-            if op == "~~":
-                spread = np.sqrt(self._residual(row) * self._residual(column))
-                out.standardized[name] = value / spread
-            else:
-                out.standardized[name] = value * float(np.sqrt(variance[column] / variance[row]))
-        out.improper = [
-            name for name in (*self.model.observed, *self.model.latent) if self._residual(name) < 0
-        ]
+    model = engine.model
+    marked = {p.left for p in model.parameters if p.op == "=~" and p.value is not None}
+    if set(model.latent) - marked:
+        return None
+    names = list(model.observed)
+    cov = pd.DataFrame(moments[1], names, names)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitted = semopy.Model(semopy_text(engine))
+            fitted.fit(cov=cov, n_samples=n, obj="MLW")
+    except (KeyError, ValueError, TypeError, IndexError, ArithmeticError, np.linalg.LinAlgError):
+        return None
+    theta = plain.copy()
+    for row, p in enumerate(model.parameters):
+        k = engine.index[row]
+        if k < 0 or p.op == "~1":
+            continue
+        left, right = (p.right, p.left) if p.op == "=~" else (p.left, p.right)
+        value = _semopy_value(fitted, left, right, is_cov=p.op == "~~")
+        if value is None or not np.isfinite(value):
+            return None
+        theta[k] = value / engine.ratio[row]
+    return theta
+
+
+def semopy_text(engine: Engine) -> str:
+    """Write a model as semopy reads it, on the scale of the fit.
+
+    Parameters
+    ----------
+    engine
+        The model.
+
+    Returns
+    -------
+    str
+        Lines without intercepts and defined parameters; what is fixed has its value.
+    """
+    lines = []
+    for row, p in enumerate(engine.model.parameters):
+        if p.op == "~1":
+            continue
+        fixed = engine.index[row] < 0
+        mark = f"{engine.fixed[row]:.12f}*" if fixed else f"{p.label}*" if p.label else ""
+        lines.append(f"{p.left} {p.op} {mark}{p.right}")
+    return "\n".join(lines)
+
+
+def _semopy_value(fitted: object, row: str, column: str, *, is_cov: bool) -> float | None:
+    kind = ("psi", "theta") if is_cov else ("beta", "lambda")
+    for name in kind:
+        rows, columns = getattr(fitted, f"names_{name}")
+        if row in rows and column in columns:
+            matrix = getattr(fitted, f"mx_{name}")
+            return float(matrix[list(rows).index(row), list(columns).index(column)])
+    return None
+
+
+def _result(
+    engine: Engine,
+    sums: PatternSums,
+    theta: FloatArray,
+    given: Moments,
+    covariance: FloatArray,
+    indices: Mapping[str, float],
+) -> SemFit:
+    model = engine.model
+    values = with_defined(model, engine.values(theta))
+    standardized = with_defined(model, engine.standardized(theta, given))
+    se = _delta(lambda x: with_defined(model, engine.values(x)), theta, covariance)
+    std_se = _delta(lambda x: with_defined(model, engine.standardized(x, given)), theta, covariance)
+    names = all_names(model)
+    free = np.append(engine.index >= 0, np.ones(len(model.defined), dtype=bool))
+    _, s, _ = engine.matrices(theta, given)
+    implied = engine.implied(theta, given)[1]
+    places = (*model.observed, *model.latent)
+    outcomes = {p.left if p.op == "~" else p.right for p in model.parameters if p.op in ("~", "=~")}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        explained = 1 - np.diag(s) / np.diag(implied)
+    return SemFit(
+        engine,
+        sums,
+        theta,
+        covariance,
+        dict(zip(names, values.tolist(), strict=True)),
+        dict(zip(names, np.where(free, se, np.nan).tolist(), strict=True)),
+        dict(zip(names, standardized.tolist(), strict=True)),
+        dict(zip(names, std_se.tolist(), strict=True)),
+        {v: float(explained[k]) for k, v in enumerate(places) if v in outcomes},
+        indices,
+        _improper(model, s, implied),
+    )
+
+
+def all_names(model: SemModel) -> list[str]:
+    """Names of every parameter, then of the defined ones."""
+    return [p.name for p in model.parameters] + [d.name for d in model.defined]
+
+
+def with_defined(model: SemModel, values: FloatArray) -> FloatArray:
+    """Append the defined parameters to the values (..., parameter) that they are made of."""
+    labeled: dict[str, FloatArray] = {}
+    for k, p in enumerate(model.parameters):
+        if p.label:
+            labeled.setdefault(p.label, values[..., k])
+    more = []
+    for one in model.defined:
+        labeled[one.name] = np.broadcast_to(one.value(labeled), values.shape[:-1])
+        more.append(labeled[one.name][..., None])
+    return np.concatenate([values, *more], axis=-1)
+
+
+def _delta(
+    function: Callable[[FloatArray], FloatArray], theta: FloatArray, covariance: FloatArray
+) -> FloatArray:
+    """Compute standard errors of functions of the estimates, to first order."""
+    scale = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    slopes = []
+    for k, h in enumerate(1e-4 * np.where(scale > 0, scale, 1.0)):
+        move = np.zeros(len(theta))
+        move[k] = h
+        slopes.append((function(theta + move) - function(theta - move)) / (2 * h))
+    j = np.array(slopes)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(np.einsum("ka,kl,la->a", j, covariance, j)))
+
+
+def _improper(model: SemModel, s: FloatArray, implied: FloatArray) -> list[str]:
+    """List what no population can have."""
+    names = (*model.observed, *model.latent)
+    out = [
+        f"variance of {name} below zero"
+        for k, name in enumerate(names)
+        if s[k, k] < 0 or implied[k, k] < 0
+    ]
+    if out:
         return out
-
-    def _cell(self, row: str, column: str, op: str) -> tuple[FloatArray, int, int]:
-        outputs = self.semopy.vars["_output"]
-        if op == "~~":
-            inside = row not in outputs and column not in outputs
-            matrix, names = (
-                (self.semopy.mx_psi, self.semopy.names_psi)
-                if inside
-                else (self.semopy.mx_theta, self.semopy.names_theta)
-            )
-        else:
-            matrix, names = (
-                (self.semopy.mx_lambda, self.semopy.names_lambda)
-                if row in outputs
-                else (self.semopy.mx_beta, self.semopy.names_beta)
-            )
-        return matrix, list(names[0]).index(row), list(names[1]).index(column)
-
-    def _residual(self, name: str) -> float:
-        matrix, i, j = self._cell(name, name, "~~")
-        return float(matrix[i, j])
-
-    def _free_positions(self) -> dict[tuple[int, int, int], int]:
-        out: dict[tuple[int, int, int], int] = {}
-        free = [parameter for parameter in self.semopy.parameters.values() if parameter.active]
-        for index, parameter in enumerate(free):
-            for place in parameter.locations:
-                i, j = place.indices
-                out[id(place.matrix), i, j] = index
-                if place.symmetric:
-                    out[id(place.matrix), j, i] = index
-        return out
-
-    def _standard_errors(self, x: FloatArray) -> FloatArray:
-        information = self._information(x)
-        self.semopy.update_matrices(x)
-        root = np.sqrt(np.diag(information))
-        if len(x) and (
-            not (root > 0).all()
-            or np.linalg.eigvalsh(information / np.outer(root, root)).min() < 1e-10
-        ):
-            raise StatisticsError(
-                "SEM: the model is not identified: its information matrix is singular. "
-                "Remove paths, or fix a parameter."
-            )
-        return np.sqrt(np.diag(np.linalg.inv(information)))
-
-    def _indices(self, sigma: FloatArray, scale: pd.Series[float]) -> dict[str, float]:
-        p, q, n = len(self.names), len(self.exogenous), self.n
-        free = len(self.x)
-        df = p * (p + 1) // 2 - q * (q + 1) // 2 - free
-        if df < 0:
-            raise StatisticsError(
-                f"SEM: the model is not identified: {free} free parameters for "
-                f"{df + free} covariances. Remove paths."
-            )
-        solved = np.linalg.solve(sigma, self.cov)
-        logdet = float(np.linalg.slogdet(sigma)[1])
-        chi2 = max(n * (logdet + np.trace(solved) - self.cov_logdet - p), 0.0)
-        if df == 0:
-            chi2 = 0.0 if chi2 < 1e-6 else chi2
-        endogenous = [i for i in range(p) if i not in self.exogenous]
-        cov_x = self.cov[np.ix_(self.exogenous, self.exogenous)]
-        logdet_x = float(np.linalg.slogdet(cov_x)[1]) if q else 0.0
-        loose = np.log(np.diag(self.cov))[endogenous].sum() + logdet_x
-        chi2_base = max(n * (loose - self.cov_logdet), 0.0)
-        df_base = p * (p + 1) // 2 - q * (q + 1) // 2 - len(endogenous)
-        residual = (self.cov - sigma) / np.sqrt(np.outer(np.diag(self.cov), np.diag(self.cov)))
-        loglik = -0.5 * n * ((p - q) * np.log(2 * np.pi) + logdet + np.trace(solved) - logdet_x - q)
-        loglik -= n * np.log(scale[[self.names[i] for i in endogenous]]).sum()
-        low, high = _rmsea_interval(chi2, df, n)
-        return {
-            "chi2": chi2,
-            "df": df,
-            "p": float(scipy.stats.chi2.sf(chi2, df)) if df else np.nan,
-            "cfi": _cfi(chi2, df, chi2_base, df_base),
-            "tli": _tli(chi2, df, chi2_base, df_base),
-            "rmsea": float(np.sqrt(max(chi2 - df, 0.0) / (df * n))) if df else 0.0,
-            "rmsea_low": low,
-            "rmsea_high": high,
-            "srmr": float(np.sqrt((residual[np.tril_indices(p)] ** 2).mean())),
-            "loglik": float(loglik),
-            "aic": float(2 * free - 2 * loglik),
-            "bic": float(np.log(n) * free - 2 * loglik),
-            "n": n,
-        }
+    for p in model.parameters:
+        if p.op == "~~" and not p.is_variance:
+            i, j = names.index(p.left), names.index(p.right)
+            if abs(s[i, j]) > np.sqrt(s[i, i] * s[j, j]) * (1 + 1e-9):
+                out.append(f"correlation of {p.left} and {p.right} beyond 1")
+    return out
 
 
-def _cfi(chi2: float, df: float, chi2_base: float, df_base: float) -> float:
-    excess = max(chi2 - df, 0.0)
-    most = max(chi2_base - df_base, excess, 0.0)
-    return 1.0 if most == 0 else float(1.0 - excess / most)
-
-
-def _tli(chi2: float, df: float, chi2_base: float, df_base: float) -> float:
-    if df == 0 or df_base == 0:
-        return 1.0
-    base = chi2_base / df_base
-    return np.nan if base == 1 else float((base - chi2 / df) / (base - 1.0))
-
-
-def _rmsea_interval(chi2: float, df: float, n: int) -> tuple[float, float]:
-    """Find the 90% interval from the noncentral chi-squared distribution."""
-    if df == 0:
-        return 0.0, 0.0
-
-    def bound(level: float) -> float:
-        if scipy.stats.chi2.cdf(chi2, df) < level:
-            return 0.0
-        top = max(chi2, df) * 2.0 + 50.0
-        while scipy.stats.ncx2.cdf(chi2, df, top) > level:
-            top *= 2.0
-        root = scipy.optimize.brentq(
-            lambda nc: scipy.stats.ncx2.cdf(chi2, df, nc) - level, 1e-12, top
-        )
-        return float(np.sqrt(root / (n * df)))
-
-    return bound(0.95), bound(0.05)
+def _hints(fit: SemFit) -> list[Hint]:
+    """Score tests, one parameter at a time, by the expected information as lavaan's."""
+    model = fit.model
+    candidates = [replace(p, value=None, label="") for p in model.candidates()]
+    if not candidates:
+        return []
+    tried = {p.name for p in candidates}
+    kept = tuple(p for p in model.parameters if p.name not in tried)
+    unit = dict(zip(model.observed, fit.engine.unit.tolist(), strict=True))
+    wide = Engine(replace(model, parameters=(*kept, *candidates)), unit)
+    patterns = wide.scaled(fit.sums.patterns())
+    given = wide.given(patterns)
+    n = fit.engine.n_free
+    theta = np.append(fit.theta, np.zeros(len(candidates)))
+    score, information = wide.score(theta, patterns, given)
+    slope = np.linalg.solve(information[:n, :n], information[:n, n:])
+    left = np.diag(information)[n:] - (information[n:, :n] * slope.T).sum(axis=1)
+    sd = np.sqrt(np.diag(wide.implied(theta, given)[1]))
+    residual = np.sqrt(np.maximum(np.diag(wide.matrices(theta, given)[1]), 0.0))
+    out = []
+    for k, p in enumerate(candidates):
+        row = len(kept) + k
+        if not left[k] > 1e-9 * information[n + k, n + k]:
+            continue  # the same as what is free already
+        change = score[n + k] / left[k]
+        i, j = wide.i[row], wide.j[row]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_residual = change / (residual[i] * residual[j])
+        std = by_residual if p.op == "~~" else change * sd[j] / sd[i]
+        index = score[n + k] ** 2 / left[k]
+        out.append(Hint(p.name, float(index), float(change / wide.factor[row]), float(std)))
+    return sorted(out, key=lambda hint: -hint.index)
 
 
 def _check_table(table: pd.DataFrame) -> None:
     n, p = table.shape
+    values = table.to_numpy()
     if n <= p + 1:
         raise StatisticsError(
-            f"SEM: {n} complete rows for {p} variables; more are needed. Check the missing values."
+            f"SEM: {n} usable rows for {p} variables; more are needed. Check the missing values."
         )
-    values = table.to_numpy(dtype=np.float64)
-    spread = values.std(axis=0)
+    seen = np.isfinite(values)
+    both = seen.T.astype(np.int64) @ seen
+    if both.min() < 3:
+        i, j = divmod(int(both.argmin()), p)
+        raise StatisticsError(
+            f"SEM: only {both.min()} rows have both '{table.columns[i]}' and '{table.columns[j]}'; "
+            "more are needed. Leave one of them out."
+        )
+    with np.errstate(invalid="ignore"):
+        spread, top = np.nanstd(values, axis=0), np.nanmax(np.abs(values), axis=0)
     flat = [
         str(name)
-        for name, sd, top in zip(table.columns, spread, np.abs(values).max(axis=0), strict=True)
-        if not sd > 1e-10 * top
+        for name, sd, most in zip(table.columns, spread, top, strict=True)
+        if not sd > 1e-10 * most
     ]
     if flat:
         raise StatisticsError(
             f"SEM: {', '.join(map(repr, flat))} has the same value in all {n} rows used. "
             "Leave it out of the model, or map the name to another variable."
         )
-    correlation = np.corrcoef(values, rowvar=False).reshape(p, p)
+    complete = values[seen.all(axis=1)]
+    if len(complete) <= p + 1 or (complete.std(axis=0) == 0).any():
+        return  # too few to tell
+    correlation = np.corrcoef(complete, rowvar=False).reshape(p, p)
     roots, vectors = np.linalg.eigh(correlation)
     if roots[0] < 1e-10:
         tied = [
@@ -497,33 +439,3 @@ def _check_table(table: pd.DataFrame) -> None:
             f"SEM: {', '.join(map(repr, tied))} are exact combinations of each other. "
             "Leave one out."
         )
-
-
-def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray | None:
-    try:
-        return np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        return None
-
-
-def _number(factor: object) -> float | None:
-    try:
-        return float(str(factor))
-    except ValueError:
-        return None
-
-
-def _has_circle(regressions: Mapping[str, list[str]]) -> bool:
-    state: dict[str, int] = {}
-
-    def visit(name: str) -> bool:
-        if state.get(name) == 1:
-            return True
-        if state.get(name) == 2:
-            return False
-        state[name] = 1
-        circle = any(visit(parent) for parent in regressions.get(name, ()))
-        state[name] = 2
-        return circle
-
-    return any(visit(name) for name in regressions)

@@ -1,11 +1,16 @@
+import dask
 import nibabel as nib
 import numpy as np
 import pytest
+import xarray as xr
 from nilearn.maskers import NiftiLabelsMasker
+from scipy import ndimage
 
 import scalebrain
+from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.errors import MissingVariableError, TableError
+from tests.features.test_parcellation import blocks_atlas, labels_of
 from tests.phantom import image_path
 
 
@@ -89,3 +94,139 @@ def test_to_lesional_sides__puts_the_lesion_on_the_ipsilesional_side(ds):
 def test_region_set__needs_homologues():
     with pytest.raises(TableError, match="homologue"):
         RegionSet("x", {"a_L": (1,)})
+
+
+def with_masks(ds: xr.Dataset, masks: np.ndarray) -> xr.Dataset:
+    """The same people with other masks; everyone has one."""
+    return ds.assign(
+        lesion_mask=(("subject", "voxel"), masks),
+        lesion_present=("subject", np.ones(ds.sizes["subject"], dtype=bool)),
+    ).chunk(subject=4)
+
+
+def some_masks(ds: xr.Dataset, seed: int = 0) -> np.ndarray:
+    """Scattered voxels, whole brains, nothing, and the far ends of the rows."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((ds.sizes["subject"], ds.sizes["voxel"])) < 0.02
+    masks[0] = True
+    masks[1] = False
+    masks[2] = False
+    masks[2, [0, 255, 256, -1]] = True
+    return masks
+
+
+def test_lesion_load__of_an_atlas_equals_numpy(ds):
+    atlas = blocks_atlas(ds)
+    label = labels_of(ds, atlas)
+    masks = some_masks(ds)
+    loads = scalebrain.lesion_load(with_masks(ds, masks), regions=atlas)["lesion_load"].compute()
+    for region, code in zip(atlas.regions, atlas.codes, strict=True):
+        expected = masks[:, label == code].mean(axis=1)
+        np.testing.assert_allclose(loads.sel(region=region), expected, rtol=1e-12)
+    assert (loads[0] == 1).all()
+    assert (loads[1] == 0).all()
+
+
+def test_lesion_load__of_parcels_equals_scipy(ds):
+    masks = some_masks(ds)
+    aal = scalebrain.load_atlas("aal")
+    present = set(np.unique(ds["parcel"].values).tolist())
+    gone = [r for r, c in zip(aal.regions, aal.codes, strict=True) if c not in present]
+    atlas = aal.without(*gone) if gone else aal
+    loads = scalebrain.lesion_load(with_masks(ds, masks), regions=atlas)["lesion_load"].compute()
+    theirs = ndimage.mean(masks[5].astype(float), ds["parcel"].values, atlas.codes)
+    np.testing.assert_allclose(loads[5], theirs, rtol=1e-12)
+
+
+def test_lesion_load__of_probability_maps_is_weighted(ds):
+    grid = blocks_atlas(ds).grid
+    i, j, k = np.indices(grid.shape)
+    maps = np.exp(-((i - 15) ** 2 + (j - 25) ** 2 + (k - 20) ** 2) / 90).astype(np.float32)[None]
+    maps[maps < 1e-3] = 0
+    inverse = np.linalg.inv(grid.matrix)
+    mm = np.stack([ds[a].values for a in "xyz"], axis=1).astype(float)
+    ijk = np.rint(mm @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    p = maps[0][tuple(ijk.T)].astype(float)
+    masks = some_masks(ds)
+    loads = scalebrain.lesion_load(
+        with_masks(ds, masks), regions=Atlas("blob", grid, ("blob",), maps=maps)
+    )["lesion_load"].compute()
+    np.testing.assert_allclose(loads[:, 0], masks @ p / p.sum(), rtol=1e-6)
+    assert loads[0, 0] == 1
+    assert loads[1, 0] == 0
+
+
+def test_lesion_load__is_the_same_from_a_store_and_from_memory(ds):
+    stored = scalebrain.lesion_load(ds).compute()
+    held = scalebrain.lesion_load(ds.load()).compute()
+    xr.testing.assert_equal(stored, held)
+    cut = scalebrain.lesion_load(ds.isel(subject=[18, 16])).compute()
+    np.testing.assert_array_equal(cut["lesion_load"], stored["lesion_load"][[18, 16]])
+
+
+def test_network_load__counts_both_hemispheres(ds):
+    masks = some_masks(ds)
+    found = scalebrain.network_load(with_masks(ds, masks))["network_load"].compute()
+    assert found["network"].values.tolist()[:3] == ["SMN", "FPN", "DAN"]
+    codes = [c for side in "LR" for c in default_regions().parcels[f"DMN_{side}"]]
+    member = np.isin(ds["parcel"].values, codes)
+    np.testing.assert_allclose(found.sel(network="DMN"), masks[:, member].mean(axis=1), rtol=1e-12)
+
+
+def test_tract_load__of_everything_and_nothing(ds):
+    masks = some_masks(ds)
+    found = scalebrain.tract_load(with_masks(ds, masks)).compute()
+    assert (found["tract_load"][0] == 1).all()
+    assert (found["tract_load_max"][0] == 1).all()
+    for name in found.data_vars:
+        assert (found[name][1] == 0).all()
+    p = ds["tract_probability"].values.astype(float)
+    np.testing.assert_allclose(
+        found["tract_load"][3], (p * masks[3]).sum(axis=1) / p.sum(axis=1), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_lesion_frequency__by_group_counts_its_people(ds, rows):
+    masks = some_masks(ds)
+    side = np.array(["L", "R", "L", "none"] * 5)
+    given = (
+        with_masks(ds, masks)
+        .chunk(subject=rows)
+        .assign(
+            lesion_hemisphere=("subject", side),
+            included=("subject", np.arange(20) != 6),
+        )
+    )
+    given["lesion_present"] = ("subject", np.arange(20) > 0)
+    found = scalebrain.lesion_frequency(given, by="lesion_hemisphere")
+    assert found["lesion_frequency"].chunks
+    found = found.compute()
+    counted = (np.arange(20) > 0) & (np.arange(20) != 6)
+    for value in ("L", "R", "none"):
+        own = counted & (side == value)
+        one = found.sel(lesion_hemisphere=value)
+        assert one["n_masks"] == own.sum()
+        np.testing.assert_allclose(one["lesion_frequency"], masks[own].mean(axis=0), rtol=1e-12)
+    whole = scalebrain.lesion_frequency(given).compute()
+    np.testing.assert_allclose(whole["lesion_frequency"], masks[counted].mean(axis=0), rtol=1e-12)
+    assert whole["n_masks"] == counted.sum() == whole["lesion_frequency"].attrs["n"]
+    np.testing.assert_array_equal(whole["x"], ds["x"])
+    with pytest.raises(MissingVariableError, match="'side' is no variable over subject"):
+        scalebrain.lesion_frequency(given, by="side")
+
+
+def test_lesion_frequency__without_anyone_is_missing(ds):
+    nobody = ds.assign(lesion_present=("subject", np.zeros(20, dtype=bool)))
+    found = scalebrain.lesion_frequency(nobody).compute()
+    assert np.isnan(found["lesion_frequency"]).all()
+    assert found["n_masks"] == 0
+
+
+def test_lesion_loads__do_not_depend_on_scheduler(ds):
+    with dask.config.set(scheduler="single-threaded"):
+        one = [scalebrain.lesion_load(ds).compute(), scalebrain.tract_load(ds).compute()]
+    with dask.config.set(scheduler="threads"):
+        other = [scalebrain.lesion_load(ds).compute(), scalebrain.tract_load(ds).compute()]
+    for a, b in zip(one, other, strict=True):
+        xr.testing.assert_identical(a, b)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import xarray as xr
 
-from scalebrain.atlas.regions import RegionSet
+from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.errors import ModelFileError
 from scalebrain.graph.model import BrainAgeModel, brain_age
 from scalebrain.graph.train import Training, assign_folds
@@ -231,3 +231,23 @@ def test_fit__leaves_the_global_generator_alone(references, quick):
     before = torch.get_rng_state()
     BrainAgeModel.fit(references, training=quick)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_brain_age__exclude_region_leaves_lesioned_regions_out(references, model):
+    few = references.isel(subject=slice(0, 4))
+    parcel = few["node_parcel"].values
+    lesioned = np.zeros((4, parcel.size))
+    lesioned[1, np.isin(parcel, default_regions().parcels["SAL_L"])] = 0.6
+    lesioned[2, np.isin(parcel, default_regions().parcels["SAL_L"])] = 0.4
+    given = few.assign(node_lesioned_fraction=(("subject", "node"), lesioned))
+    given["node_features"] = given["node_features"].assign_attrs(lesion_policy="exclude_region")
+    found = brain_age(given, model)
+    whole = brain_age(few, model)
+    expected = np.zeros((4, 18), dtype=bool)
+    expected[1, found["region"].values.tolist().index("SAL_L")] = True
+    np.testing.assert_array_equal(found["region_excluded"], expected)
+    for name in ("brain_age", "brain_pad", "brain_age_low", "brain_pad_corrected"):
+        np.testing.assert_array_equal(np.isnan(found[name]), expected)
+        np.testing.assert_array_equal(found[name].values[~expected], whole[name].values[~expected])
+    assert found["brain_age"].attrs["model_fingerprint"] == model.fingerprint
+    assert "region_excluded" not in whole

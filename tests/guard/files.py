@@ -81,7 +81,8 @@ def pointer(lab: Lab) -> str:
 def web_page(lab: Lab) -> str:
     tree = lab.tree()
     image_path(tree, ONE, T1W).write_text("<!DOCTYPE html><html>Please log in</html>")
-    return lab.rejected(tree, "web-page", ONE, says="Download it again")
+    image_path(tree, OTHER, GM).write_text("\ufeff<!-- saved -->\n<html></html>")
+    return lab.rejected(tree, "web-page", ONE, OTHER, says="Download it again")
 
 
 @case("not-nifti")
@@ -101,7 +102,9 @@ def unreadable(lab: Lab) -> str:
         path.unlink()
     gone.symlink_to("moved_T1w.nii.gz")
     os.mkfifo(pipe)
-    refused = [ONE, OTHER]
+    image_path(tree, RIGHT, LESION).unlink()
+    image_path(tree, RIGHT, LESION).mkdir()
+    refused = [ONE, OTHER, RIGHT]
     if os.geteuid():  # nothing is refused to root
         image_path(tree, LEFT, LESION).chmod(0)
         refused.append(LEFT)
@@ -131,7 +134,10 @@ def leaves_tree(lab: Lab) -> str:
 def header_claims(lab: Lab) -> str:
     tree = lab.tree()
     patch_header(image_path(tree, ONE, T1W), DIM, "8h", 3, 10000, 10000, 10000, 1, 1, 1, 1)
-    return lab.rejected(tree, "header-claims", ONE, says=r"claims 1000000000000 voxels.*Write it")
+    patch_header(image_path(tree, OTHER, T1W), DIM, "8h", 3, 1200, 1200, 1200, 1, 1, 1, 1)
+    return lab.rejected(
+        tree, "header-claims", ONE, OTHER, says=r"claims (1000000000000 voxels|\d+ bytes).*rite it"
+    )
 
 
 @case("gzip-bomb")
@@ -140,9 +146,9 @@ def gzip_bomb(lab: Lab) -> str:
     bomb, lie = image_path(tree, ONE, T1W), image_path(tree, OTHER, T1W)
     content = gzip.decompress(bomb.read_bytes())
     bomb.write_bytes(gzip.compress(content + bytes(2**25), mtime=0))
-    patch_header(lie, DIM, "8h", 3, 1000, 1000, 900, 1, 1, 1, 1)
+    patch_header(lie, DIM, "8h", 3, 1000, 1000, 500, 1, 1, 1, 1)
     packed = lie.read_bytes()
-    lie.write_bytes(packed[:-4] + (352 + 2 * 900 * 10**6).to_bytes(4, "little"))
+    lie.write_bytes(packed[:-4] + (352 + 2 * 500 * 10**6).to_bytes(4, "little"))
     return lab.rejected(tree, "gzip-bomb", ONE, OTHER, says="(Write|Copy) it again")
 
 

@@ -189,8 +189,15 @@ def not_in_template_space(lab: Lab) -> str:
     path = image_path(tree, ONE, T1W)
     move = np.linalg.inv(GRID.matrix) @ np.linalg.inv(native()) @ GRID.matrix
     rewrite(path, lambda data: ndimage.affine_transform(data, move, order=1))
+    rewrite(image_path(tree, OTHER, GM), lambda data: np.roll(data, 4, axis=2))  # 16 mm up
+    save(image_path(tree, LEFT, GM), template("wm", GRID), GRID.matrix)
     message = lab.rejected(
-        tree, "not-in-template-space", ONE, says=r"correlates -?0\.\d\d with .* Normalize it"
+        tree,
+        "not-in-template-space",
+        ONE,
+        OTHER,
+        LEFT,
+        says=r"correlates -?0\.\d\d with .* Normalize it",
     )
     unnamed = lab.tree()
     path = image_path(unnamed, ONE, T1W)
@@ -273,7 +280,10 @@ def lesion_side_differs(lab: Lab) -> str:
 def paresis_side(lab: Lab) -> str:
     tree = lab.tree()
     edit_table(tree, {LEFT: {"lesion_side": "L", "paresis_side": "L"}})
-    message, _ = lab.warned(tree, "paresis-side", LEFT, says="expected opposite sides. Check")
+    edit_table(tree, {RIGHT: {"paresis_side": "R"}})  # its lesion's side is in the mask alone
+    message, _ = lab.warned(
+        tree, "paresis-side", LEFT, RIGHT, says="expected opposite sides. Check"
+    )
     return message
 
 
@@ -330,10 +340,37 @@ def probabilistic_mask(lab: Lab) -> str:
     return "`lesion_threshold` 0.5"
 
 
+@case("mask-below-threshold")
+def mask_below_threshold(lab: Lab) -> str:
+    tree = lab.tree()
+    rewrite(image_path(tree, RIGHT, LESION), lambda data: data * 0.4, "f4")
+    message, ds = lab.warned(
+        tree, "mask-below-threshold", RIGHT, says=r"up to 0\.4, all below 0\.5.*Write the lesion"
+    )
+    assert value(ds, "lesion_hemisphere") == "none"
+    assert value(ds, "lesion_volume") == 0
+    return message
+
+
+@case("mask-unlabeled")
+def mask_unlabeled(lab: Lab) -> str:
+    message, ds = lab.warned(
+        lab.tree(),
+        "mask-unlabeled",
+        *(LEFT, RIGHT, MIDDLE),
+        says="none of --lesion-labels.*Check that it is one",
+        lesion_labels=[2],
+    )
+    np.testing.assert_array_equal(ds["lesion_mask"], lab.intact["lesion_mask"])
+    return message
+
+
 @case("mask-scaled")
 def mask_scaled(lab: Lab) -> str:
     tree = lab.tree()
-    rewrite(image_path(tree, RIGHT, LESION), lambda data: data * 255)
+    # 255, and the undershoot of a filter, which is no lesion
+    undershoot = ball((-40, -15, 30), 12) * np.float32(-1e-4)
+    rewrite(image_path(tree, RIGHT, LESION), lambda data: data * 255 + undershoot)
     message, ds = lab.warned(tree, "mask-scaled", RIGHT, says="is 255, expected 1")
     np.testing.assert_array_equal(ds["lesion_mask"], lab.intact["lesion_mask"])
     assert value(ds, "lesion_volume") == value(lab.intact, "lesion_volume")
@@ -388,7 +425,11 @@ def nonfinite_many(lab: Lab) -> str:
     image = nib.load(cropped).slicer[:, :, 16:]
     nib.save(image, cropped)
     patch_header(image_path(tree, LEFT, T1W), SCALING, "2f", 3e38, 0)
-    return lab.rejected(tree, "nonfinite-many", ONE, OTHER, LEFT, RIGHT, says="NaN.*Write")
+    rewrite(image_path(tree, MIDDLE, LESION), lambda data: data * 1e300, "f8")
+    patch_header(image_path(tree, MIDDLE, LESION), SCALING, "2f", 3e38, 0)
+    return lab.rejected(
+        tree, "nonfinite-many", ONE, OTHER, LEFT, RIGHT, MIDDLE, says="(NaN|infinite).*Write"
+    )
 
 
 @case("mask-negative")
@@ -470,7 +511,13 @@ def bilateral(lab: Lab) -> str:
 
 @case("midline")
 def midline(lab: Lab) -> str:
-    for center, radius in (((2, -28, -36), 9), ((30, -62, -40), 10)):  # brainstem, cerebellum
+    for center, radius in (
+        ((2, -28, -36), 9),  # brainstem
+        ((-9, -30, -34), 8),  # one side of the pons
+        ((11, -22, -14), 5),  # one cerebral peduncle
+        ((30, -62, -40), 10),  # cerebellum
+        ((-16, -56, -34), 7),  # its white matter
+    ):
         ds = lab.handled(lesioned(lab, ball(center, radius)), RIGHT)
         assert value(ds, "lesion_hemisphere") == "midline"
         sides_are_missing(ds, RIGHT, MIDDLE)

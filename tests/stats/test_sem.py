@@ -11,98 +11,19 @@ from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.laterality import to_lesional_sides
 from scalebrain.stats.frame import calibrated_pad
 from scalebrain.stats.sem import DEFAULT_MODEL, sem
-from scalebrain.stats.sem_fit import fit_sem, parse_model
 
 REFERENCE = Path(__file__).parent.parent / "reference" / "sem_reference.json"
-INDICES = {
-    "chisq": "chi2",
-    "df": "df",
-    "pvalue": "p",
-    "cfi": "cfi",
-    "tli": "tli",
-    "rmsea": "rmsea",
-    "rmsea.ci.lower": "rmsea_low",
-    "rmsea.ci.upper": "rmsea_high",
-    "srmr": "srmr",
-    "aic": "aic",
-    "bic": "bic",
-    "logl": "loglik",
-}
 
 
-def reference():
-    return json.loads(REFERENCE.read_text())
+def reference_table(name="simulated"):
+    data = json.loads(REFERENCE.read_text())["data"][name]
+    return pd.DataFrame({k: np.array(v, dtype=np.float64) for k, v in data.items()})
 
 
-def reference_table():
-    return pd.DataFrame(reference()["data"])
-
-
-def reference_cohort():
-    table = reference_table()
+def reference_cohort(name="simulated", n_groups=9):
+    table = reference_table(name)
     ds = xr.Dataset({name: ("subject", table[name].to_numpy()) for name in table})
-    return ds.assign_coords(cohort=("subject", np.arange(len(table)) % 9))
-
-
-@pytest.mark.parametrize("name", ["default", "restricted", "no_link", "latent"])
-def test_fit_sem__agrees_with_lavaan(name):
-    case = reference()[name]
-    fit = fit_sem(parse_model(case["model"]), reference_table())
-    for k, path in enumerate(case["path"]):
-        assert fit.estimate[path] == pytest.approx(case["estimate"][k], rel=1e-5, abs=1e-6)
-        assert fit.standardized[path] == pytest.approx(case["std"][k], rel=1e-5, abs=1e-6)
-        if case["se"][k]:
-            assert fit.se[path] == pytest.approx(case["se"][k], rel=1e-5)
-    for theirs, ours in INDICES.items():
-        expected = case["fit"][theirs]
-        if expected is None:
-            assert np.isnan(fit.indices[ours])
-        else:
-            assert fit.indices[ours] == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-def test_fit_sem__recursive_paths_equal_least_squares_by_equation():
-    table = reference_table()
-    model = parse_model(DEFAULT_MODEL)
-    fit = fit_sem(model, table)
-    for left, rights in model.regressions().items():
-        x = np.column_stack([np.ones(len(table)), table[rights]])
-        beta, rss = np.linalg.lstsq(x, table[left], rcond=None)[:2]
-        se = np.sqrt(np.diag(np.linalg.inv(x.T @ x)) * rss / len(table))
-        for k, right in enumerate(rights, start=1):
-            assert fit.estimate[f"{left} ~ {right}"] == pytest.approx(beta[k], rel=1e-5)
-            assert fit.se[f"{left} ~ {right}"] == pytest.approx(se[k], rel=1e-5)
-
-
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
-def test_fit_sem__standardized_estimates_do_not_depend_on_units(factor):
-    for name in ("default", "latent"):
-        model = parse_model(reference()[name]["model"])
-        table = reference_table()
-        plain = fit_sem(model, table)
-        changed = model.observed[1]
-        other = fit_sem(model, table.assign(**{changed: table[changed] * factor}))
-        assert other.standardized == pytest.approx(plain.standardized, rel=1e-5)
-        assert other.indices["chi2"] == pytest.approx(plain.indices["chi2"], rel=1e-5, abs=1e-6)
-
-
-def test_fit_sem__labels_and_fixed_values():
-    table = reference_table()
-    equal = fit_sem(parse_model("a1 ~ k*cst\na2 ~ k*cst"), table)
-    assert equal.estimate["a1 ~ cst"] == pytest.approx(equal.estimate["a2 ~ cst"])
-    fixed = fit_sem(parse_model("contra ~ 2*motor + cst"), table)
-    assert fixed.estimate["contra ~ motor"] == 2
-    assert np.isnan(fixed.se["contra ~ motor"])
-    assert fixed.indices["df"] == 1
-
-
-def test_parse_model__knows_when_least_squares_is_exact():
-    assert parse_model(DEFAULT_MODEL).is_recursive
-    assert parse_model("a ~ b\nc ~ a\na ~~ 0*c").is_recursive
-    assert not parse_model("a ~ b\nc ~ b\na ~~ c").is_recursive
-    assert not parse_model("f =~ a + b + c\nd ~ f").is_recursive
-    assert not parse_model("a ~ b\nb ~ a + c").is_recursive
-    assert not parse_model("a ~ k*b").is_recursive
+    return ds.assign_coords(cohort=("subject", np.arange(len(table)) % n_groups))
 
 
 def test_sem__defaults_on_a_store(cohort):
@@ -165,23 +86,6 @@ def test_sem__rivals_show_that_the_direction_cannot_be_told(cohort):
     assert "saturated" in result.attrs["note"]
 
 
-def test_sem__bootstrap_shortcut_equals_refitting():
-    ds = reference_cohort()
-    model = parse_model(DEFAULT_MODEL)
-    fast = sem(ds, DEFAULT_MODEL, n_boot=25, seed=3)
-    rng = np.random.default_rng(3)
-    weights = rng.multinomial(9, np.full(9, 1 / 9), size=25)
-    table = reference_table()
-    codes = np.arange(len(table)) % 9
-    slow = []
-    for weight in weights:
-        rows = np.repeat(np.arange(len(table)), weight[codes])
-        slow.append(fit_sem(model, table.iloc[rows]).standardized["motor ~ cst"])
-    low, high = np.quantile(slow, [0.025, 0.975])
-    assert fast["std_ci_low"].sel(path="motor ~ cst") == pytest.approx(low, rel=1e-5)
-    assert fast["std_ci_high"].sel(path="motor ~ cst") == pytest.approx(high, rel=1e-5)
-
-
 def test_sem__indirect_effects_are_products():
     result = sem(reference_cohort(), DEFAULT_MODEL, n_boot=200)
     estimate = dict(zip(result["path"].values, result["estimate"].values, strict=True))
@@ -222,7 +126,16 @@ def test_sem__replicates_that_cannot_be_fitted_are_counted():
         ({"ipsi": "double"}, DEFAULT_MODEL, "combinations of each other"),
         ({}, "motor ~ cst\ncst ~ motor", "not identified"),
         ({}, "motor cst", "lines such as"),
-        ({}, "ind := a*b", "':='"),
+        ({}, "ind := a*b", "no path"),
+        ({}, "motor ~ a*cst\nind := a*b", "'b', which labels no parameter"),
+        ({}, "motor ~ a*cst\nind := a.real", "arithmetic of labels"),
+        ({}, "motor ~ cst\nmotor ~ cst", "stands in the model twice"),
+        ({}, "motor ~ cst:ipsi", "'cst:ipsi' is not the name of a variable"),
+        ({}, "motor <~ cst", "'<~' cannot be used"),
+        ({}, "motor ~ a*cst\ncontra ~ b*cst\na == b", "one label for several paths"),
+        ({}, "motor ~ c(1,2)*cst", "not a number, NA or a label"),
+        ({}, "motor ~ motor", "cannot explain itself"),
+        ({}, "f =~ a1 + a2\nf ~~ f", "not identified"),
         ({}, "", "no path"),
     ],
 )
@@ -236,7 +149,7 @@ def test_sem__refuses_with_a_way_out(change, model, match):
 
 def test_sem__too_few_rows_and_groups():
     ds = reference_cohort()
-    with pytest.raises(StatisticsError, match="5 complete rows for 4 variables"):
+    with pytest.raises(StatisticsError, match="5 usable rows for 4 variables"):
         sem(ds.isel(subject=slice(5)), DEFAULT_MODEL)
     one = ds.assign_coords(cohort=("subject", np.zeros(180)))
     with pytest.raises(StatisticsError, match="groups=None"):
@@ -272,3 +185,160 @@ def test_sem__unknown_names(cohort):
         sem(cohort, "motor ~ a", variables={"a": ("lesion_load", {"region": "X_ipsilesional"})})
     with pytest.raises(StatisticsError, match="rival 'other'"):
         sem(cohort, "motor ~ age", rivals={"other": "motor ~ icv"})
+
+
+def imported(cohort, **variables):
+    """The cohort with the ages of another tool in place of our model's."""
+    bare = cohort.drop_vars(["brain_pad_corrected", "calibration_slope"])
+    tool = {"tool": "brainageR"}
+    return bare.assign({name: (dims, values, tool) for name, (dims, values) in variables.items()})
+
+
+def test_sem__imported_ages_without_a_slope_are_not_divided(cohort):
+    pad = cohort["brain_pad_corrected"].values
+    ds = imported(cohort, brain_pad_corrected=(("subject", "region"), pad))
+    result = sem(ds, n_boot=0)
+    assert result.attrs["variables"]["contra"] == "brain_pad_corrected of FPN_contralesional"
+    ones = cohort.assign(calibration_slope=xr.ones_like(cohort["calibration_slope"]))
+    expected = sem(ones, n_boot=0)
+    np.testing.assert_allclose(result["estimate"], expected["estimate"])
+
+
+def test_sem__age_is_a_cause_where_its_bias_is_not_corrected(cohort):
+    pad = cohort["brain_pad_corrected"].values
+    biased = pad - 0.4 * cohort["age"].values[:, None]
+    result = sem(imported(cohort, brain_pad=(("subject", "region"), biased)), n_boot=0)
+    assert result.attrs["model"].count("+ age") == 3
+    assert {text.count("+ age") for text in result.attrs["model_text"].values()} == {3}
+    # a bias that is linear in age moves the paths of age alone
+    other = sem(imported(cohort, brain_pad=(("subject", "region"), pad)), n_boot=0)
+    paths = [p for p in result["path"].values if "~~" not in p and not p.endswith("age")]
+    assert len(paths) == 6
+    np.testing.assert_allclose(
+        result["estimate"].sel(path=paths), other["estimate"].sel(path=paths), atol=1e-4
+    )
+    assert not np.isclose(*(float(r["estimate"].sel(path="ipsi ~ age")) for r in (result, other)))
+
+
+def test_sem__one_age_of_the_whole_brain(cohort):
+    pad = cohort["brain_pad_corrected"].values.mean(axis=1)
+    ds = imported(cohort, brain_pad_global_corrected=("subject", pad))
+    result = sem(ds, n_boot=5)
+    assert result.attrs["model"] == "motor ~ cst + brain\nbrain ~ cst"
+    assert result.attrs["variables"]["brain"] == "brain_pad_global_corrected"
+    with pytest.raises(MissingVariableError, match="'brain' is the brain-PAD of the whole brain"):
+        sem(cohort, "motor ~ brain")
+    with pytest.raises(MissingVariableError, match="brain_pad_corrected"):
+        sem(ds, "motor ~ ipsi")
+
+
+def test_sem__defined_parameters_have_bootstrap_intervals():
+    model = "motor ~ c*cst + b*ipsi\ncontra ~ motor + cst + ipsi\nipsi ~ a*cst\nind := a*b"
+    result = sem(reference_cohort(), model + "\ntotal := c + ind", n_boot=300)
+    assert list(result["defined"].values) == ["ind", "total"]
+    chain = result.sel(indirect="cst -> ipsi -> motor")
+    for kind in ("", "std_"):
+        for part in ("estimate", "ci_low", "ci_high"):
+            expected = float(chain[f"indirect_{kind}{part}"])
+            assert result[f"defined_{kind}{part}"][0] == pytest.approx(expected)
+    assert result["defined_ci_low"][0] < result["defined_estimate"][0]
+    assert (result["defined_p"] < 0.05).all()
+    plain = sem(reference_cohort(), DEFAULT_MODEL, n_boot=300)
+    assert "defined" not in plain.dims
+    np.testing.assert_allclose(result["boot_ci_low"], plain["boot_ci_low"])
+
+
+def test_sem__fiml_uses_everyone_and_counts_pairs():
+    ds = reference_cohort("gaps_x")
+    model = "motor ~ cst + ipsi\ncontra ~ motor\nipsi ~ cst"
+    plain = sem(ds, model, n_boot=0)
+    full = sem(ds, model, n_boot=20, missing="fiml")
+    assert int(full["n"]) == 179  # one has nothing
+    assert int(full["n_dropped"]) == 1
+    assert full["dropped"].values.nonzero()[0].tolist() == [6]
+    assert int(plain["n"]) == int(180 - plain["n_dropped"]) < 140
+    assert "motor missing" in plain.attrs["rows_dropped"]
+    table = reference_table("gaps_x")
+    both = (table["contra"].notna() & table["motor"].notna()).sum()
+    assert int(full["n_pairs"].sel(path="contra ~ motor")) == both
+    assert (plain["n_pairs"] == plain["n"]).all()
+    assert "exogenous variables estimated" in full.attrs["estimator"]
+    assert (full["se"] < plain["se"]).all()
+    assert not any("cst ~~" in path for path in full["path"].values)
+    assert full["boot_ci_low"].notnull().all()
+    latent = sem(ds, "dam =~ a1 + a2 + a3\nmotor ~ dam", n_boot=0, missing="fiml")
+    assert int(latent["n_pairs"].sel(path="motor ~ dam")) == table["motor"].notna().sum()
+    with pytest.raises(StatisticsError, match="missing: expected one of listwise, fiml"):
+        sem(ds, model, missing="pairwise")
+
+
+def test_sem__equivalent_models_are_said_to_be_so(cohort):
+    result = sem(cohort, n_boot=0)
+    assert result["model_equivalent"].values.tolist() == [True, True, False]
+    reversed_, restricted = result.attrs["conclusions"]
+    assert "equivalent" in reversed_
+    assert "not a question that these data answer" in reversed_
+    assert "does not show that an arrow is causal" in restricted
+    chain = "motor ~ cst\nipsi ~ motor"
+    other = sem(reference_cohort(), chain, rivals={"fork": "cst ~ motor\nipsi ~ motor"}, n_boot=0)
+    # residuals of cst and ipsi covary in lavaan's reading of the fork: one parameter more
+    assert other["model_equivalent"].values.tolist() == [True, False]
+    same = {"turned": "motor ~ ipsi\ncst ~ motor"}
+    other = sem(reference_cohort(), chain, rivals=same, n_boot=0)
+    assert other["model_equivalent"].values.tolist() == [True, True]
+    # what is exogenous differs, and the criteria are of all three variables
+    np.testing.assert_allclose(other["model_aic"][0], other["model_aic"][1], rtol=1e-9)
+    np.testing.assert_allclose(other["model_bic"][0], other["model_bic"][1], rtol=1e-9)
+    assert other["model_aic"][0] != other["aic"]
+
+
+def test_sem__modification_indices_find_what_was_left_out():
+    table = reference_table()
+    ds = reference_cohort()
+    result = sem(ds, "motor ~ cst\ncontra ~ motor\nipsi ~ cst\nmotor ~~ 0*ipsi", n_boot=0)
+    first = str(result["modification"].values[0])
+    assert set(first.replace("~~", "~").split(" ~ ")) == {"motor", "ipsi"}
+    freed = sem(ds, "motor ~ cst + ipsi\ncontra ~ motor\nipsi ~ cst", n_boot=0)
+    drop = float(result["chi2"] - freed["chi2"])
+    hint = result.sel(modification="motor ~ ipsi")
+    assert hint["modification_index"] == pytest.approx(drop, rel=0.25)
+    assert hint["expected_change"] == pytest.approx(
+        float(freed["estimate"].sel(path="motor ~ ipsi")), rel=0.25
+    )
+    assert "exploratory" in result["modification_index"].attrs["long_name"]
+    assert "modification" not in sem(ds, DEFAULT_MODEL, n_boot=0).dims
+    assert table.notna().all().all()
+
+
+def test_sem__covariances_that_were_added_are_shown():
+    result = sem(reference_cohort(), "motor ~ cst\ncontra ~ cst", n_boot=0)
+    assert list(result["path"].values) == ["motor ~ cst", "contra ~ cst", "motor ~~ contra"]
+    assert list(result["variable"].values) == ["motor", "contra"]
+    table = reference_table()
+    r2 = np.corrcoef(table["motor"], table["cst"])[0, 1] ** 2
+    assert result["r_squared"][0] == pytest.approx(r2)
+
+
+def test_sem__negative_variance_is_a_warning_in_words(caplog):
+    correlation = np.array([[1, 0.3, 0.6], [0.3, 1, 0.7], [0.6, 0.7, 1]])
+    z = np.random.default_rng(4).normal(size=(60, 3))
+    z = np.linalg.solve(np.linalg.cholesky(np.cov(z.T)), (z - z.mean(axis=0)).T).T
+    values = z @ np.linalg.cholesky(correlation).T
+    ds = xr.Dataset({name: ("subject", values[:, k]) for k, name in enumerate("abc")})
+    result = sem(ds, "f =~ a + b + c", groups=None, n_boot=0)
+    assert result.attrs["improper"] == ["variance of c below zero"]
+    assert "do not trust this fit" in caplog.text
+
+
+def test_sem__bootstrap_on_workers_equals_the_one_here():
+    from distributed import Client, LocalCluster
+
+    model = "motor ~ cst + ipsi\nipsi ~ cst\ncontra ~ motor"
+    ds = reference_cohort("gaps")
+    here = sem(ds, model, missing="fiml", n_boot=60)
+    with (
+        LocalCluster(2, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        Client(local),
+    ):
+        there = sem(ds, model, missing="fiml", n_boot=60)
+    xr.testing.assert_identical(here, there)

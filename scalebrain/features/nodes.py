@@ -1,0 +1,235 @@
+"""Features of the nodes: what the network reads."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.atlas.atlas import packed, unpacked
+from scalebrain.features.lesion_policy import (
+    LesionPolicy,
+    Mirror,
+    check_policy,
+    fill_rows,
+    mirror_of,
+)
+from scalebrain.features.parcellation_numba_fns import (
+    gather_means,
+    segment_counts,
+    segment_moments,
+)
+from scalebrain.features.rows import over_rows
+from scalebrain.features.segments import contiguous_runs
+from scalebrain.variables import FEATURES, annotate, validate
+
+__all__ = ["MAX_LESIONED", "node_features"]
+
+logger = logging.getLogger(__name__)
+
+Ints = npt.NDArray[np.int64]
+
+_CONTRAST_MM = 10.0
+#: A node, or a region, of which a larger part is lesioned has no features of its own.
+MAX_LESIONED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class _Nodes:
+    """What the features of the nodes need.
+
+    Parameters
+    ----------
+    starts, stops
+        (node,) first and last-plus-one voxel.
+    voxels, offsets
+        White voxels near every node, as one list with offsets.
+    white
+        Voxels of the white reference.
+    policy
+        Lesion policy.
+    mirror
+        Of the enantiomorphic policy.
+    names
+        Names of the features.
+    """
+
+    starts: Ints
+    stops: Ints
+    voxels: Ints
+    offsets: Ints
+    white: Ints
+    policy: LesionPolicy
+    mirror: Mirror | None
+    names: tuple[str, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pack the long lists: they go to every worker."""
+        state = dict(self.__dict__)
+        return state | {k: packed(state[k]) for k in ("voxels", "white")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpack them."""
+        self.__dict__.update(state | {k: unpacked(state[k]) for k in ("voxels", "white")})
+
+
+def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.Dataset:
+    """Features of every node.
+
+    Parameters
+    ----------
+    ds
+        Store with ``t1w`` (and ``gm``, ``lesion_mask``) over ``(subject, voxel)``.
+    policy
+        ``mask_nodes`` leaves lesioned voxels out of every mean, and a node of which more
+        than half is lesioned is missing; ``exclude_region`` does the same, and makes the ages
+        of a region missing of whose nodes more than half is lesioned
+        (:func:`~scalebrain.brain_age`); ``enantiomorphic`` first replaces lesioned voxels by the
+        mirrored ones of the same image, and leaves out those that it cannot replace; ``as_is``
+        ignores the lesion mask.
+
+    Returns
+    -------
+    Dataset
+        ``node_features (subject, node, feature)``, NaN where missing, and
+        ``node_lesioned_fraction (subject, node)``, of the mask whatever the policy; lazy.
+
+    Raises
+    ------
+    MissingVariableError
+        When `ds` has no images.
+    ConfigError
+        When the policy is not known.
+    GeometryError
+        When the grid has no mirror image and the policy needs one.
+
+    Notes
+    -----
+    With W the mean of T1w over the eroded white matter of the template, G a node's mean
+    and w the mean of white matter within 10 mm of its centroid:
+    ``gm_mean`` is the mean grey-matter probability (only when the store has it),
+    ``t1w_mean = G / W``, ``t1w_sd`` the SD over the node divided by W, and
+    ``contrast = (w - G) / ((w + G) / 2)``.
+
+    References
+    ----------
+    Nachev et al. 2008, doi:10.1016/j.neuroimage.2007.10.002 (enantiomorphic)
+    """
+    validate(ds, "t1w", "node_label", "white_reference", "node_x", "node_y", "node_z")
+    check_policy(policy)
+    starts, stops = contiguous_runs(ds["node_label"], np.arange(ds.sizes["node"]))
+    grey = [ds["gm"]] if _has_gm(ds) else []
+    names = tuple(name for name in FEATURES if name != "gm_mean" or grey)
+    nodes = _Nodes(
+        starts,
+        stops,
+        *_white_neighbors(ds),
+        np.flatnonzero(ds["white_reference"].values).astype(np.int64),
+        policy,
+        mirror_of(ds) if policy == "enantiomorphic" and "lesion_mask" in ds else None,
+        names,
+    )
+    lesions = [ds["lesion_mask"]] if "lesion_mask" in ds else []
+    result = over_rows(
+        _features_of_rows if lesions else _features_without_lesions,
+        ds["t1w"],
+        *lesions,
+        *grey,
+        shared=nodes,
+        dims={"node": starts.size, "feature": len(names) + 1},
+    )
+    out = xr.Dataset(
+        {
+            "node_features": result.isel(feature=slice(0, -1)),
+            "node_lesioned_fraction": result.isel(feature=-1),
+        },
+        coords={"feature": list(names)},
+    )
+    out["node_features"].attrs["lesion_policy"] = policy
+    return annotate(out)
+
+
+def _has_gm(ds: xr.Dataset) -> bool:
+    """Whether everyone with a scan has grey-matter probabilities."""
+    if "gm" not in ds or "gm_present" not in ds:
+        return "gm" in ds
+    without = int((ds["scan_present"] & ~ds["gm_present"]).sum())
+    if without:
+        logger.warning("%d scans have no grey-matter probabilities: T1w features alone", without)
+    return not without
+
+
+def _white_neighbors(ds: xr.Dataset) -> tuple[Ints, Ints]:
+    """White voxels near every node, as one list with offsets.
+
+    White matter within 10 mm of the node's centroid; where there is none, within 4 mm
+    beyond the nearest.
+    """
+    from scipy.spatial import cKDTree
+
+    white = np.flatnonzero(ds["white_reference"].values)
+    tree = cKDTree(np.stack([ds[a].values[white] for a in "xyz"], axis=1).astype(np.float64))
+    centers = np.stack([ds[f"node_{a}"].values for a in "xyz"], axis=1).astype(np.float64)
+    nearest = tree.query(centers)[0]
+    lists = tree.query_ball_point(centers, np.maximum(_CONTRAST_MM, nearest + 4.0))
+    voxels = np.concatenate([white[np.sort(np.asarray(one, dtype=np.intp))] for one in lists])
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in lists])])
+    return voxels.astype(np.int64), offsets.astype(np.int64)
+
+
+def _features_without_lesions(
+    nodes: _Nodes, t1w: npt.NDArray[np.float32], *gm: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Features where nobody has a lesion mask."""
+    return _features_of_rows(nodes, t1w, np.zeros(t1w.shape, dtype=bool), *gm)
+
+
+def _features_of_rows(
+    nodes: _Nodes,
+    t1w: npt.NDArray[np.float32],
+    lesion: npt.NDArray[np.bool_],
+    *gm: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float64]:
+    """Features and, last, the lesioned fraction (row, node, feature)."""
+    n_nodes = nodes.starts.size
+    size = np.maximum(nodes.stops - nodes.starts, 1)
+    rows, left_out = _treated(nodes, np.asarray(t1w, dtype=np.float32), lesion)
+    out = np.full((len(rows), n_nodes, len(nodes.names) + 1), np.nan)
+    moments = np.empty((len(rows), n_nodes, 3))
+    reference = np.empty((len(rows), 1))
+    local = np.empty((len(rows), n_nodes))
+    whole = np.array([0, nodes.white.size], dtype=np.int64)
+    gather_means(rows, left_out, nodes.white, whole, reference)
+    gather_means(rows, left_out, nodes.voxels, nodes.offsets, local)
+    segment_moments(rows, left_out, nodes.starts, nodes.stops, moments)
+    count, mean, squares = moments[..., 0], moments[..., 1], moments[..., 2]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out[..., nodes.names.index("t1w_mean")] = mean / reference
+        out[..., nodes.names.index("t1w_sd")] = np.sqrt(squares / count) / reference
+        out[..., nodes.names.index("contrast")] = (local - mean) / (0.5 * (local + mean))
+    for grey in gm:
+        treated, without = _treated(nodes, np.asarray(grey, dtype=np.float32), lesion)
+        segment_moments(treated, without, nodes.starts, nodes.stops, moments)
+        out[..., nodes.names.index("gm_mean")] = moments[..., 1]
+    hit = np.zeros((len(rows), n_nodes), dtype=np.int64)
+    segment_counts(lesion, nodes.starts, nodes.stops, hit)
+    missing = ~np.isfinite(out[..., :-1]).all(axis=-1)
+    gone = np.zeros((len(rows), n_nodes), dtype=np.int64)
+    segment_counts(left_out, nodes.starts, nodes.stops, gone)
+    missing |= gone / size > MAX_LESIONED
+    out[missing, :-1] = np.nan
+    out[..., -1] = hit / size
+    return out
+
+
+def _treated(
+    nodes: _Nodes, values: npt.NDArray[np.float32], lesion: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Image after the lesion policy, and which voxels do not count."""
+    if nodes.policy == "as_is" or not lesion.any():
+        return values, np.zeros(lesion.shape, dtype=bool)
+    if nodes.mirror is not None:
+        return fill_rows(nodes.mirror, values, lesion)
+    return values, lesion

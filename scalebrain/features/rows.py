@@ -1,0 +1,252 @@
+"""Functions of whole rows, over the subjects of a Dataset."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.io.rows import RowSource, row_source
+
+__all__ = ["Pieces", "bare", "over_pieces", "over_rows", "rows_a_task"]
+
+_TASK_BYTES = 2**27
+_MOST_ROWS = 512
+_LEAST_TASKS = 16
+
+Array = npt.NDArray[Any]
+Pieces = Iterable[tuple[int, Array]]
+
+
+def bare(array: xr.DataArray) -> xr.DataArray:
+    """Array without its voxel coordinates, which would clash with dims of a result."""
+    return array.drop_vars([name for name in array.coords if "voxel" in array[name].dims])
+
+
+def over_rows(
+    function: Callable[..., Array],
+    *images: xr.DataArray,
+    shared: Any,
+    dims: Mapping[str, int],
+    span: tuple[int, int] | None = None,
+    dtype: npt.DTypeLike = np.float64,
+) -> xr.DataArray:
+    """Apply a function to whole rows.
+
+    Parameters
+    ----------
+    function
+        From `shared` and arrays (row, voxel), one an image and contiguous, to one of
+        (row, *dims). How many rows it gets at a time must not matter.
+    *images
+        Arrays over ``(subject, voxel)`` of the same subjects.
+    shared
+        What every call needs; it goes to each worker once.
+    dims
+        Names and sizes of the dimensions that take the place of ``voxel``.
+    span
+        First and last-plus-one voxel of the rows that the function gets; all when None.
+    dtype
+        Type of the result.
+
+    Returns
+    -------
+    DataArray
+        ``(subject, *dims)``; lazy when an image is.
+
+    Notes
+    -----
+    Rows of a store, as :func:`~scalebrain.open_store` gave them, are read one by one, used while
+    they lie in the processor's cache, and never held together; only their span is decoded.
+    Other Dask arrays go block by block, whole rows in each. ``xarray.apply_ufunc`` would do the
+    same and copy every block.
+    """
+    rows = [image.transpose("subject", "voxel").variable.data for image in images]
+    shape = tuple(dims.values())
+    sources = [row_source(row) for row in rows]
+    if _same_rows(sources):
+        data = _over_sources(function, sources, shared, span, shape, np.dtype(dtype))
+    else:
+        cut = slice(None) if span is None else slice(*span)
+        parts = [row[:, cut] for row in rows]
+        lazy = any(image.chunks for image in images)
+        apply: Any = _over_blocks if lazy else _call
+        data = apply(function, shared, *parts, shape=shape, kind=np.dtype(dtype))
+    coords = bare(images[0]).coords
+    kept = {name: c for name, c in coords.items() if c.dims in ((), ("subject",))}
+    return xr.DataArray(data, dims=("subject", *dims), coords=kept)
+
+
+def over_pieces(
+    function: Callable[[Any, Pieces], Array],
+    image: xr.DataArray,
+    *,
+    shared: Any,
+    dims: Mapping[str, int],
+    span: tuple[int, int] | None = None,
+    dtype: npt.DTypeLike = np.float64,
+) -> xr.DataArray:
+    """Apply a function that goes over a row once, from front to back.
+
+    Parameters
+    ----------
+    function
+        From `shared` and the pieces of a row (position in the span, values) to an array
+        (*dims).
+    image, shared, dims, span, dtype
+        As for :func:`over_rows`.
+
+    Returns
+    -------
+    DataArray
+        ``(subject, *dims)``; lazy when the image is.
+
+    Notes
+    -----
+    A piece of a row of a store is used while it lies in the cache of a core; what would write the
+    row to memory and read it again takes about twice as long. Other rows are one piece each.
+    """
+    return over_rows(_Whole(function), image, shared=shared, dims=dims, span=span, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Function of the pieces of a row, as one of whole rows."""
+
+    of_pieces: Callable[[Any, Pieces], Array]
+
+    def __call__(self, shared: Any, rows: Array) -> Array:
+        return np.stack([self.of_pieces(shared, ((0, row),)) for row in rows])
+
+
+def _same_rows(sources: Sequence[RowSource | None]) -> bool:
+    """Whether all are rows of stores, and the same ones."""
+    return all(
+        source is not None
+        and sources[0] is not None
+        and source.location == sources[0].location
+        and np.array_equal(source.slots, sources[0].slots)
+        for source in sources
+    )
+
+
+def _call(
+    function: Callable[..., Array],
+    shared: Any,
+    *blocks: Any,
+    shape: tuple[int, ...],
+    kind: np.dtype[Any],
+) -> Array:
+    """Call the function on blocks in memory; of a contracted dim Dask gives a list of one."""
+    whole = (block[0] if isinstance(block, list) else block for block in blocks)
+    found = np.asarray(function(shared, *map(np.ascontiguousarray, whole)), dtype=kind)
+    return found.reshape(-1, *shape)
+
+
+def _over_blocks(
+    function: Callable[..., Array],
+    shared: Any,
+    *rows: Any,
+    shape: tuple[int, ...],
+    kind: np.dtype[Any],
+) -> Any:
+    """Call the function on every block of Dask arrays."""
+    import dask.array as da
+    from dask.delayed import delayed
+
+    index = tuple(range(1 + len(shape)))
+    pairs: list[Any] = []
+    for row in rows:
+        array = da.asarray(row)
+        pairs += [array if array.numblocks[1] == 1 else array.rechunk({1: -1}), (0, -1)]
+    return da.blockwise(
+        _call,
+        index,
+        function,
+        None,
+        delayed(shared, pure=True, traverse=False),
+        None,
+        *pairs,
+        new_axes=dict(zip(index[1:], shape, strict=True)),
+        shape=shape,
+        kind=kind,
+        concatenate=None,
+        dtype=kind,
+        meta=np.empty((0,) * len(index), dtype=kind),
+    )
+
+
+def rows_a_task(sources: Sequence[RowSource]) -> int:
+    """Choose how many rows a task reads: Dask should cost little, and all workers have some.
+
+    Parameters
+    ----------
+    sources
+        Images that are read together.
+
+    Returns
+    -------
+    int
+        Rows that are 128 MiB when decoded, fewer in a small cohort.
+    """
+    widest = max(source.n * source.dtype.itemsize for source in sources)
+    share = -(-len(sources[0].slots) // _LEAST_TASKS)
+    return max(1, min(_TASK_BYTES // max(widest, 1), _MOST_ROWS, share))
+
+
+def _over_sources(
+    function: Callable[..., Array],
+    sources: Sequence[Any],
+    shared: Any,
+    span: tuple[int, int] | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> Any:
+    """Call the function on rows that are read one by one, some of them a task."""
+    import dask.array as da
+    from dask.base import tokenize
+    from dask.delayed import delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    n = len(sources[0].slots)
+    common = delayed(shared, pure=True, traverse=False)
+    read = delayed(tuple(sources), pure=True, traverse=False)
+    name = f"rows-{tokenize(function, common.key, read.key, span, shape, dtype)}"
+    size = rows_a_task(sources)
+    starts = range(0, n, size)
+    counts = [min(size, n - start) for start in starts]
+    zeros = (0,) * len(shape)
+    tasks: dict[Any, Any] = {
+        (name, i, *zeros): (
+            _rows_of_task,
+            *(function, common.key, read.key, start, start + count, span, shape, dtype),
+        )
+        for i, (start, count) in enumerate(zip(starts, counts, strict=True))
+    }
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=[common, read])
+    chunks = (tuple(counts), *((k,) for k in shape))
+    return da.Array(graph, name, chunks, meta=np.empty((0,) * (1 + len(shape)), dtype=dtype))
+
+
+def _rows_of_task(
+    function: Callable[..., Array],
+    shared: Any,
+    sources: Sequence[RowSource],
+    start: int,
+    stop: int,
+    span: tuple[int, int] | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> Array:
+    """Read rows and call the function on each."""
+    out = np.empty((stop - start, *shape), dtype=dtype)
+    if isinstance(function, _Whole):
+        for i, pieces in enumerate(sources[0].pieces(start, stop, span=span)):
+            out[i] = function.of_pieces(shared, pieces)
+        return out
+    readers = [source.read(start, stop, span=span) for source in sources]
+    for i, row in enumerate(zip(*readers, strict=True)):
+        out[i] = _call(function, shared, *(one[None] for one in row), shape=shape, kind=dtype)[0]
+    return out

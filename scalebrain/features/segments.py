@@ -1,0 +1,371 @@
+"""Where the voxels of regions lie in the rows of a store."""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.atlas.atlas import Atlas, packed, unpacked
+from scalebrain.atlas.regions import RegionSet
+from scalebrain.atlas.space import Grid
+from scalebrain.errors import GeometryError, TableError
+from scalebrain.variables import validate
+
+__all__ = [
+    "Segments",
+    "contiguous_runs",
+    "locate",
+    "segments_of_labels",
+    "segments_of_maps",
+    "store_grid",
+    "voxel_index",
+]
+
+Ints = npt.NDArray[np.int64]
+
+#: Voxels of a block in which labels are sorted. Pieces of rows begin at multiples of it.
+BLOCK = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Voxels of regions, as segments of a row or of a list of its voxels.
+
+    Parameters
+    ----------
+    dim
+        Dimension of the regions: ``parcel`` for the store's own parcels, else ``region``.
+    names
+        Labels along `dim`.
+    starts, stops
+        (segment,) first and last-plus-one voxel of every segment, in the row where `order`
+        is None, else in `order`.
+    member
+        (segment, region) which segments make up a region; each is its own where regions do
+        not share voxels.
+    order
+        (member voxel,) positions in the row, segment by segment; None where the segments
+        are contiguous in the row itself.
+    weights
+        (member voxel,) float32 probability, beside `order`; None for plain labels.
+    label
+        (voxel,) segment of every voxel of a row, as many as there are segments outside of
+        all; None where the segments are contiguous, or share voxels.
+    atlas
+        Name of the region set or atlas, for attributes.
+    sha256
+        Its hash; empty for a region set, which is defined by name and parcels.
+    """
+
+    dim: str
+    names: tuple[str, ...] | npt.NDArray[np.int32]
+    starts: Ints
+    stops: Ints
+    member: npt.NDArray[np.bool_]
+    order: npt.NDArray[np.uint32] | None = None
+    weights: npt.NDArray[np.float32] | None = None
+    label: npt.NDArray[np.uint16] | None = None
+    atlas: str = ""
+    sha256: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pack the long arrays: they go to every worker."""
+        state = dict(self.__dict__)
+        if self.label is not None:
+            del state["order"]  # follows from the labels
+        state.pop("blocks", None)
+        long = {k: state.pop(k) for k in ("order", "weights", "label") if k in state}
+        return {**state, "packed": {k: packed(v) for k, v in long.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpack them."""
+        long = state.pop("packed")
+        self.__dict__.update(state, **{k: unpacked(v) for k, v in long.items()})
+        if self.label is not None:
+            self.__dict__["order"] = _members(self.label, self.starts.size)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last-plus-one voxel of the row that any segment has."""
+        if self.order is not None:  # with labels it begins where one of `blocks` does
+            first, last = int(self.order.min()), int(self.order.max()) + 1
+            return (first if self.label is None else first // BLOCK * BLOCK), last
+        used = (self.stops > self.starts) & self.member.any(axis=1)
+        return int(self.starts[used].min()), int(self.stops[used].max())
+
+    def within_span(self) -> "Segments":
+        """Segments of rows that are cut to :attr:`span`."""
+        first, last = self.span
+        if self.order is not None:
+            label = None if self.label is None else self.label[first:last].copy()
+            return replace(self, order=self.order - np.uint32(first), label=label)
+        used = self.member.any(axis=1)
+        return replace(
+            self,
+            starts=self.starts[used] - first,
+            stops=self.stops[used] - first,
+            member=self.member[used],
+        )
+
+    @functools.cached_property
+    def blocks(self) -> "Blocks":
+        """Labelled voxels by block of the row."""
+        label = cast("npt.NDArray[np.uint16]", self.label)
+        n = self.starts.size
+        block = np.arange(label.size) // BLOCK
+        key = block * (n + 1) + label
+        order = np.argsort(key, kind="stable")
+        order = order[label[order] < n]
+        key = key[order]
+        bounds = np.append(_first_of_runs(key), key.size)
+        runs = key[bounds[:-1]]
+        n_blocks = -(-label.size // BLOCK)
+        return Blocks(
+            place=(order % BLOCK).astype(np.uint16),
+            label=(runs % (n + 1)).astype(np.int64),
+            bounds=bounds.astype(np.int64),
+            runs=np.searchsorted(runs, np.arange(n_blocks + 1) * (n + 1)).astype(np.int64),
+        )
+
+    @functools.cached_property
+    def size(self) -> npt.NDArray[np.float64]:
+        """(region,) voxels of every region, or the sum of their probabilities."""
+        if self.weights is not None:
+            total = np.concatenate([[0.0], np.cumsum(self.weights, dtype=np.float64)])
+            return np.asarray(total[self.stops] - total[self.starts])
+        return np.asarray((self.stops - self.starts) @ self.member.astype(np.float64))
+
+
+class Blocks(NamedTuple):
+    """Voxels of labels, sorted by label in each block of a row, so that they lie in the cache.
+
+    Parameters
+    ----------
+    place
+        (member voxel,) position in its block.
+    label
+        (run,) label of a run of voxels.
+    bounds
+        (run + 1,) where runs begin in `place`.
+    runs
+        (block + 1,) where blocks begin among the runs.
+    """
+
+    place: npt.NDArray[np.uint16]
+    label: Ints
+    bounds: Ints
+    runs: Ints
+
+
+def _members(label: npt.NDArray[np.uint16], n_segments: int) -> npt.NDArray[np.uint32]:
+    """Positions of the voxels of every segment, segment by segment."""
+    order = np.argsort(label, kind="stable")  # a radix sort
+    return order[: np.count_nonzero(label < n_segments)].astype(np.uint32)
+
+
+def store_grid(ds: xr.Dataset) -> Grid:
+    """Grid of the images that a store was made from.
+
+    Parameters
+    ----------
+    ds
+        Store with coordinates ``x y z``.
+
+    Returns
+    -------
+    Grid
+        Shape and affine.
+
+    Raises
+    ------
+    GeometryError
+        When the Dataset does not carry its grid.
+    """
+    validate(ds, "x", "y", "z")
+    attrs = ds["x"].attrs
+    if "affine" not in attrs or "shape" not in attrs:
+        raise GeometryError(
+            "The Dataset does not carry the grid of its images. Take it from open_store."
+        )
+    return Grid.from_matrix(tuple(attrs["shape"]), np.reshape(attrs["affine"], (4, 4)))
+
+
+def voxel_index(ds: xr.Dataset, grid: Grid) -> npt.NDArray[np.intp]:
+    """C-order flat index in a store's grid of every stored voxel."""
+    mm = np.stack([ds[axis].values for axis in "xyz"], axis=1).astype(np.float64)
+    inverse = np.linalg.inv(grid.matrix)
+    ijk = np.rint(mm @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.intp)
+    return np.asarray(np.ravel_multi_index(tuple(ijk.T), grid.shape), dtype=np.intp)
+
+
+def _first_of_runs(values: npt.NDArray[np.integer]) -> Ints:
+    """Where each run of equal values begins."""
+    return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
+
+
+def contiguous_runs(labels: xr.DataArray, codes: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
+    """First and last-plus-one voxel of every label in sorted voxels.
+
+    Parameters
+    ----------
+    labels
+        (voxel,) labels, every one of `codes` in one run.
+    codes
+        (segment,) labels to look up; one that is absent gives an empty segment.
+
+    Returns
+    -------
+    starts, stops
+        (segment,) int64.
+
+    Raises
+    ------
+    GeometryError
+        When the voxels of a label are not contiguous.
+    """
+    values = np.asarray(labels.values)
+    bounds = np.append(_first_of_runs(values), values.size)
+    first, last = bounds[:-1], bounds[1:]
+    runs = values[first]
+    wanted = np.isin(runs, codes)
+    if np.unique(runs[wanted]).size != np.count_nonzero(wanted):
+        raise GeometryError(
+            "Voxels are not sorted by parcel and node. Take the Dataset from open_store, and do "
+            "not reorder its voxels."
+        )
+    starts = np.zeros(codes.size, dtype=np.int64)
+    stops = np.zeros(codes.size, dtype=np.int64)
+    position = {int(code): i for i, code in enumerate(codes)}
+    for a, b, code in zip(first[wanted], last[wanted], runs[wanted], strict=True):
+        starts[position[int(code)]], stops[position[int(code)]] = a, b
+    return starts, stops
+
+
+def locate(ds: xr.Dataset, regions: RegionSet | Atlas | None) -> Segments:
+    """Find the voxels of regions in a store.
+
+    Parameters
+    ----------
+    ds
+        Store.
+    regions
+        A region set (unions of the store's parcels), an atlas of labels or of probability
+        maps on any grid, or None for the store's parcels themselves.
+
+    Returns
+    -------
+    Segments
+        Every region has a voxel.
+
+    Raises
+    ------
+    MissingVariableError
+        When `ds` is not a store.
+    GeometryError
+        When a region has no voxel in the store, or its voxels are not sorted.
+    """
+    validate(ds, "parcel")
+    if isinstance(regions, Atlas):
+        grid = store_grid(ds)
+        index = voxel_index(ds, grid)
+        if regions.labels is not None:
+            found = segments_of_labels(regions, regions.labels_on(grid).ravel()[index])
+        else:
+            maps = (regions.map_on(i, grid).ravel()[index] for i in range(len(regions.regions)))
+            found = segments_of_maps(regions, maps)
+    else:
+        values = ds["parcel"].values
+        codes = np.unique(values[_first_of_runs(values)])
+        codes = codes[codes > 0].astype(np.int32)
+        starts, stops = contiguous_runs(ds["parcel"], codes)
+        if regions is None:
+            member = np.eye(codes.size, dtype=bool)
+            return Segments("parcel", codes, starts, stops, member, atlas="AAL")
+        member = regions.membership(codes.tolist())
+        found = Segments("region", regions.regions, starts, stops, member, atlas=regions.name)
+    empty = [str(r) for r, n in zip(found.names, found.size, strict=True) if not n > 0]
+    if empty:
+        raise GeometryError(
+            f"Region set '{found.atlas}': no voxel of {', '.join(empty[:8])} on the grid of the "
+            "store. Give a finer store, or leave these regions out."
+        )
+    return found
+
+
+def segments_of_labels(atlas: Atlas, labels: npt.NDArray[np.int32]) -> Segments:
+    """Where the regions of an atlas lie in a row of its labels.
+
+    Parameters
+    ----------
+    atlas
+        Atlas of labels.
+    labels
+        (voxel,) labels.
+
+    Returns
+    -------
+    Segments
+        A segment a region, gathered.
+
+    Raises
+    ------
+    TableError
+        When there are too many regions.
+    """
+    n = len(atlas.regions)
+    if n >= np.iinfo(np.uint16).max:
+        raise TableError(f"Atlas '{atlas.name}': {n} regions, at most 65,534. Split it.")
+    rank = np.argsort(atlas.codes)
+    ascending = np.asarray(atlas.codes, dtype=np.int32)[rank]
+    at = np.minimum(np.searchsorted(ascending, labels), n - 1)
+    label = np.where(ascending[at] == labels, rank[at], n).astype(np.uint16)
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=n + 1)[:n])])
+    return Segments(
+        "region",
+        atlas.regions,
+        bounds[:-1].astype(np.int64),
+        bounds[1:].astype(np.int64),
+        np.eye(n, dtype=bool),
+        order=_members(label, n),
+        label=label,
+        atlas=atlas.name,
+        sha256=atlas.sha256,
+    )
+
+
+def segments_of_maps(atlas: Atlas, maps: Iterable[npt.NDArray[np.float32]]) -> Segments:
+    """Where the regions of an atlas lie in rows of their probabilities.
+
+    Parameters
+    ----------
+    atlas
+        Atlas of probability maps.
+    maps
+        (voxel,) probabilities of every region, in order.
+
+    Returns
+    -------
+    Segments
+        A segment a region with weights; segments may share voxels.
+    """
+    orders = []
+    weights = []
+    for row in maps:
+        orders.append(np.flatnonzero(row).astype(np.uint32))
+        weights.append(row[orders[-1]])
+    bounds = np.concatenate([[0], np.cumsum([one.size for one in orders])]).astype(np.int64)
+    return Segments(
+        "region",
+        atlas.regions,
+        bounds[:-1],
+        bounds[1:],
+        np.eye(len(atlas.regions), dtype=bool),
+        order=np.concatenate(orders),
+        weights=np.concatenate(weights),
+        atlas=atlas.name,
+        sha256=atlas.sha256,
+    )

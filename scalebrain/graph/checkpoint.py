@@ -1,0 +1,59 @@
+"""Checkpoints of a training: after a kill it goes on where it was, to the same weights."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """File of one fold's training.
+
+    Parameters
+    ----------
+    path
+        File; its folder is made when it is written.
+    key
+        Fingerprint of what is trained, and on whom: a file with another one is not gone on from.
+    """
+
+    path: Path
+    key: str
+
+    def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
+        """Write the file; it appears complete or not at all."""
+        from safetensors.numpy import save_file
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".part")
+        whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        save_file(whole, partial, metadata={"key": self.key, "state": json.dumps(state)})
+        partial.replace(self.path)
+
+    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
+        """Read the file; None when there is none of this training."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                about = file.metadata() or {}
+                if about.get("key") != self.key:
+                    return None
+                return {n: file.get_tensor(n) for n in file.keys()}, json.loads(about["state"])  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            logger.warning("%s: damaged (%s), training starts anew", self.path, error)
+            return None

@@ -1,0 +1,516 @@
+"""Every headline effect under every defensible way to analyze it: a specification curve."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.stats
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
+from scalebrain.stats.mixed import mixed_model
+from scalebrain.stats.multiverse_fit import Equation
+from scalebrain.stats.pads import GLOBAL_REGION, find_pad
+from scalebrain.stats.sem_boot import widened_tail
+from scalebrain.stats.sem_model import SemModel, parse_model
+from scalebrain.stats.sem_variables import default_model, group_codes, observed_frame
+
+__all__ = ["ICV_CHOICES", "SCALE_CHOICES", "SITE_CHOICES", "Choice", "multiverse", "rank_normal"]
+
+logger = logging.getLogger(__name__)
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the ways to take a step of an analysis.
+
+    Parameters
+    ----------
+    name
+        What the step is called in results.
+    prepare
+        Function from the store's Dataset to the one that is analyzed, before sides are
+        relabeled.
+    outcome
+        Function of an outcome (row,), of the rows that are used.
+    covariates
+        Variables that every equation gets.
+    random_intercept
+        Cohorts have intercepts of their own.
+    """
+
+    name: str
+    prepare: Callable[[xr.Dataset], xr.Dataset] | None = None
+    outcome: Callable[[FloatArray], FloatArray] | None = None
+    covariates: tuple[str, ...] = ()
+    random_intercept: bool = False
+
+
+def rank_normal(values: FloatArray) -> FloatArray:
+    """Replace values by the normal quantiles of their ranks.
+
+    Parameters
+    ----------
+    values
+        (row,) finite values.
+
+    Returns
+    -------
+    ndarray
+        ``Phi^-1((rank - 3/8) / (n + 1/4))``; equal values share their mean rank.
+
+    References
+    ----------
+    Blom 1958; Beasley, Erickson and Allison 2009, DOI 10.1007/s10519-009-9281-0.
+    """
+    ranks = scipy.stats.rankdata(values)
+    return np.asarray(scipy.stats.norm.ppf((ranks - 0.375) / (len(values) + 0.25)))
+
+
+#: What is done about cohorts: an intercept of each, or nothing but the interval, which
+#: resamples cohorts.
+SITE_CHOICES = (Choice("random_intercept", random_intercept=True), Choice("pooled"))
+ICV_CHOICES = (Choice("without_icv"), Choice("with_icv", covariates=("icv",)))
+#: Outcomes as they are, or by rank: without the pull of outliers and of a score's ceiling.
+SCALE_CHOICES = (Choice("raw"), Choice("rank", outcome=rank_normal))
+
+_VERDICTS = {
+    "robust": "same sign and an interval without zero in every specification",
+    "mostly": "same sign in every specification, an interval without zero in at least half",
+    "weak": "an interval without zero in fewer than half of the specifications",
+    "contradictory": "intervals on both sides of zero, or signs that differ beside intervals "
+    "without zero in at least half",
+}
+
+
+def multiverse(
+    ds: xr.Dataset,
+    *,
+    policies: Mapping[str, xr.Dataset] | None = None,
+    axes: Mapping[str, Sequence[Choice]] | None = None,
+    covariates: Sequence[str] = ("age", "sex", "days_post_stroke"),
+    n_boot: int = 1000,
+    seed: int = 0,
+    groups: Hashable = "cohort",
+    group: str | None = "stroke",
+    included: Hashable | None = "included",
+    confidence: float = 0.95,
+) -> xr.Dataset:
+    """Fit every headline effect under every combination of choices.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a finished store on native sides.
+    policies
+        Further Datasets of the same subjects by name, whose brain ages were made under
+        another lesion policy. `ds` itself takes the name of its own policy.
+    axes
+        Further or other axes of choices by name. Defaults: ``site`` (`SITE_CHOICES`),
+        ``icv`` (`ICV_CHOICES`) and ``scale`` (`SCALE_CHOICES`). An axis of a default's
+        name replaces it.
+    covariates
+        Variables over ``subject`` that the regional models hold besides lesion volume.
+    n_boot
+        Replicates of the bootstrap, which draws whole groups; the same draws in every
+        specification.
+    seed
+        Seed of the draws.
+    groups
+        Variable over ``subject``: what is resampled, and has random intercepts.
+    group
+        Value of the variable ``group`` to use; None, or a Dataset without it, uses all.
+    included
+        Bool variable over ``subject``; rows where it is False are left out.
+    confidence
+        Level of the intervals.
+
+    Returns
+    -------
+    Dataset
+        Over ``(effect, specification)``: ``estimate`` (standard deviations of the outcome
+        per standard deviation of the cause), ``se``, ``ci_low``, ``ci_high`` (cluster
+        bootstrap), ``n``. Over ``specification``, one coordinate an axis, ``policy`` among
+        them. Over ``effect``: ``median_estimate``, ``lowest_estimate``,
+        ``highest_estimate``, ``same_sign`` and ``excludes_zero`` (shares of the
+        specifications that were fitted: sign of the median; that sign and an interval
+        without zero), ``n_fitted``, ``verdict``. ``attrs["failures"]`` lists what could
+        not be fitted, with its reason.
+
+    Raises
+    ------
+    MissingVariableError
+        If a variable that a choice needs is not in `ds`.
+    StatisticsError
+        If a policy has other subjects, or nothing can be fitted.
+
+    Notes
+    -----
+    Effects: of ``log10(lesion_volume)`` on the brain-PAD of every region on lesional sides
+    (with `covariates`), and every path and indirect effect of the default model of
+    :func:`scalebrain.sem`, equation by equation, on the people whom all its equations can
+    use.
+
+    With a random intercept the ratio of the two variances is the REML estimate of
+    :func:`scalebrain.mixed_model` and is held in the replicates; slopes are generalized
+    least squares. Without, they are ordinary least squares. Percentile intervals are
+    widened for few groups (:func:`scalebrain.stats.sem_boot.widened_tail`).
+
+    Verdicts: ``robust`` same sign and an interval without zero in every specification;
+    ``mostly`` same sign in every specification, an interval without zero in at least half;
+    ``contradictory`` intervals on both sides of zero, or signs that differ beside intervals
+    without zero in at least half; ``weak`` otherwise. Specifications are not independent
+    samples, so the shares are no p values.
+
+    References
+    ----------
+    Steegen et al. 2016, DOI 10.1177/1745691616658637. Simonsohn, Simmons and Nelson 2020,
+    DOI 10.1038/s41562-020-0912-z.
+    """
+    if not 0 < confidence < 1:
+        raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
+    if n_boot < 2:
+        raise StatisticsError(f"n_boot must be 2 or more, got {n_boot}.")
+    chosen = _axes(ds, policies or {}, axes or {})
+    keep = eligible_subjects(ds, group=group, included=included)
+    codes = group_codes(ds, groups)
+    keep &= codes >= 0
+    n_groups = len(np.unique(codes[keep]))
+    if n_groups < 2:
+        raise StatisticsError(
+            f"Multiverse: eligible subjects with '{groups}' are of {n_groups} group; two or more "
+            "are needed. Pass other `groups`."
+        )
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
+    weights = np.concatenate([np.ones((1, n_groups)), drawn])
+    extra = _finite(_numbers(ds, dict.fromkeys(v for c in _all(chosen) for v in c.covariates)))
+    names = list(chosen)
+    specifications = list(itertools.product(*chosen.values()))
+    prepared: dict[tuple[str, ...], _Tables] = {}
+    cells: dict[str, dict[int, tuple[FloatArray, int]]] = {}
+    failures: list[str] = []
+    for number, choices in enumerate(specifications):
+        key = tuple(choice.name for choice in choices if choice.prepare is not None)
+        if key not in prepared:
+            treated = ds
+            for choice in choices:
+                treated = treated if choice.prepare is None else choice.prepare(treated)
+            prepared[key] = _Tables.of(treated, covariates, keep, codes)
+        where = ", ".join(choice.name for choice in choices)
+        for effect, fitted in prepared[key].fit(choices, extra, weights, where, failures):
+            cells.setdefault(effect, {})[number] = fitted
+    if not cells:
+        raise StatisticsError(f"Multiverse: nothing could be fitted. {failures[0]}")
+    if failures:
+        logger.warning("Multiverse: %d fits failed: %s", len(failures), failures[0])
+    out = _assembled(cells, len(specifications), n_groups, confidence)
+    for k, name in enumerate(names):
+        values = np.array([choices[k].name for choices in specifications], dtype=object)
+        out = out.assign_coords({name: ("specification", values)})
+    out.attrs = {
+        "axes": {name: [choice.name for choice in chosen[name]] for name in names},
+        "model": default_model(ds)[0],
+        "covariates": list(covariates),
+        "groups": str(groups),
+        "bootstrap": f"{n_boot} replicates over {groups} ({n_groups} of them), seed {seed}, "
+        "percentile interval widened for few of them",
+        "confidence": confidence,
+        "verdicts": dict(_VERDICTS),
+        "failures": failures,
+    }
+    return out
+
+
+def _axes(
+    ds: xr.Dataset,
+    policies: Mapping[str, xr.Dataset],
+    axes: Mapping[str, Sequence[Choice]],
+) -> dict[str, Sequence[Choice]]:
+    """Lesion policies first, then the other axes, checked."""
+    own = "as_stored"
+    if "node_features" in ds.variables:
+        own = str(ds["node_features"].attrs.get("lesion_policy", own))
+    if own in policies:
+        raise StatisticsError(
+            f"Multiverse: policy '{own}' is that of the Dataset itself. Leave it out of `policies`."
+        )
+    for name, other in policies.items():
+        same = other.sizes.get("subject") == ds.sizes["subject"]
+        if same and "subject" in ds.coords and "subject" in other.coords:
+            same = bool((other["subject"].values == ds["subject"].values).all())
+        if not same:
+            raise StatisticsError(
+                f"Multiverse: policy '{name}' has other subjects than the Dataset, or another "
+                "order. Compute the features of the same store under another policy."
+            )
+    found: dict[str, Sequence[Choice]] = {
+        "policy": [Choice(own), *(Choice(k, prepare=_swap(v)) for k, v in policies.items())],
+        "site": SITE_CHOICES,
+        "icv": ICV_CHOICES,
+        "scale": SCALE_CHOICES,
+        **axes,
+    }
+    for axis, choices in found.items():
+        names = [choice.name for choice in choices]
+        if not names or len(set(names)) < len(names):
+            raise StatisticsError(
+                f"Multiverse: axis '{axis}' needs choices of different names, got {names}."
+            )
+        absent = sorted({v for c in choices for v in c.covariates if v not in ds.variables})
+        if absent:
+            raise MissingVariableError(
+                f"Multiverse: axis '{axis}' needs {', '.join(map(repr, absent))}, which the "
+                f"Dataset lacks. Way out: axes={{'{axis}': [Choice('as_is')]}} leaves the axis out."
+            )
+    return found
+
+
+def _all(axes: Mapping[str, Sequence[Choice]]) -> list[Choice]:
+    return [choice for choices in axes.values() for choice in choices]
+
+
+def _swap(other: xr.Dataset) -> Callable[[xr.Dataset], xr.Dataset]:
+    return lambda _: other
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What the equations of one prepared Dataset need, on all subjects."""
+
+    pads: pd.DataFrame
+    causes: pd.DataFrame
+    paths: pd.DataFrame
+    model: SemModel
+    keep: BoolArray
+    codes: IntArray
+    ratios: dict[Hashable, dict[str, float | str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, ds: xr.Dataset, covariates: Sequence[str], keep: BoolArray, codes: IntArray
+    ) -> _Tables:
+        pad = find_pad(ds)
+        if pad.is_global:
+            pads = subject_frame(ds, [pad.name]).rename(columns={pad.name: GLOBAL_REGION})
+        else:
+            array = lesional_measures(ds, ["brain_pad_corrected"])["brain_pad_corrected"]
+            regions = [str(region) for region in array["region"].values]
+            pads = pd.DataFrame(array.values, columns=regions)
+        causes = _numbers(ds, ["lesion_volume", *covariates])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            causes["lesion_volume"] = np.log10(causes["lesion_volume"])
+        model = parse_model(default_model(ds)[0])
+        paths, _ = observed_frame(ds, model, {})
+        tables = [_finite(one) for one in (pads, causes, paths)]
+        return cls(tables[0], tables[1], tables[2], model, keep, codes)
+
+    def fit(
+        self,
+        choices: Sequence[Choice],
+        extra: pd.DataFrame,
+        weights: FloatArray,
+        where: str,
+        failures: list[str],
+    ) -> list[tuple[str, tuple[FloatArray, int]]]:
+        """Slopes (1 + replicate,) and rows of every effect under one specification."""
+        added = extra[list(dict.fromkeys(v for c in choices for v in c.covariates))]
+        out: list[tuple[str, tuple[FloatArray, int]]] = []
+        x = pd.concat([self.causes, added[[v for v in added if v not in self.causes]]], axis=1)
+        for region, found in self._solved(self.pads, x, choices, weights).items():
+            effect = f"lesion_volume -> {region}"
+            if isinstance(found, str):
+                failures.append(f"{effect} ({where}): {found}")
+            else:
+                out.append((effect, (found[0][:, 0], found[1])))
+        more = added[[v for v in added if v not in self.paths]]
+        table = pd.concat([self.paths, more], axis=1)
+        table.loc[table.isna().any(axis=1)] = np.nan
+        slopes: dict[tuple[str, str], FloatArray] = {}
+        n = 0
+        for outcome, causes in self.model.regressions().items():
+            x = table[[*causes, *more]]
+            found = self._solved(table[[outcome]], x, choices, weights)[outcome]
+            if isinstance(found, str):
+                failures.append(f"equation of {outcome} ({where}): {found}")
+                return out
+            n = found[1]
+            slopes |= {(cause, outcome): found[0][:, k] for k, cause in enumerate(causes)}
+        arrows = [pair for pair in slopes if "age" not in pair]
+        out += [(f"{a} -> {b}", (slopes[a, b], n)) for a, b in arrows]
+        for chain in self.model.chains():
+            steps = list(itertools.pairwise(chain))
+            if all(step in arrows for step in steps):
+                product = np.prod([slopes[step] for step in steps], axis=0)
+                out.append((" -> ".join(chain), (product, n)))
+        return out
+
+    def _solved(
+        self,
+        outcomes: pd.DataFrame,
+        x: pd.DataFrame,
+        choices: Sequence[Choice],
+        weights: FloatArray,
+    ) -> dict[str, tuple[FloatArray, int] | str]:
+        """Slopes and rows of every outcome on the same predictors, or why there are none."""
+        usable = self.keep & x.notna().all(axis=1).to_numpy()
+        scaled = outcomes.copy()
+        scaled.loc[~usable] = np.nan
+        for choice in choices:
+            if choice.outcome is not None:
+                for name in scaled:
+                    values = scaled[name].to_numpy(copy=True)
+                    rows = np.isfinite(values)
+                    if rows.any():
+                        values[rows] = choice.outcome(values[rows])
+                        scaled[name] = values
+        changed = tuple(c.name for c in choices if c.outcome is not None)
+        key = (*outcomes, *x, *changed)
+        if key not in self.ratios:
+            self.ratios[key] = _ratios(scaled, x, self.codes)
+        is_random = any(choice.random_intercept for choice in choices)
+        _, numbered = np.unique(self.codes[self.keep], return_inverse=True)
+        groups = np.full(len(self.keep), -1, dtype=np.int64)
+        groups[self.keep] = numbered
+        out: dict[str, tuple[FloatArray, int] | str] = {}
+        for name in scaled:
+            ratio = self.ratios[key][str(name)]
+            if isinstance(ratio, str):
+                out[str(name)] = ratio
+                continue
+            values = scaled[name].to_numpy()
+            rows = np.isfinite(values)
+            equation = Equation.of(
+                values[rows],
+                x[rows].to_numpy(),
+                groups[rows],
+                ratio if is_random else 0.0,
+            )
+            held = weights[:, : equation.left.shape[0]]
+            out[str(name)] = equation.slopes(held), equation.n
+        return out
+
+
+def _finite(table: pd.DataFrame) -> pd.DataFrame:
+    numbers = table.to_numpy(dtype=np.float64)
+    return pd.DataFrame(np.where(np.isfinite(numbers), numbers, np.nan), columns=table.columns)
+
+
+def _numbers(ds: xr.Dataset, names: Sequence[str] | Mapping[str, None]) -> pd.DataFrame:
+    """Columns of numbers; a text of two values becomes 0 and 1."""
+    table = subject_frame(ds, list(names)).reset_index(drop=True)
+    for name in table:
+        if table[name].dtype.kind in "biuf":
+            table[name] = table[name].astype(np.float64)
+            continue
+        levels = sorted(table[name].dropna().unique())
+        if len(levels) > 2:
+            raise StatisticsError(
+                f"Multiverse: '{name}' is text of {len(levels)} values, expected numbers or two "
+                "values. Make a variable of numbers of it."
+            )
+        table[name] = table[name].map({level: float(k) for k, level in enumerate(levels)})
+    return table
+
+
+def _ratios(outcomes: pd.DataFrame, x: pd.DataFrame, codes: IntArray) -> dict[str, float | str]:
+    """Variance between groups over residual variance by outcome, or why it cannot be fitted."""
+    names = {f"x{k}": str(name) for k, name in enumerate(x)}
+    predictors = {k: ("subject", x[name].to_numpy()) for k, name in names.items()}
+    usable = outcomes.notna().any(axis=1).to_numpy()
+    ds = xr.Dataset(
+        {"outcome": (("subject", "region"), outcomes.to_numpy()), **predictors},
+        coords={"region": [str(name) for name in outcomes], "cohort": ("subject", codes)},
+    ).isel(subject=usable)
+    try:
+        fitted = mixed_model(ds, f"outcome ~ {' + '.join(names)}", errors="record")
+    except StatisticsError as error:
+        return dict.fromkeys(map(str, outcomes), _renamed(str(error), names))
+    told = [_renamed(str(text), names) for text in fitted.attrs.get("failures", [])]
+    out: dict[str, float | str] = {}
+    for name in map(str, outcomes):
+        one = fitted.sel(region=name)
+        ratio = float(one["group_variance"] / one["residual_variance"])
+        own = [text for text in told if name in text] or told
+        out[name] = ratio if np.isfinite(ratio) else "; ".join(own)
+    return out
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    """Put the names of variables back."""
+    return re.sub(r"'(x\d+)'", lambda found: f"'{names.get(found[1], found[1])}'", text)
+
+
+def _assembled(
+    cells: Mapping[str, Mapping[int, tuple[FloatArray, int]]],
+    n_specifications: int,
+    n_groups: int,
+    confidence: float,
+) -> xr.Dataset:
+    shape = (len(cells), n_specifications)
+    columns = {k: np.full(shape, np.nan) for k in ("estimate", "se", "ci_low", "ci_high")}
+    n = np.zeros(shape, dtype=np.int64)
+    tail = widened_tail(n_groups, confidence)
+    for row, by_number in enumerate(cells.values()):
+        for number, (values, rows) in by_number.items():
+            drawn = values[1:][np.isfinite(values[1:])]
+            columns["estimate"][row, number] = values[0]
+            n[row, number] = rows
+            if len(drawn) > 1:
+                columns["se"][row, number] = drawn.std(ddof=1)
+                low, high = np.quantile(drawn, [tail, 1 - tail])
+                columns["ci_low"][row, number], columns["ci_high"][row, number] = low, high
+    told = {
+        "estimate": "Standard deviations of the outcome per standard deviation of the cause",
+        "se": "Standard deviation over cluster-bootstrap replicates",
+        "ci_low": "Lower end of the cluster-bootstrap interval",
+        "ci_high": "Upper end of the cluster-bootstrap interval",
+    }
+    dims = ("effect", "specification")
+    out = xr.Dataset(
+        {k: (dims, columns[k], {"long_name": told[k]}) for k in told}
+        | {"n": (dims, n, {"long_name": "Subjects used"})},
+        coords={"effect": np.array(list(cells), dtype=object)},
+    )
+    return out.merge(_stability(out))
+
+
+def _stability(out: xr.Dataset) -> xr.Dataset:
+    """Shares, range and verdict of each effect."""
+    estimate = out["estimate"].values
+    fitted = np.isfinite(estimate)
+    median = np.nanmedian(estimate, axis=1)
+    sign = np.sign(median)[:, None]
+    count = fitted.sum(axis=1)
+    above, below = out["ci_low"].values > 0, out["ci_high"].values < 0
+    clear = np.where(sign > 0, above, below) & fitted
+    same = ((np.sign(estimate) == sign) & fitted).sum(axis=1) / count
+    share = clear.sum(axis=1) / count
+    contradictory = (above.any(axis=1) & below.any(axis=1)) | ((same < 1) & (share >= 0.5))
+    verdict = np.select(
+        [contradictory, (same == 1) & (share == 1), (same == 1) & (share >= 0.5)],
+        ["contradictory", "robust", "mostly"],
+        "weak",
+    ).astype(object)
+    columns = {
+        "median_estimate": (median, "Median over the specifications"),
+        "lowest_estimate": (np.nanmin(estimate, axis=1), "Lowest of the specifications"),
+        "highest_estimate": (np.nanmax(estimate, axis=1), "Highest of the specifications"),
+        "same_sign": (same, "Share of specifications with the sign of the median"),
+        "excludes_zero": (share, "Share with that sign and an interval that excludes zero"),
+        "n_fitted": (count, "Specifications that were fitted"),
+        "verdict": (verdict, "What becomes of the effect: robust, mostly, weak, contradictory"),
+    }
+    return xr.Dataset({k: ("effect", v, {"long_name": t}) for k, (v, t) in columns.items()})

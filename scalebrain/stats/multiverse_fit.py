@@ -1,0 +1,93 @@
+"""Linear equations with a random intercept at a known ratio, for many cluster replicates.
+
+With V = I + g Z Z' and one intercept a group, a group of n rows with column sums s gives
+X'V^-1X = X'X - g / (1 + n g) s s'. These add over groups, so a replicate that draws groups
+needs no rows: it weighs what each group gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Equation"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One outcome on its predictors, summed by group.
+
+    Parameters
+    ----------
+    left
+        (group, column, column) X'V^-1X of each group; the last column is the intercept.
+    right
+        (group, column) X'V^-1y.
+    n
+        Rows.
+    """
+
+    left: FloatArray
+    right: FloatArray
+    n: int
+
+    @classmethod
+    def of(cls, y: FloatArray, x: FloatArray, codes: IntArray, ratio: float) -> Equation:
+        """Sum rows of standardized variables.
+
+        Parameters
+        ----------
+        y, x
+            (row,) outcome and (row, predictor) predictors, in units of the data.
+        codes
+            (row,) group of each row.
+        ratio
+            Variance between groups over the residual variance; 0 for least squares.
+
+        Returns
+        -------
+        Equation
+            Of variables at a mean of 0 and a variance of 1 over the rows.
+        """
+        n_groups = int(codes.max()) + 1
+        both = np.column_stack([x, y])
+        both = (both - both.mean(axis=0)) / both.std(axis=0)
+        z = np.column_stack([both[:, :-1], np.ones(len(y)), both[:, -1]])
+        sums = np.zeros((n_groups, z.shape[1]))
+        np.add.at(sums, codes, z)
+        cross = np.zeros((n_groups, z.shape[1], z.shape[1]))
+        np.add.at(cross, codes, z[:, :, None] * z[:, None, :])
+        size = np.bincount(codes, minlength=n_groups)
+        shrink = ratio / (1 + size * ratio)
+        cross -= shrink[:, None, None] * sums[:, :, None] * sums[:, None, :]
+        return cls(cross[:, :-1, :-1], cross[:, :-1, -1], len(y))
+
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Standardized slopes (replicate, predictor) of groups drawn so many times.
+
+        Parameters
+        ----------
+        weights
+            (replicate, group).
+
+        Returns
+        -------
+        ndarray
+            NaN where a replicate cannot tell the predictors apart.
+        """
+        left = np.tensordot(weights, self.left, axes=1)
+        right = weights @ self.right
+        size = np.sqrt(np.maximum(np.diagonal(left, axis1=1, axis2=2), 1e-300))
+        scaled = left / (size[:, :, None] * size[:, None, :])
+        roots = np.linalg.eigvalsh(scaled)
+        fine = roots[:, 0] > 1e-10
+        out = np.full(right.shape, np.nan)
+        if fine.any():
+            solved = np.linalg.solve(scaled[fine], (right[fine] / size[fine])[:, :, None])
+            out[fine] = solved[:, :, 0] / size[fine]
+        return out[:, :-1]

@@ -1,0 +1,326 @@
+"""Where a person's brain age lies among healthy people of the same age and sex."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+import scipy.stats
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.frame import eligible_subjects, subject_frame
+from scalebrain.stats.pads import find_pad
+from scalebrain.variables import annotate
+
+__all__ = ["normative"]
+
+logger = logging.getLogger(__name__)
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+#: Fewest healthy people with a value of a region.
+MINIMUM_REFERENCES = 50
+_FOLDS = 10
+
+
+def normative(
+    ds: xr.Dataset,
+    *,
+    variable: Hashable | None = None,
+    group: str = "reference",
+    included: Hashable | None = "included",
+    confidence: float = 0.95,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Place everyone's regional brain age among healthy people of the same age and sex.
+
+    Parameters
+    ----------
+    ds
+        Dataset with `variable`, ``age``, ``sex`` and ``group`` over ``subject``.
+    variable
+        What is placed, over ``subject`` and any dimensions; default the brain-PAD that the
+        models take (:func:`scalebrain.stats.pads.find_pad`). A factor common to a region, as
+        ``calibration_slope``, changes no centile.
+    group
+        Value of ``group`` of the healthy people. Their ages have to be predicted by models
+        that did not train on them, as ``out_of_fold`` ones are.
+    included
+        Bool variable over ``subject``: healthy people who count. None counts all.
+    confidence
+        Level of the interval of the centile.
+    n_bootstrap
+        Draws of the healthy people for that interval.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    Dataset
+        `ds` with ``brain_age_centile``, ``brain_age_centile_low``, ``brain_age_centile_high``
+        (0 to 100; 90: older than in 90 of 100 healthy people) and ``brain_pad_z`` (the
+        distance in standard deviations of healthy people), shaped as `variable`; and
+        ``centile_reason (subject)``: why someone has none, or empty.
+
+    Raises
+    ------
+    MissingVariableError
+        If a variable is missing.
+    StatisticsError
+        If fewer than 50 healthy people have a value of a region, or only one sex has five.
+
+    Notes
+    -----
+    In healthy people the value has mean ``b0 + b1 a + b2 a^2 + b3 sex`` and logarithm of the
+    standard deviation ``c0 + c1 a + c2 sex`` (a: standardized age), by maximum likelihood. What
+    is left, z, need not be normal: the centile of a person is the place of z among those of the
+    healthy people, ``(people below + 1/2 ties + 1/2) / (n + 1)``. Healthy people are placed by
+    a fit to the other nine tenths of them, so that their centiles are uniform by construction
+    and those of other healthy people nearly so. The interval is the wider one of a bootstrap of
+    the healthy people and of Clopper and Pearson. Nobody is placed outside the ages of the
+    healthy people.
+
+    References
+    ----------
+    Marquand et al. 2016, doi:10.1016/j.biopsych.2015.12.023. Aitkin 1987,
+    doi:10.2307/2347792. Vovk et al. 2005, doi:10.1007/b106715.
+    """
+    if not 0 < confidence < 1 or n_bootstrap < 20:
+        raise StatisticsError(
+            "confidence must lie between 0 and 1 and n_bootstrap be 20 or more, got "
+            f"{confidence} and {n_bootstrap}."
+        )
+    name = find_pad(ds).name if variable is None else variable
+    absent = [str(n) for n in (name, "age", "sex", "group") if n not in ds.variables]
+    if absent:
+        raise MissingVariableError(
+            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Run the predict stage, "
+            "or name your own variable."
+        )
+    source = ds[name]
+    dims = ("subject", *(dim for dim in source.dims if dim != "subject"))
+    shape = [source.sizes[dim] for dim in dims]
+    y = source.transpose(*dims).values.astype(np.float64).reshape(shape[0], -1)
+    frame = subject_frame(ds, ["age", "sex"])
+    age = frame["age"].to_numpy(dtype=np.float64)
+    sex = frame["sex"].fillna("").astype(str).to_numpy()
+    healthy = eligible_subjects(ds, group=group, included=included)
+    healthy &= np.isfinite(age) & (sex != "")
+    sexes = _sexes(sex[healthy], group)
+    healthy &= np.isin(sex, sexes)
+    known = healthy[:, None] & np.isfinite(y)
+    _check_enough(known, ds, dims, group)
+    low, high = age[healthy].min(), age[healthy].max()
+    reason = np.full(len(age), "", dtype=object)
+    for rows, why in (
+        (~np.isfinite(y).any(axis=1), f"{name} is missing"),
+        (~np.isin(sex, sexes), f"no healthy people of sex '{'/'.join(sexes)}' match"),
+        ((age < low) | (age > high), f"age outside that of the healthy people ({low:g}-{high:g})"),
+        (~np.isfinite(age), "age is missing"),
+        (sex == "", "sex is missing"),
+    ):
+        reason[rows] = why
+    placed = reason == ""
+    x, scale_x = _designs(age, sex, healthy, sexes)
+    z = _scores(y, x, scale_x, known)
+    own = _held_out(ds, y, x, scale_x, known)
+    z[healthy] = own[healthy]
+    centile, below, n = _centiles(z, own, known)
+    rng = np.random.default_rng(seed)
+    spread = _bootstrap(y, x, scale_x, known, rng, n_bootstrap)
+    near, far = _interval(centile, below, n, spread, confidence)
+    gap = ~(placed[:, None] & np.isfinite(y))
+    out = ds.copy()
+    for key, values in (
+        ("brain_age_centile", 100 * centile),
+        ("brain_age_centile_low", 100 * near),
+        ("brain_age_centile_high", 100 * far),
+        ("brain_pad_z", z),
+    ):
+        made = xr.DataArray(np.where(gap, np.nan, values).reshape(shape), dims=dims)
+        out[key] = made.transpose(*source.dims)
+        out[key].attrs = {
+            "of": str(name),
+            "healthy": f"{int(healthy.sum())} of group {group}, {low:g} to {high:g} years",
+        }
+    out["centile_reason"] = ("subject", reason)
+    logger.info(
+        "Centiles of '%s' for %d of %d subjects, among %d healthy people",
+        name,
+        placed.sum(),
+        len(placed),
+        healthy.sum(),
+    )
+    return annotate(out)
+
+
+def _sexes(sex: npt.NDArray[Any], group: str) -> list[str]:
+    named, counts = np.unique(sex, return_counts=True)
+    enough = [str(name) for name, count in zip(named, counts, strict=True) if count >= 5]
+    if not enough:
+        raise StatisticsError(
+            f"group '{group}' has no five people of one sex with an age. Pass the group of the "
+            "healthy people."
+        )
+    return enough
+
+
+def _check_enough(known: BoolArray, ds: xr.Dataset, dims: tuple[Hashable, ...], group: str) -> None:
+    counts = known.sum(axis=0)
+    few = np.flatnonzero(counts < MINIMUM_REFERENCES)
+    if len(few):
+        labels = ds[dims[1]].values if len(dims) == 2 and dims[1] in ds.coords else None
+        shown = [str(k if labels is None else labels[k]) for k in few[:6]]
+        raise StatisticsError(
+            f"{int(counts.min())} healthy people of group '{group}' have a value of "
+            f"{', '.join(shown)}, at least {MINIMUM_REFERENCES} are needed for a centile. Bring in "
+            "more references, or leave the region out."
+        )
+
+
+def _designs(
+    age: FloatArray, sex: npt.NDArray[Any], healthy: BoolArray, sexes: list[str]
+) -> tuple[FloatArray, FloatArray]:
+    center, size = age[healthy].mean(), age[healthy].std()
+    a = np.nan_to_num((age - center) / size) if size > 0 else np.zeros(len(age))
+    flags = [(sex == name).astype(np.float64) for name in sexes[1:]]
+    line = [a] if size > 0 else []
+    bent = [a**2] if size > 0 and len(np.unique(age[healthy])) > 3 else []
+    one = np.ones(len(age))
+    return np.column_stack([one, *line, *bent, *flags]), np.column_stack([one, *line, *flags])
+
+
+def _fit(
+    y: FloatArray, x: FloatArray, scale_x: FloatArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Maximum likelihood of mean and log standard deviation, (column, feature) each.
+
+    Aitkin's scoring: weighted least squares for the mean, then one step for the scale.
+    """
+    filled = np.where(weight > 0, y, 0.0)
+    mean = _weighted(filled, x, weight)
+    residual = filled - x @ mean
+    total = weight.sum(axis=0)
+    scale = np.zeros((scale_x.shape[1], y.shape[1]))
+    scale[0] = 0.5 * np.log((weight * residual**2).sum(axis=0) / total)
+    for _ in range(50):
+        spread = np.exp(np.clip(scale_x @ scale, -300, 300))
+        ratio = (residual / spread) ** 2
+        step = np.clip(_weighted(0.5 * (ratio - 1), scale_x, weight), -1.0, 1.0)
+        scale = scale + step
+        spread = np.exp(np.clip(scale_x @ scale, -300, 300))
+        new = _weighted(filled, x, weight / spread**2 * np.exp(2 * scale[0]))
+        residual = filled - x @ new
+        mean = new
+        if np.abs(step).max() < 1e-9:
+            break
+    return mean, scale
+
+
+def _weighted(y: FloatArray, x: FloatArray, weight: FloatArray) -> FloatArray:
+    """Weighted least squares of every feature, (column, feature)."""
+    gram = np.einsum("np,nf,nq->fpq", x, weight, x, optimize=True)
+    cross = np.einsum("np,nf->fp", x, weight * y, optimize=True)
+    # a draw may hold one sex alone: no inverse then, and no effect of it
+    inverse = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
+    return np.asarray((inverse @ cross[:, :, None])[:, :, 0].T)
+
+
+def _scores(y: FloatArray, x: FloatArray, scale_x: FloatArray, known: BoolArray) -> FloatArray:
+    mean, scale = _fit(y, x, scale_x, known.astype(np.float64))
+    return np.asarray((y - x @ mean) / np.exp(np.clip(scale_x @ scale, -300, 300)))
+
+
+def _held_out(
+    ds: xr.Dataset, y: FloatArray, x: FloatArray, scale_x: FloatArray, known: BoolArray
+) -> FloatArray:
+    """Scores of the healthy people, each by a fit to other people."""
+    name = "person" if "person" in ds.variables else "subject"
+    labels = ds[name].values if name in ds.variables else np.arange(len(y))
+    healthy = known.any(axis=1)
+    _, code = np.unique(np.asarray(labels).astype(str)[healthy], return_inverse=True)
+    fold = np.full(len(y), -1)
+    # spread over all ages and neither by order nor by cohort, which ids often run along
+    fold[healthy] = np.random.default_rng(0).permutation(code.max() + 1)[code] % _FOLDS
+    out = np.full(y.shape, np.nan)
+    for k in range(_FOLDS):
+        rows = fold == k
+        out[rows] = _scores(y, x, scale_x, known & ~rows[:, None])[rows]
+    out[~known] = np.nan
+    return out
+
+
+def _centiles(
+    z: FloatArray, own: FloatArray, known: BoolArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Centile, healthy people below, and people compared with; nobody with herself."""
+    centile, below, n = (np.full(z.shape, np.nan) for _ in range(3))
+    for k in range(z.shape[1]):
+        order = np.sort(own[known[:, k], k])
+        there = np.isfinite(z[:, k])
+        left = np.searchsorted(order, z[there, k], "left").astype(np.float64)
+        right = np.searchsorted(order, z[there, k], "right")
+        mine = known[there, k]
+        ties = right - left - mine
+        n[there, k] = len(order) - mine
+        below[there, k] = left + ties / 2
+        centile[there, k] = (below[there, k] + 0.5) / (n[there, k] + 1)
+    return centile, below, n
+
+
+def _bootstrap(
+    y: FloatArray,
+    x: FloatArray,
+    scale_x: FloatArray,
+    known: BoolArray,
+    rng: np.random.Generator,
+    draws: int,
+) -> FloatArray:
+    """Spread of the probit of the centile over draws of the healthy people."""
+    people = np.flatnonzero(known.any(axis=1))
+    total, squares = np.zeros(y.shape), np.zeros(y.shape)
+    for _ in range(draws):
+        picked = np.bincount(rng.choice(people, len(people)), minlength=len(y))
+        weight = picked.astype(np.float64)[:, None] * known
+        mean, scale = _fit(y, x, scale_x, weight)
+        z = (y - x @ mean) / np.exp(np.clip(scale_x @ scale, -300, 300))
+        for k in range(y.shape[1]):
+            rows = weight[:, k] > 0
+            order = np.argsort(z[rows, k])
+            values = z[rows, k][order]
+            count = np.concatenate([[0.0], np.cumsum(weight[rows, k][order])])
+            n = count[-1]
+            with np.errstate(invalid="ignore"):
+                left = count[np.searchsorted(values, z[:, k], "left")]
+                right = count[np.searchsorted(values, z[:, k], "right")]
+            probit = scipy.special.ndtri((0.5 * (left + right) + 0.5) / (n + 1))
+            total[:, k] += probit
+            squares[:, k] += probit**2
+    variance = squares / draws - (total / draws) ** 2
+    return np.sqrt(np.maximum(variance, 0) * draws / (draws - 1))
+
+
+def _interval(
+    centile: FloatArray, below: FloatArray, n: FloatArray, spread: FloatArray, confidence: float
+) -> tuple[FloatArray, FloatArray]:
+    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * spread
+    middle = scipy.special.ndtri(centile)
+    tail = (1 - confidence) / 2
+    with np.errstate(invalid="ignore"):
+        low = np.where(
+            below > 0, scipy.special.betaincinv(np.maximum(below, 0.5), n - below + 1, tail), 0
+        )
+        high = np.where(
+            below < n, scipy.special.betaincinv(below + 1, np.maximum(n - below, 0.5), 1 - tail), 1
+        )
+    return (
+        np.minimum(low, scipy.special.ndtr(middle - half)),
+        np.maximum(high, scipy.special.ndtr(middle + half)),
+    )

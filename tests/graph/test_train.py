@@ -1,0 +1,236 @@
+"""Training: moments, streaming and checkpoints change nothing that is learned."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import Ridge
+
+from scalebrain import BrainAgeModel
+from scalebrain.errors import StatisticsError
+from scalebrain.graph import references as references_module
+from scalebrain.graph import train as train_module
+from scalebrain.graph.build import build_graph
+from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.linear import fit_linear, fit_scales
+from scalebrain.graph.model import subject_keys
+from scalebrain.graph.moments import fit_ridge, region_moments, spectrum
+from scalebrain.graph.references import References
+from scalebrain.graph.train import Training, assign_folds, balanced_weights, train_fold
+
+
+@pytest.fixture(scope="module")
+def graph(references):
+    return build_graph(references)
+
+
+def data_of(ds, graph, chunk=None, weight=None):
+    features = ds["node_features"] if chunk is None else ds["node_features"].chunk(subject=chunk)
+    return References.of(features, graph.rows, ds["age"].values, weight)
+
+
+@pytest.fixture
+def streamed(references, graph, monkeypatch):
+    """The same people, never more than eleven of them in memory."""
+    monkeypatch.setattr(references_module, "_BUFFER_BYTES", 11 * len(graph.rows) * 4 * 4)
+    return data_of(references, graph, chunk=7)
+
+
+def test_references__are_read_in_blocks(references, graph, streamed):
+    assert streamed.features.chunks
+    whole = references["node_features"].values[:, graph.rows].astype(np.float32)
+    who = np.flatnonzero(np.arange(80) % 3 != 1)
+    seen = []
+    for some, x in streamed.blocks(who):
+        np.testing.assert_array_equal(x, whole[some])
+        seen.append(some)
+    np.testing.assert_array_equal(np.concatenate(seen), who)
+    seen = []
+    for some, x in streamed.blocks(who, np.random.default_rng(0)):
+        assert len(some) <= 11
+        np.testing.assert_array_equal(x, whole[some])
+        seen.append(some)
+    shuffled = np.concatenate(seen)
+    assert not np.array_equal(shuffled, who)
+    np.testing.assert_array_equal(np.sort(shuffled), who)
+    np.testing.assert_array_equal(streamed.read(who[::-1]), whole[who])
+
+
+def test_fit_linear__does_not_depend_on_blocks(references, graph, streamed):
+    who = np.arange(3, 75)
+    whole = data_of(references, graph)
+    scales = fit_scales(whole, who)
+    x = references["node_features"].values[who][:, graph.rows]
+    np.testing.assert_allclose(scales.center, x.mean((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(scales.spread, x.std((0, 1)), rtol=1e-5)
+    one, other = fit_linear(whole, who, graph, scales), fit_linear(streamed, who, graph, scales)
+    np.testing.assert_allclose(other.weights, one.weights, atol=1e-7)
+    np.testing.assert_allclose(other.intercepts, one.intercepts, atol=1e-7)
+    for a, b in zip(one.imputer, other.imputer, strict=True):
+        np.testing.assert_allclose(b.factors @ b.factors.T, a.factors @ a.factors.T, atol=1e-7)
+        assert b.noise == pytest.approx(a.noise, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [40, 400])
+def test_fit_ridge__is_ridge_with_the_penalty_of_generalized_cross_validation(n):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 15, 2)) * rng.uniform(0.5, 2, (15, 2))
+    weight = rng.uniform(0.5, 2, n)
+    y = x[:, :3].sum((1, 2)) + rng.normal(0, 3, n)
+    mean = np.average(x, axis=0, weights=weight)
+    moments = region_moments(
+        [(x[:7], y[:7], weight[:7]), (x[7:], y[7:], weight[7:])],
+        mean, np.average(y, weights=weight), [(0, 15)],
+    )  # fmt: skip
+    found = fit_ridge(spectrum(moments[0]))
+    flat = x.reshape(n, -1)
+    expected = Ridge(found.penalty).fit(flat, y, sample_weight=weight)
+    np.testing.assert_allclose(found.weights, expected.coef_, rtol=1e-8)
+    root = np.sqrt(weight)[:, None]
+    own = (flat - mean.ravel()) * root
+    target = (y - np.average(y, weights=weight)) * root[:, 0]
+    score = {}
+    for penalty in np.logspace(0, 6, 13):
+        hat = own @ np.linalg.solve(own.T @ own + penalty * np.eye(30), own.T)
+        score[penalty] = ((target - hat @ target) ** 2).sum() / (n - 1 - np.trace(hat)) ** 2
+    assert found.penalty == pytest.approx(min(score, key=score.get))
+
+
+def test_train_fold__learns_alike_from_blocks(references, graph, streamed):
+    quick = Training(epochs=2)
+    who = np.arange(70)
+    whole = train_fold(data_of(references, graph), who, graph, quick, number=0)
+    other = train_fold(streamed, who, graph, quick, number=0)
+    # the first epoch scores the linear path alone, which is the same
+    np.testing.assert_allclose(other.curve[0], whole.curve[0], rtol=1e-5)
+    assert abs(other.curve[:, 1].min() - whole.curve[:, 1].min()) < 0.3
+
+
+def test_train_fold__equal_weights_are_none(references, graph):
+    quick, who = Training(epochs=1), np.arange(60)
+    one = train_fold(data_of(references, graph), who, graph, quick, number=0)
+    threes = data_of(references, graph, weight=np.full(80, 3.0))
+    other = train_fold(threes, who, graph, quick, number=0)
+    for name, values in one.weights.items():
+        np.testing.assert_allclose(other.weights[name], values, atol=1e-6, err_msg=name)
+
+
+class Killed(BaseException):
+    """What a signal does."""
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_train_fold__goes_on_from_its_checkpoint(references, graph, tmp_path, monkeypatch, after):
+    quick, who = Training(epochs=5, patience=9), np.arange(60)
+    data = data_of(references, graph)
+    expected = train_fold(data, who, graph, quick, number=1)
+    file = Checkpoint(tmp_path / "here" / "fold1.safetensors", "key")
+    save, calls = Checkpoint.save, []
+
+    def dies(self, *content):
+        save(self, *content)
+        calls.append(1)
+        if len(calls) == after:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoint, "save", dies)
+    with pytest.raises(Killed):
+        train_fold(data, who, graph, quick, number=1, checkpoint=file)
+    epochs = []
+    one_epoch = train_module._Run.one_epoch
+    monkeypatch.setattr(
+        train_module._Run, "one_epoch", lambda self, *a: (epochs.append(1), one_epoch(self, *a))
+    )
+    found = train_fold(data, who, graph, quick, number=1, checkpoint=file)
+    assert len(epochs) == 6 - after
+    np.testing.assert_array_equal(found.curve, expected.curve)
+    for name, values in expected.weights.items():
+        np.testing.assert_array_equal(found.weights[name], values, err_msg=name)
+
+
+def test_checkpoint__of_another_training_or_damaged_is_not_gone_on_from(tmp_path, caplog):
+    file = Checkpoint(tmp_path / "f.safetensors", "key")
+    assert file.load() is None
+    file.save({"a": np.arange(3.0)}, {"epoch": 2})
+    arrays, state = file.load()
+    np.testing.assert_array_equal(arrays["a"], np.arange(3.0))
+    assert state == {"epoch": 2}
+    assert Checkpoint(file.path, "other").load() is None
+    content = file.path.read_bytes()
+    file.path.write_bytes(content[:-5])
+    assert file.load() is None
+    assert "training starts anew" in caplog.text
+    save_file(load_of(content, tmp_path), file.path)  # one that somebody else wrote
+    assert file.load() is None
+
+
+def load_of(content: bytes, folder) -> dict[str, np.ndarray]:
+    (folder / "copy.safetensors").write_bytes(content)
+    return load_file(folder / "copy.safetensors")
+
+
+def test_fit__from_blocks_and_checkpoints(references, tmp_path, streamed):
+    lazy = references.chunk(subject=7)
+    quick = Training(folds=4, epochs=1)
+    model = BrainAgeModel.fit(lazy, training=quick, checkpoints=tmp_path / "c")
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
+        f"fold{i}.safetensors" for i in range(4)
+    ]
+    again = BrainAgeModel.fit(lazy, training=quick, checkpoints=tmp_path / "c")
+    assert again.fingerprint == model.fingerprint
+    for score in model.metrics.values():
+        assert score["mae"] < score["mae_mean"]
+
+
+@pytest.mark.parametrize("n_nodes", [1, 6, 24])
+def test_patch__is_connected_nodes_around_its_seed(graph, n_nodes):
+    for region in (0, 5):
+        found = graph.patch(region, 3, n_nodes)
+        assert found[0] == 3
+        assert len(set(found)) == n_nodes
+        first, last = graph.bounds[region]
+        assert found.max() < last - first
+        rows = first + found
+        inside = np.isin(graph.row_edges, rows).all(axis=0)
+        joined = xr.DataArray(graph.row_edges[:, inside])
+        assert n_nodes == 1 or set(rows) == set(np.unique(joined))
+
+
+def test_patch__of_a_region_in_parts_takes_others_too(graph):
+    n = len(graph.members[0])
+    assert sorted(graph.patch(0, 0, n)) == list(range(n))
+
+
+def test_assign_folds__keeps_cohorts_and_people_whole():
+    rng = np.random.default_rng(0)
+    cohort = rng.choice(list("abcdefghij"), 200)
+    age = rng.uniform(45, 82, 200)
+    person = np.arange(200)
+    person[np.flatnonzero(cohort == "a")[0]] = person[np.flatnonzero(cohort == "b")[0]] = 500
+    fold = assign_folds(age, 4, seed=0, person=person, cohort=cohort)
+    for name in np.unique(cohort):
+        assert np.unique(fold[cohort == name]).size == 1
+    assert fold[cohort == "a"][0] == fold[cohort == "b"][0]
+    assert np.bincount(fold, minlength=4).min() > 20
+    np.testing.assert_array_equal(fold, assign_folds(age, 4, seed=0, person=person, cohort=cohort))
+    with pytest.raises(StatisticsError, match="2 cohorts of references cannot be kept whole"):
+        assign_folds(age, 3, seed=0, cohort=np.repeat(["x", "y"], 100))
+
+
+def test_fit__kept_cohorts_are_predicted_by_networks_that_have_not_seen_them(references):
+    cohort = np.arange(80) % 5
+    ds = references.assign_coords(cohort=("subject", np.array(list("vwxyz"))[cohort]))
+    model = BrainAgeModel.fit(ds, training=Training(folds=3, epochs=0, keep_cohorts=True))
+    fold = np.array([model.fold_of[key] for key in subject_keys(ds)])
+    for number in range(5):
+        assert np.unique(fold[cohort == number]).size == 1
+
+
+def test_balanced_weights__make_up_for_uneven_ages():
+    rng = np.random.default_rng(0)
+    age = np.concatenate([rng.uniform(45, 65, 900), rng.uniform(65, 85, 300)])
+    weight = balanced_weights(age)
+    assert weight.mean() == pytest.approx(1)
+    assert 2.4 < weight[age > 70].mean() / weight[age < 60].mean() < 3.6
+    assert weight.max() / np.median(weight) <= 5 + 1e-9
+    np.testing.assert_array_equal(balanced_weights(np.full(5, 60.0)), np.ones(5))

@@ -1,0 +1,222 @@
+"""Harmonization of a Dataset: who takes part, groups, gaps, words."""
+
+import json
+import logging
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import scalebrain
+from scalebrain.errors import DataWarning, MissingVariableError, StatisticsError
+from scalebrain.harmonization.cohort import Harmonizer, harmonize
+from scalebrain.harmonization.combat import LOCATION_SCALE, MEAN_ONLY, UNCHANGED
+
+
+@pytest.fixture
+def study():
+    """References of two sites, strokes of four of which two scanned controls; lazy."""
+    rng = np.random.default_rng(0)
+    sites = {
+        "bank1": (40, 0),
+        "bank2": (40, 0),
+        "clinic1": (15, 30),
+        "clinic2": (15, 30),
+        "clinic3": (0, 30),
+        "clinic4": (0, 30),
+    }
+    cohort = np.concatenate([[name] * sum(n) for name, n in sites.items()]).astype(object)
+    stroke = np.concatenate([[False] * a + [True] * b for a, b in sites.values()])
+    code = np.unique(cohort, return_inverse=True)[1]
+    n = len(cohort)
+    pad = rng.normal(0, 3, (n, 4)) + rng.normal(0, 3, (6, 4))[code] + 5.0 * stroke[:, None]
+    return xr.Dataset(
+        {
+            "brain_pad_corrected": (("subject", "region"), pad, {"units": "years"}),
+            "included": ("subject", np.arange(n) != 3),
+        },
+        coords={
+            "subject": [f"sub-{k:03d}" for k in range(n)],
+            "region": ["SMN_L", "SMN_R", "VIS_L", "VIS_R"],
+            "age": ("subject", rng.uniform(40, 80, n)),
+            "sex": ("subject", rng.choice(["F", "M"], n).astype(np.dtypes.StringDType())),
+            "cohort": ("subject", cohort),
+            "group": ("subject", np.where(stroke, "stroke", "reference").astype(object)),
+        },
+    ).chunk({"subject": 50})
+
+
+def apart(ds, name, where):
+    """Largest difference between the means of cohorts, in the region where it is largest."""
+    values = ds[name].values[where]
+    cohorts = ds["cohort"].values[where]
+    means = np.array([np.nanmean(values[cohorts == c], axis=0) for c in np.unique(cohorts)])
+    return float(np.ptp(means, axis=0).max())
+
+
+def test_harmonize__within_a_group(study):
+    before = study.copy(deep=True)
+    out = study.scalebrain.harmonize(within="stroke", smooth=["age"])
+    stroke = (study["group"] == "stroke").values
+    name = "brain_pad_corrected_harmonized"
+    assert out[name].dims == ("subject", "region")
+    assert out[name].attrs["units"] == "years"
+    assert "cohort" in out[name].attrs["harmonized_over"]
+    assert np.isnan(out[name].values[~stroke]).all()
+    assert np.isfinite(out[name].values[stroke]).all()
+    assert set(out["harmonization"].values[stroke]) == {LOCATION_SCALE}
+    assert out["harmonization"].values[3] == "not used: not included"
+    assert out["harmonization"].values[0] == "not used: not of group stroke"
+    assert apart(out, name, stroke) < 0.3 * apart(study, "brain_pad_corrected", stroke)
+    assert dask.is_dask_collection(out["brain_pad_corrected"].data)
+    xr.testing.assert_identical(study.compute(), before.compute())
+
+
+def test_harmonize__through_controls_keeps_what_the_stroke_did(study):
+    some = study.isel(subject=~study["cohort"].isin(["clinic3", "clinic4"]).values)
+    out = harmonize(some, through="reference")
+    stroke = (some["group"] == "stroke").values
+    made = out["brain_pad_corrected_harmonized"].values
+    used = np.isfinite(made).all(axis=1)
+    assert used.sum() == some.sizes["subject"] - 1
+    effect = made[stroke].mean(axis=0) - made[~stroke & used].mean(axis=0)
+    np.testing.assert_allclose(effect.mean(), 5, atol=1)  # its standard error is about 0.4
+    fitted = Harmonizer.fit(some, through="reference")
+    controls = some.isel(subject=~stroke)
+    alone = Harmonizer.fit(controls).transform(controls)
+    part = fitted.transform(some)["brain_pad_corrected_harmonized"].values[~stroke]
+    np.testing.assert_allclose(part, alone["brain_pad_corrected_harmonized"].values, rtol=1e-12)
+    with pytest.raises(StatisticsError, match="clinic3, clinic4 has nobody of group 'reference'"):
+        harmonize(study, through="reference")
+
+
+def test_harmonize__refuses_to_go_across_groups(study):
+    pure = study.isel(subject=~study["cohort"].isin(["clinic1", "clinic2"]).values)
+    with pytest.raises(StatisticsError, match=r"group confounded with 'cohort'.*rank 4, not 5"):
+        harmonize(pure)
+    with pytest.raises(StatisticsError, match=r"bank1 \(reference\).*clinic4 \(stroke\)"):
+        harmonize(pure, covariates=["age", "group"])
+    with pytest.raises(StatisticsError, match="harmonized as one, and their difference with"):
+        harmonize(study)
+    out = harmonize(study, covariates=["age", "sex", "group"])
+    stroke = (study["group"] == "stroke").values
+    made = out["brain_pad_corrected_harmonized"].values
+    effect = np.nanmean(made[stroke], axis=0) - np.nanmean(made[~stroke], axis=0)
+    np.testing.assert_allclose(effect.mean(), 5, atol=1)
+    with pytest.raises(StatisticsError, match="exclude each other"):
+        harmonize(study, within="stroke", through="reference")
+    with pytest.raises(StatisticsError, match="within='strokes' is not among"):
+        harmonize(study, within="strokes")
+
+
+def test_harmonizer__transforms_another_dataset(study, caplog):
+    stroke = study.isel(subject=(study["group"] == "stroke").values)
+    train, test = stroke.isel(subject=slice(0, None, 2)), stroke.isel(subject=slice(1, None, 2))
+    fitted = Harmonizer.fit(train)
+    out = fitted.transform(test)
+    moved = test.copy(deep=True)
+    moved["brain_pad_corrected"] = moved["brain_pad_corrected"] + 1.0
+    again = fitted.transform(moved)["brain_pad_corrected_harmonized"]
+    assert np.isfinite((again - out["brain_pad_corrected_harmonized"]).values).all()
+    xr.testing.assert_identical(
+        fitted.transform(train)["brain_pad_corrected_harmonized"],
+        harmonize(train)["brain_pad_corrected_harmonized"],
+    )
+    other = test.assign_coords(region=["a", "b", "c", "d"])
+    with pytest.raises(StatisticsError, match="other labels than at the fit"):
+        fitted.transform(other)
+    renamed = test.copy()
+    renamed["cohort"] = ("subject", np.where(test["cohort"] == "clinic4", "new", test["cohort"]))
+    with pytest.raises(StatisticsError, match=r"new \(15\) was not in the fit"):
+        fitted.transform(renamed)
+    left = Harmonizer.fit(train, unseen="unchanged")
+    with pytest.warns(DataWarning, match="15 subjects of 'cohort' new were not harmonized"):
+        out = left.transform(renamed)
+    where = (renamed["cohort"] == "new").values
+    assert set(out["harmonization"].values[where]) == {UNCHANGED}
+    assert np.array_equal(
+        out["brain_pad_corrected_harmonized"].values[where], test["brain_pad_corrected"][where]
+    )
+
+
+def test_harmonize__says_what_is_missing(study, caplog):
+    stroke = study.isel(subject=(study["group"] == "stroke").values).compute()
+    stroke["age"][2] = np.nan
+    stroke["cohort"][5] = ""
+    stroke["brain_pad_corrected"][7, 1] = np.nan
+    with caplog.at_level(logging.WARNING):
+        out = harmonize(stroke)
+    assert out["harmonization"].values[2] == "not used: age is missing"
+    assert out["harmonization"].values[5] == "not used: cohort is missing"
+    assert out["harmonization"].attrs["missing_values"] == "brain_pad_corrected: 1 of 472"
+    made = out["brain_pad_corrected_harmonized"].values
+    assert np.isnan(made[7, 1])
+    assert np.isnan(made).sum() == 9
+    assert "age is missing: 1" in caplog.text
+
+
+def test_harmonize__one_subject_of_a_cohort_and_several_variables(study, caplog):
+    stroke = study.isel(subject=(study["group"] == "stroke").values).compute()
+    stroke["cohort"][-1] = "alone"
+    stroke["thickness_mean"] = ("subject", np.random.default_rng(1).normal(2.5, 0.2, 120))
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(StatisticsError, match="alone has one subject"):
+            harmonize(stroke, empirical_bayes=False)
+        out = harmonize(stroke.transpose("region", "subject"))
+    assert out["brain_pad_corrected_harmonized"].dims == ("region", "subject")
+    assert out["harmonization"].values[-1] == MEAN_ONLY
+    assert "mean only" in caplog.text
+    assert out["brain_pad_corrected_harmonized"].attrs["mean_only"] == "alone: 4"
+    both = harmonize(
+        stroke.isel(subject=slice(0, -1)), variables=["brain_pad_corrected", "thickness_mean"]
+    )
+    assert both["thickness_mean_harmonized"].dims == ("subject",)
+    assert both["thickness_mean_harmonized"].attrs["empirical_bayes"] == 0
+
+
+def test_harmonize__one_scan_a_person(study):
+    stroke = study.isel(subject=(study["group"] == "stroke").values)
+    persons = [f"p{k // 2}" for k in range(stroke.sizes["subject"])]
+    stroke = stroke.assign_coords(person=("subject", persons))
+    with pytest.raises(StatisticsError, match="60 persons are in the fit more than once"):
+        harmonize(stroke)
+    fitted = Harmonizer.fit(stroke.isel(subject=slice(0, None, 2)))
+    assert np.isfinite(fitted.transform(stroke)["brain_pad_corrected_harmonized"]).all()
+
+
+def test_harmonize__refuses_what_is_not_there(study):
+    with pytest.raises(MissingVariableError, match="'lesion_volume' is missing"):
+        harmonize(study, covariates=["lesion_volume"], within="stroke")
+    with pytest.raises(MissingVariableError, match="dimension 'subject' is missing"):
+        harmonize(xr.Dataset({"brain_pad_corrected": ("region", [1.0])}))
+    with pytest.raises(StatisticsError, match="cannot be harmonized: expected numbers"):
+        harmonize(study, variables="sex", covariates=["age"], within="stroke")
+    with pytest.raises(StatisticsError, match="must lie over 'subject' alone"):
+        harmonize(study, covariates=["brain_pad_corrected"], within="stroke")
+    with pytest.raises(StatisticsError, match="is text; pass a list"):
+        harmonize(study, covariates="age", within="stroke")
+    assert scalebrain.harmonize is harmonize
+
+
+def test_harmonize__never_loses_an_earlier_one(study):
+    out = harmonize(study, within="stroke")
+    with pytest.raises(StatisticsError, match="'brain_pad_corrected_harmonized' is there already"):
+        harmonize(out, within="reference")
+
+
+def test_harmonize__people_without_a_group(study):
+    ds = study.compute()
+    ds["group"][60] = ""
+    for options in ({"within": "stroke"}, {"covariates": ["age", "group"]}):
+        out = harmonize(ds, **options)
+        assert out["harmonization"].values[60] == "not used: group is missing"
+    none = ds.assign(group=("subject", np.full(230, "", dtype=object)))
+    assert np.isfinite(harmonize(none)["brain_pad_corrected_harmonized"]).sum() == 229 * 4
+
+
+def test_harmonize__attributes_are_plain(study):
+    out = harmonize(study, within="stroke", smooth=["age"])
+    for name in ("brain_pad_corrected_harmonized", "harmonization"):
+        attrs = out[name].attrs
+        assert json.loads(json.dumps(attrs)) == attrs

@@ -1,0 +1,48 @@
+"""Saved variables: a save that was killed at any write leaves nothing to the next one."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import scalebrain
+from tests.phantom import tree_bytes
+
+DIES = """
+import os, pathlib, sys
+import numpy as np, xarray as xr
+import scalebrain
+left, real = int(sys.argv[2]), pathlib.Path.replace
+def replace(self, target):
+    global left
+    left -= 1
+    if not left:
+        os._exit(9)
+    return real(self, target)
+pathlib.Path.replace = replace
+ds = xr.open_dataset(sys.argv[3])
+scalebrain.save_store(ds, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 5, 8])
+def test_save_store__killed_at_a_write_then_saved_again_leaves_the_same_files(tmp_path, write):
+    subjects = {"subject": [f"sub-{i:02d}" for i in range(20)]}
+    image = np.arange(60, dtype=np.float32).reshape(20, 3)
+    whole, broken, more = tmp_path / "whole.zarr", tmp_path / "broken.zarr", tmp_path / "more.nc"
+    extra = xr.Dataset(
+        {name: ("subject", np.arange(20.0) + i) for i, name in enumerate("abc")}, subjects
+    )
+    extra.to_netcdf(more, engine="scipy")
+    for store in (whole, broken):
+        scalebrain.save_store(xr.Dataset({"t1w": (("subject", "voxel"), image)}, subjects), store)
+    scalebrain.save_store(extra, whole)
+    died = subprocess.run(
+        [sys.executable, "-c", DIES, str(broken), str(write), str(more)], check=False
+    )
+    assert died.returncode == 9
+    assert list(broken.rglob("*.partial"))
+    scalebrain.save_store(extra, broken)
+    assert tree_bytes(broken) == tree_bytes(whole)

@@ -1,0 +1,186 @@
+import functools
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.mixed import mixed_model
+from scalebrain.stats.multiverse import (
+    SITE_CHOICES,
+    Choice,
+    multiverse,
+    rank_normal,
+)
+from scalebrain.stats.multiverse_fit import Equation
+from scalebrain.stats.sem import DEFAULT_MODEL, sem
+
+PLAIN = {"site": [Choice("pooled")], "icv": [Choice("without_icv")], "scale": [Choice("raw")]}
+
+
+@pytest.fixture
+def cohort(cohort):
+    """The same with an effect of lesion volume on one region that no choice can hide."""
+    own = xr.zeros_like(cohort["brain_pad_corrected"])
+    own[:, :2] = 8 * np.log10(cohort["lesion_volume"].where(cohort["lesion_volume"] > 0, 1))
+    return cohort.assign(brain_pad_corrected=cohort["brain_pad_corrected"] + own.fillna(0))
+
+
+def other_policy(cohort, seed=9):
+    noise = np.random.default_rng(seed).normal(0, 1, cohort["brain_pad_corrected"].shape)
+    pad = cohort["brain_pad_corrected"]
+    return cohort.assign(brain_pad_corrected=pad + xr.DataArray(noise, dims=pad.dims))
+
+
+def test_multiverse__every_combination_and_what_becomes_of_effects(cohort):
+    policies = {"as_is": other_policy(cohort)}
+    axes = {"icv": [Choice("with_icv", covariates=("icv",))]}
+    result = multiverse(cohort, policies=policies, axes=axes, n_boot=200)
+    assert dict(result.sizes) == {"effect": 29, "specification": 8}
+    assert set(result["policy"].values) == {"as_stored", "as_is"}
+    assert set(result["site"].values) == {"random_intercept", "pooled"}
+    assert result.attrs["failures"] == []
+    planted = result.sel(effect="lesion_volume -> SMN_ipsilesional")
+    assert planted["verdict"] in ("robust", "mostly")
+    assert planted["same_sign"] == 1
+    assert planted["lowest_estimate"] <= planted["median_estimate"] <= planted["highest_estimate"]
+    assert result["verdict"].sel(effect="cst -> motor") == "robust"
+    assert result["verdict"].sel(effect="cst -> ipsi -> motor -> contra") == "weak"
+    clear = result["excludes_zero"].sel(effect="cst -> motor")
+    assert clear == 1
+    assert (result["ci_low"] < result["estimate"]).all()
+    assert (result["estimate"] < result["ci_high"]).all()
+
+
+def test_multiverse__pooled_paths_are_those_of_the_path_model(cohort):
+    result = multiverse(cohort, axes=PLAIN, n_boot=50, seed=4)
+    paths = sem(cohort, n_boot=50, seed=4)
+    one = result.isel(specification=0)
+    for path in paths["path"].values:
+        outcome, cause = path.split(" ~ ")
+        expected = float(paths["std_estimate"].sel(path=path))
+        assert one["estimate"].sel(effect=f"{cause} -> {outcome}") == pytest.approx(expected)
+        assert one["n"].sel(effect=f"{cause} -> {outcome}") == int(paths["n"])
+    for chain in paths["indirect"].values:
+        expected = float(paths["indirect_std_estimate"].sel(indirect=chain))
+        assert one["estimate"].sel(effect=chain) == pytest.approx(expected)
+    assert result.attrs["model"] == DEFAULT_MODEL
+
+
+def test_multiverse__random_intercept_is_that_of_the_mixed_model(cohort):
+    from scalebrain.features.laterality import to_lesional_sides
+
+    axes = PLAIN | {"site": [SITE_CHOICES[0]]}
+    result = multiverse(cohort, axes=axes, n_boot=2).isel(specification=0)
+    sided = to_lesional_sides(cohort)
+    sided = sided.isel(subject=(sided["group"] == "stroke").values & sided["included"].values)
+    sided["pad"] = sided["brain_pad_corrected"] / sided["calibration_slope"]
+    formula = "pad ~ log10(lesion_volume) + age + sex + days_post_stroke"
+    fitted = mixed_model(sided, formula).sel(term="log10(lesion_volume)")
+    for region in fitted["region"].values:
+        dropped = fitted["dropped"].sel(region=region).values
+        part = sided.isel(subject=~dropped).sel(region=region)
+        volume = np.log10(part["lesion_volume"].values)
+        scale = volume.std() / part["pad"].values.std()
+        effect = result.sel(effect=f"lesion_volume -> {region}")
+        assert effect["n"] == fitted["n"].sel(region=region)
+        expected = float(fitted["estimate"].sel(region=region)) * scale
+        assert effect["estimate"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_equation__replicates_equal_refits_of_repeated_groups():
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 8, 60)
+    x = rng.normal(size=(60, 2))
+    y = x @ [0.4, -0.2] + rng.normal(size=8)[codes] + rng.normal(size=60)
+    ratio = 0.7
+    weights = rng.multinomial(8, np.full(8, 1 / 8), size=4).astype(float)
+    found = Equation.of(y, x, codes, ratio).slopes(weights)
+    z = (np.column_stack([x, y]) - np.column_stack([x, y]).mean(axis=0)) / np.column_stack(
+        [x, y]
+    ).std(axis=0)
+    for k, weight in enumerate(weights):
+        rows, group = [], []
+        for g, times in enumerate(weight.astype(int)):
+            for copy in range(times):
+                rows += np.flatnonzero(codes == g).tolist()
+                group += [g * 100 + copy] * int((codes == g).sum())
+        groups = np.array(group)
+        v = np.eye(len(rows)) + ratio * (groups[:, None] == groups[None])
+        design = np.column_stack([z[rows, :2], np.ones(len(rows))])
+        inverse = np.linalg.inv(v)
+        beta = np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ z[rows, 2])
+        np.testing.assert_allclose(found[k], beta[:2], rtol=1e-9)
+
+
+def test_multiverse__a_step_is_a_named_function(cohort):
+    def turned(ds, *, by):
+        return ds.assign(brain_pad_corrected=by * ds["brain_pad_corrected"])
+
+    site = [*SITE_CHOICES, Choice("turned", prepare=functools.partial(turned, by=-1.0))]
+    axes = {"site": site, "icv": [Choice("none")], "scale": [Choice("raw")]}
+    result = multiverse(cohort, axes=axes, n_boot=100)
+    assert list(result["site"].values) == ["random_intercept", "pooled", "turned"]
+    effect = result.sel(effect="lesion_volume -> SMN_ipsilesional")
+    assert effect["estimate"][2] == pytest.approx(-float(effect["estimate"][1]))
+    assert effect["verdict"] == "contradictory"
+
+
+def test_multiverse__does_not_depend_on_the_order_of_subjects(cohort):
+    order = np.random.default_rng(1).permutation(cohort.sizes["subject"])
+    first = multiverse(cohort, axes=PLAIN, n_boot=20)
+    again = multiverse(cohort.isel(subject=order), axes=PLAIN, n_boot=20)
+    xr.testing.assert_allclose(first, again)
+
+
+def test_rank_normal__keeps_order_and_shares_ties():
+    values = rank_normal(np.array([3.0, 1.0, 3.0, 900.0]))
+    assert values[0] == values[2]
+    assert values[1] < values[0] < values[3]
+    assert values.sum() == pytest.approx(0, abs=0.2)
+
+
+def test_multiverse__what_cannot_be_fitted_is_listed(cohort):
+    pad = cohort["brain_pad_corrected"].values.copy()
+    pad[:, 4:6] = 1.5  # the same in both hemispheres
+    slope = cohort["calibration_slope"].values.copy()
+    slope[4:6] = 1.0
+    ds = cohort.assign(
+        brain_pad_corrected=(("subject", "region"), pad), calibration_slope=("region", slope)
+    )
+    result = multiverse(ds, axes=PLAIN, n_boot=10)
+    assert "lesion_volume -> DAN_ipsilesional" not in result["effect"].values
+    assert len(result.attrs["failures"]) == 2
+    assert "has no variation" in result.attrs["failures"][0]
+
+
+def test_multiverse__refuses_with_a_way_out(cohort):
+    with pytest.raises(MissingVariableError, match=r"axis 'icv' needs 'icv'.*leaves the axis out"):
+        multiverse(cohort.drop_vars("icv"))
+    with pytest.raises(StatisticsError, match="has other subjects"):
+        multiverse(cohort, policies={"as_is": cohort.isel(subject=slice(1, None))})
+    with pytest.raises(StatisticsError, match="is that of the Dataset itself"):
+        multiverse(cohort, policies={"as_stored": cohort})
+    with pytest.raises(StatisticsError, match="choices of different names"):
+        multiverse(cohort, axes={"site": [Choice("a"), Choice("a")]})
+    with pytest.raises(StatisticsError, match="n_boot must be 2 or more"):
+        multiverse(cohort, n_boot=0)
+    with pytest.raises(MissingVariableError, match="days_post_stroke"):
+        multiverse(cohort.drop_vars("days_post_stroke"))
+    one = cohort.assign_coords(cohort=("subject", ["a"] * cohort.sizes["subject"]))
+    with pytest.raises(StatisticsError, match="of 1 group"):
+        multiverse(one)
+
+
+def test_multiverse__and_path_model_survive_a_file(cohort, tmp_path):
+    from scalebrain.io.results import read_results, write_results
+
+    made = {
+        "sem": sem(cohort, n_boot=10),
+        "multiverse": multiverse(cohort, axes=PLAIN, n_boot=10),
+    }
+    write_results(made, tmp_path / "results.zarr", attrs={})
+    read, _ = read_results(tmp_path / "results.zarr")
+    for name, result in made.items():
+        assert read[name].attrs == result.attrs
+        xr.testing.assert_equal(read[name], result)
