@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.stats
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.choices import ICV_CHOICES, SCALE_CHOICES, Choice, site_choices
 from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
 from scalebrain.stats.mixed import mixed_model
 from scalebrain.stats.multiverse_fit import Equation
@@ -23,7 +23,7 @@ from scalebrain.stats.sem_boot import widened_tail
 from scalebrain.stats.sem_model import SemModel, parse_model
 from scalebrain.stats.sem_variables import default_model, group_codes, observed_frame
 
-__all__ = ["ICV_CHOICES", "SCALE_CHOICES", "SITE_CHOICES", "Choice", "multiverse", "rank_normal"]
+__all__ = ["multiverse"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,60 +31,6 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class Choice:
-    """One of the ways to take a step of an analysis.
-
-    Parameters
-    ----------
-    name
-        What the step is called in results.
-    prepare
-        Function from the store's Dataset to the one that is analyzed, before sides are
-        relabeled.
-    outcome
-        Function of an outcome (row,), of the rows that are used.
-    covariates
-        Variables that every equation gets.
-    random_intercept
-        Cohorts have intercepts of their own.
-    """
-
-    name: str
-    prepare: Callable[[xr.Dataset], xr.Dataset] | None = None
-    outcome: Callable[[FloatArray], FloatArray] | None = None
-    covariates: tuple[str, ...] = ()
-    random_intercept: bool = False
-
-
-def rank_normal(values: FloatArray) -> FloatArray:
-    """Replace values by the normal quantiles of their ranks.
-
-    Parameters
-    ----------
-    values
-        (row,) finite values.
-
-    Returns
-    -------
-    ndarray
-        ``Phi^-1((rank - 3/8) / (n + 1/4))``; equal values share their mean rank.
-
-    References
-    ----------
-    Blom 1958; Beasley, Erickson and Allison 2009, DOI 10.1007/s10519-009-9281-0.
-    """
-    ranks = scipy.stats.rankdata(values)
-    return np.asarray(scipy.stats.norm.ppf((ranks - 0.375) / (len(values) + 0.25)))
-
-
-#: What is done about cohorts: an intercept of each, or nothing but the interval, which
-#: resamples cohorts.
-SITE_CHOICES = (Choice("random_intercept", random_intercept=True), Choice("pooled"))
-ICV_CHOICES = (Choice("without_icv"), Choice("with_icv", covariates=("icv",)))
-#: Outcomes as they are, or by rank: without the pull of outliers and of a score's ceiling.
-SCALE_CHOICES = (Choice("raw"), Choice("rank", outcome=rank_normal))
 
 _VERDICTS = {
     "robust": "same sign and an interval without zero in every specification",
@@ -118,7 +64,7 @@ def multiverse(
         Further Datasets of the same subjects by name, whose brain ages were made under
         another lesion policy. `ds` itself takes the name of its own policy.
     axes
-        Further or other axes of choices by name. Defaults: ``site`` (`SITE_CHOICES`),
+        Further or other axes of choices by name. Defaults: ``site`` (:func:`site_choices`),
         ``icv`` (`ICV_CHOICES`) and ``scale`` (`SCALE_CHOICES`). An axis of a default's
         name replaces it.
     covariates
@@ -183,7 +129,8 @@ def multiverse(
         raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
     if n_boot < 2:
         raise StatisticsError(f"n_boot must be 2 or more, got {n_boot}.")
-    chosen = _axes(ds, policies or {}, axes or {})
+    site = {"site": site_choices(groups, group=group, included=included)}
+    chosen = _axes(ds, policies or {}, site | dict(axes or {}))
     keep = eligible_subjects(ds, group=group, included=included)
     codes = group_codes(ds, groups)
     keep &= codes >= 0
@@ -199,18 +146,20 @@ def multiverse(
     extra = _finite(_numbers(ds, dict.fromkeys(v for c in _all(chosen) for v in c.covariates)))
     names = list(chosen)
     specifications = list(itertools.product(*chosen.values()))
-    prepared: dict[tuple[str, ...], _Tables] = {}
+    prepared: dict[tuple[Hashable, ...], _Tables | str] = {}
     cells: dict[str, dict[int, tuple[FloatArray, int]]] = {}
     failures: list[str] = []
     for number, choices in enumerate(specifications):
-        key = tuple(choice.name for choice in choices if choice.prepare is not None)
+        steps = [choice for choice in choices if choice.prepare is not None]
+        key = tuple(choice.prepare for choice in steps)
         if key not in prepared:
-            treated = ds
-            for choice in choices:
-                treated = treated if choice.prepare is None else choice.prepare(treated)
-            prepared[key] = _Tables.of(treated, covariates, keep, codes)
+            prepared[key] = _prepared(ds, steps, covariates, keep, codes)
         where = ", ".join(choice.name for choice in choices)
-        for effect, fitted in prepared[key].fit(choices, extra, weights, where, failures):
+        tables = prepared[key]
+        if isinstance(tables, str):
+            failures.append(f"every effect ({where}): {tables}")
+            continue
+        for effect, fitted in tables.fit(choices, extra, weights, where, failures):
             cells.setdefault(effect, {})[number] = fitted
     if not cells:
         raise StatisticsError(f"Multiverse: nothing could be fitted. {failures[0]}")
@@ -258,7 +207,7 @@ def _axes(
             )
     found: dict[str, Sequence[Choice]] = {
         "policy": [Choice(own), *(Choice(k, prepare=_swap(v)) for k, v in policies.items())],
-        "site": SITE_CHOICES,
+        "site": axes["site"],
         "icv": ICV_CHOICES,
         "scale": SCALE_CHOICES,
         **axes,
@@ -280,6 +229,24 @@ def _axes(
 
 def _all(axes: Mapping[str, Sequence[Choice]]) -> list[Choice]:
     return [choice for choices in axes.values() for choice in choices]
+
+
+def _prepared(
+    ds: xr.Dataset,
+    steps: Sequence[Choice],
+    covariates: Sequence[str],
+    keep: BoolArray,
+    codes: IntArray,
+) -> _Tables | str:
+    """Tables after steps that change the Dataset, or why one of them cannot be taken."""
+    treated = ds
+    for step in steps:
+        if step.prepare is not None:
+            try:
+                treated = step.prepare(treated)
+            except StatisticsError as error:
+                return f"{step.name}: {error}"
+    return _Tables.of(treated, covariates, keep, codes)
 
 
 def _swap(other: xr.Dataset) -> Callable[[xr.Dataset], xr.Dataset]:

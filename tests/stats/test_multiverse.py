@@ -5,13 +5,9 @@ import pytest
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.choices import Choice, rank_normal, site_choices
 from scalebrain.stats.mixed import mixed_model
-from scalebrain.stats.multiverse import (
-    SITE_CHOICES,
-    Choice,
-    multiverse,
-    rank_normal,
-)
+from scalebrain.stats.multiverse import multiverse
 from scalebrain.stats.multiverse_fit import Equation
 from scalebrain.stats.sem import DEFAULT_MODEL, sem
 
@@ -36,9 +32,9 @@ def test_multiverse__every_combination_and_what_becomes_of_effects(cohort):
     policies = {"as_is": other_policy(cohort)}
     axes = {"icv": [Choice("with_icv", covariates=("icv",))]}
     result = multiverse(cohort, policies=policies, axes=axes, n_boot=200)
-    assert dict(result.sizes) == {"effect": 29, "specification": 8}
+    assert dict(result.sizes) == {"effect": 29, "specification": 16}
     assert set(result["policy"].values) == {"as_stored", "as_is"}
-    assert set(result["site"].values) == {"random_intercept", "pooled"}
+    assert set(result["site"].values) == {c.name for c in site_choices()}
     assert result.attrs["failures"] == []
     planted = result.sel(effect="lesion_volume -> SMN_ipsilesional")
     assert planted["verdict"] in ("robust", "mostly")
@@ -70,7 +66,7 @@ def test_multiverse__pooled_paths_are_those_of_the_path_model(cohort):
 def test_multiverse__random_intercept_is_that_of_the_mixed_model(cohort):
     from scalebrain.features.laterality import to_lesional_sides
 
-    axes = PLAIN | {"site": [SITE_CHOICES[0]]}
+    axes = PLAIN | {"site": [site_choices()[0]]}
     result = multiverse(cohort, axes=axes, n_boot=2).isel(specification=0)
     sided = to_lesional_sides(cohort)
     sided = sided.isel(subject=(sided["group"] == "stroke").values & sided["included"].values)
@@ -117,13 +113,52 @@ def test_multiverse__a_step_is_a_named_function(cohort):
     def turned(ds, *, by):
         return ds.assign(brain_pad_corrected=by * ds["brain_pad_corrected"])
 
-    site = [*SITE_CHOICES, Choice("turned", prepare=functools.partial(turned, by=-1.0))]
+    plain = [choice for choice in site_choices() if choice.prepare is None]
+    site = [*plain, Choice("turned", prepare=functools.partial(turned, by=-1.0))]
     axes = {"site": site, "icv": [Choice("none")], "scale": [Choice("raw")]}
     result = multiverse(cohort, axes=axes, n_boot=100)
     assert list(result["site"].values) == ["random_intercept", "pooled", "turned"]
     effect = result.sel(effect="lesion_volume -> SMN_ipsilesional")
     assert effect["estimate"][2] == pytest.approx(-float(effect["estimate"][1]))
     assert effect["verdict"] == "contradictory"
+
+
+def test_multiverse__harmonized_is_combat_among_the_strokes(cohort):
+    from scalebrain.harmonization.cohort import harmonize
+
+    axes = {"icv": [Choice("none")], "scale": [Choice("raw")]}
+    result = multiverse(cohort, axes=axes, n_boot=20)
+    volume = cohort["lesion_volume"]
+    left = (cohort["lesion_hemisphere"] == "L").astype(float)
+    treated = harmonize(
+        cohort.assign(
+            log_volume=np.log10(volume.where(volume > 0)),
+            left=left.where(cohort["lesion_hemisphere"].isin(["L", "R"])),
+        ),
+        covariates=["age", "sex", "log_volume", "left"],
+        within="stroke",
+    )
+    by_hand = cohort.assign(brain_pad_corrected=treated["brain_pad_corrected_harmonized"])
+    again = multiverse(
+        by_hand, axes=axes | {"site": [site_choices()[0], site_choices()[-1]]}, n_boot=20
+    )
+    for ours, plain in (
+        ("harmonized", "pooled"),
+        ("harmonized_random_intercept", "random_intercept"),
+    ):
+        one = result.isel(specification=list(result["site"].values).index(ours))
+        two = again.isel(specification=list(again["site"].values).index(plain))
+        np.testing.assert_allclose(one["estimate"], two["estimate"], rtol=1e-9)
+        np.testing.assert_allclose(one["ci_high"], two["ci_high"], rtol=1e-9)
+
+
+def test_multiverse__a_step_that_cannot_be_taken_is_told(cohort):
+    one = cohort.assign_coords(
+        sex=("subject", np.where(cohort["cohort"] == cohort["cohort"][-1], "M", "F"))
+    )
+    result = multiverse(one, axes={"icv": [Choice("none")], "scale": [Choice("raw")]}, n_boot=20)
+    assert any("harmonized" in why for why in result.attrs["failures"])
+    assert (result["n_fitted"] == 2).all()
 
 
 def test_multiverse__does_not_depend_on_the_order_of_subjects(cohort):
