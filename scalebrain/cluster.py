@@ -4,6 +4,8 @@ import contextlib
 import functools
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +16,14 @@ from scalebrain.options import report_progress
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["WORKER_ENVIRONMENT", "active_client", "map_tasks", "once_per_worker", "open_client"]
+__all__ = [
+    "WORKER_ENVIRONMENT",
+    "active_client",
+    "map_tasks",
+    "once_per_worker",
+    "one_thread_each",
+    "open_client",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +106,44 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
     with client:
         logger.info("scheduler %s; dashboard at %s", spec, client.dashboard_link)
         yield client
+
+
+_entering = threading.Lock()
+#: One entry for each thread inside `one_thread_each`; the first holds what to restore.
+_inside: list[Any] = []
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Keep BLAS and torch from threads of their own while a block is computed.
+
+    Dask runs one block a core. What starts threads within a block waits for cores that the other
+    blocks have: many times slower than one thread, and sums in an order that depends on the
+    machine. Several threads may be inside at once: the last one out restores the limit of BLAS,
+    that of torch is each thread's own.
+    """
+    from threadpoolctl import OpenBLASController, threadpool_limits
+
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch is not None else 1
+    # Only the thread that limits OpenBLAS may restore it, unless it is said to be done.
+    with _entering:
+        if not _inside:
+            OpenBLASController.clear_controlling_thread(force=True)
+        _inside.append(None if _inside else threadpool_limits(1, "blas"))
+    if torch is not None:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(threads)
+        with _entering:
+            limit = _inside.pop()  # the first entry is the last to go
+            if limit is not None:
+                OpenBLASController.clear_controlling_thread(force=True)
+                limit.restore_original_limits()
+                OpenBLASController.clear_controlling_thread(force=True)
 
 
 def active_client() -> "Client | None":

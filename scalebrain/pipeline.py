@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -419,7 +420,7 @@ def _statistics(study: _Study) -> None:
         _fit(about_model, results, missing)
     if "lesion_load" not in ds:
         missing |= dict.fromkeys(
-            ("mixed", "mixed_load", "sem", "motor"), "The cohort has no lesion masks."
+            ("mixed", "mixed_load", "sem", "motor", "multiverse"), "The cohort has no lesion masks."
         )
     else:
         pad = find_pad(ds)
@@ -439,11 +440,13 @@ def _statistics(study: _Study) -> None:
             "motor": lambda: predict_motor(
                 ds, seed=config.seed, n_permutations=config.n_permutations
             ),
+            "multiverse": lambda: _multiverse(study, ds),
         }
         if pad.is_global:
             del steps["mixed_load"]
             missing["mixed_load"] = "The brain ages are of the whole brain: no region has its own."
         _fit(steps, results, missing)
+    (study.out / "stages" / "report.json").unlink(missing_ok=True)  # it adds to the tables
     write_results(results, study.results, attrs={"missing": missing})
     study.tables.mkdir(exist_ok=True)
     for path in study.tables.glob("*.tsv"):
@@ -455,6 +458,25 @@ def _statistics(study: _Study) -> None:
         for dims, table in _tidy(result).items():
             suffix = "" if name == "accuracy" or len(_tidy(result)) == 1 else f"_{dims}"
             _write_table(table, study.tables / f"{name}{suffix}.tsv")
+
+
+def _multiverse(study: _Study, ds: xr.Dataset) -> xr.Dataset:
+    """Every headline effect under every lesion policy and other choices."""
+    from scalebrain.graph.policies import ages_by_policy
+    from scalebrain.stats.choices import Choice
+    from scalebrain.stats.multiverse import multiverse
+
+    lesioned = np.asarray(ds["lesion_present"].values).astype(bool)
+    if "group" in ds:
+        lesioned &= ds["group"].values.astype(str) == "stroke"
+    if "included" in ds:
+        lesioned &= np.asarray(ds["included"].values).astype(bool)
+    people = ds.isel(subject=np.flatnonzero(lesioned))
+    policies = {} if imported_from(ds) else ages_by_policy(people, study.model)
+    axes = {} if "icv" in ds and ds["icv"].notnull().any() else {"icv": [Choice("without_icv")]}
+    return multiverse(
+        people, policies=policies, axes=axes, n_boot=study.config.n_boot, seed=study.config.seed
+    )
 
 
 def _fit(
@@ -569,6 +591,7 @@ def _report(study: _Study) -> None:
             mixed_load=results.get("mixed_load"),
             sem=results.get("sem"),
             motor=results.get("motor"),
+            multiverse=results.get("multiverse"),
             recovery=recovery,
             rejected=problems(study.store),
             warnings=problems(study.store, "warnings"),

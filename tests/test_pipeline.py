@@ -15,6 +15,7 @@ from scalebrain import pipeline
 from scalebrain.config import StudyConfig, read_config
 from scalebrain.errors import ConfigError, DataWarning
 from scalebrain.graph.artifact import artifact_summary, lesion_artifact
+from scalebrain.graph.policies import ages_by_policy
 from scalebrain.io.results import read_results
 from tests.phantom import tree_bytes
 
@@ -26,6 +27,7 @@ SECTIONS = (
     "What brain age is read from",
     "Effects on the brain",
     "Regional effects",
+    "Does it depend on the analysis?",
     "Recovered versus planted",
 )
 
@@ -97,6 +99,27 @@ def test_run_study__says_what_a_lesion_alone_does(study):
     assert size.min() >= 0
 
 
+def test_run_study__tries_every_lesion_policy(study):
+    ds = scalebrain.open_store(study / "cohort.zarr")
+    people = ds.isel(subject=np.flatnonzero(ds["lesion_present"].values))
+    model = study / "model"
+    found = ages_by_policy(people, model)
+    assert list(found) == ["as_is", "enantiomorphic", "exclude_region"]
+    (again,) = ages_by_policy(people, model, policies=["mask_nodes"]).values()
+    own = again["brain_pad_corrected"].values
+    np.testing.assert_allclose(own, people["brain_pad_corrected"].values, atol=1e-4)
+    for policy, other in found.items():
+        moved = other["brain_pad_corrected"].values != own
+        assert 0 < moved.mean() < 0.9 or policy == "exclude_region", policy
+    excluded = found["exclude_region"]
+    gone = np.isnan(excluded["brain_pad_corrected"].values)
+    np.testing.assert_array_equal(gone, excluded["region_excluded"].values)
+    np.testing.assert_array_equal(excluded["brain_pad_corrected"].values[~gone], own[~gone])
+    result, _ = read_results(study / "results.zarr")
+    assert set(result["multiverse"]["policy"].values) == {"mask_nodes", *found}
+    assert result["multiverse"].sizes["specification"] == 64
+
+
 def test_run_study__beats_the_mean_and_finds_the_true_deviation(study):
     table = pd.read_csv(study / "tables" / "accuracy.tsv", sep="\t")
     assert (table["mae"] < table["mae_mean"]).all()
@@ -116,9 +139,7 @@ def test_run_study__second_run_does_nothing_and_says_so(study, tree, caplog):
 def test_run_study__killed_in_a_stage_ends_with_the_same_store(study, tree, monkeypatch, stage):
     out = tree.parent / f"killed-{stage}"
     shutil.copytree(study, out)
-    names = ["features", "train", "predict", "statistics", "report"]
-    for name in names[names.index(stage) :]:
-        (out / "stages" / f"{name}.json").unlink()
+    (out / "stages" / f"{stage}.json").unlink()  # what comes after depends on its files alone
     steps = {"train": "train_model", "predict": "save_ages", "statistics": "write_results"}
     step = steps.get(stage, "save_store")
     real = getattr(pipeline, step)

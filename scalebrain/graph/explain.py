@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from scalebrain.cluster import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.impute import impute
@@ -73,7 +74,8 @@ def explain(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     for i, (fold, network) in enumerate(zip(model.folds, load_network(model), strict=True)):
         use = np.flatnonzero((fold_of < 0) | (fold_of == i))
         if use.size:
-            total[use] += _attributions(fold, network, x[use], graph)
+            with one_thread_each():
+                total[use] += _attributions(fold, network, x[use], graph)
             count[use] += 1
     names = np.array(graph.regions)[graph.region_of_row]
     out = xr.Dataset(

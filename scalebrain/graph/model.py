@@ -13,9 +13,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.regions import RegionSet
-from scalebrain.cluster import map_tasks, once_per_worker
+from scalebrain.cluster import map_tasks, once_per_worker, one_thread_each
 from scalebrain.errors import ModelFileError, StatisticsError
 from scalebrain.features.inclusion import same_people
+from scalebrain.features.lesion_policy import POLICIES, LesionPolicy
 from scalebrain.features.nodes import MAX_LESIONED, node_features
 from scalebrain.features.surface_nodes import surface_features, surface_level
 from scalebrain.graph.build import Graph, build_graph
@@ -53,15 +54,18 @@ _FORMAT = 2
 _MAX_BYTES = 2**31
 
 
-def features_of(ds: xr.Dataset, nodes: str = "volume") -> xr.Dataset:
-    """Dataset with ``node_features``, computed when a store does not have them yet."""
-    if "node_features" in ds:
+def features_of(
+    ds: xr.Dataset, nodes: str = "volume", *, policy: LesionPolicy | None = None
+) -> xr.Dataset:
+    """Dataset with ``node_features``: computed when there are none, or for another policy."""
+    if "node_features" in ds and policy is None:
         return ds
     level = surface_level(nodes)
+    treatment = policy or POLICIES[0]
     if level is None:
-        return ds.assign(node_features(ds).data_vars)
+        return ds.assign(node_features(ds, policy=treatment).data_vars)
     other = [dim for dim in ("node", "edge") if dim in ds.dims]
-    found = surface_features(ds, level=level)
+    found = surface_features(ds, level=level, policy=treatment)
     return ds.drop_dims(other).assign_coords(found.coords).assign(found.data_vars)
 
 
@@ -507,7 +511,8 @@ def _predict_block(
         use = np.flatnonzero((trained < 0) | (trained == i))
         if not use.size:
             continue
-        years[i, use], imputed[use] = forward(one, network, rows[use], graph)
+        with one_thread_each():
+            years[i, use], imputed[use] = forward(one, network, rows[use], graph)
         known = age[seen][use][:, None]
         corrected[i, use] = years[i, use] - known - (one.intercept + one.slope * known)
     weight = np.where(trained < 0, len(model.folds), 1)[:, None]

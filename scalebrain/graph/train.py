@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from scalebrain.cluster import one_thread_each
 from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.checkpoint import Checkpoint
@@ -478,13 +479,9 @@ def train_fold(
     end the linear path is fitted again on everyone. In every epoch half of the subjects, drawn
     anew, have a patch of every region masked and imputed. Features are read block by block.
     """
-    import torch
-    from threadpoolctl import threadpool_limits
+    import torch  # noqa: F401  (before its threads are limited)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order, so the weights do not depend on the machine
-    limit = threadpool_limits(1)
-    try:
+    with one_thread_each():  # sums in one order: the weights do not depend on the machine
         rng = np.random.default_rng([training.seed, 2, number])
         scales = fit_scales(data, who)
         order = rng.permutation(len(who))
@@ -506,9 +503,6 @@ def train_fold(
         best = dict(run.best_weights)
         best["skip_weight"] = best["skip_weight"] + run.tensor(everyone.weights - linear.weights)
         best["bias"] = best["bias"] + run.tensor(everyone.intercepts - linear.intercepts)
-    finally:
-        limit.restore_original_limits()
-        torch.set_num_threads(threads)
     weights = {k: v.cpu().numpy().astype(np.float32) for k, v in best.items()}
     return Fold(
         weights,

@@ -74,8 +74,8 @@ class StudyResults:
         Structural equation model by ``path``, its fit indices as scalars, its rivals by
         ``model`` and ``rival_path``.
     multiverse
-        Every effect under every specification, with a verdict each; without it the page has
-        no such section.
+        Every effect under every specification, with a verdict each; without it and a reason in
+        `missing` the page has no such section.
     motor
         Motor prediction: metrics by learner and feature group, ranked predictors.
     recovery

@@ -37,10 +37,14 @@ _ORDER = ("robust", "mostly", "weak", "contradictory")
 
 
 def multiverse_sections(results: StudyResults) -> list[Section]:
-    """Draw how far each effect depends on choices of the analysis; nothing without results."""
+    """Draw how far each effect depends on choices of the analysis; nothing if not asked for."""
     data = results.multiverse
-    if data is None:
+    title = "Does it depend on the analysis?"
+    if data is None and "multiverse" not in results.missing:
         return []
+    if data is None:
+        note = Note(results.why_missing("multiverse"), "missing")
+        return [Section("multiverse", title, "Other ways to analyze were not tried.", [note])]
     verdicts = [str(value) for value in data["verdict"].values]
     counts = [f"{verdicts.count(word)} {word}" for word in _ORDER if word in verdicts]
     n = data.sizes["specification"]
@@ -67,7 +71,7 @@ def multiverse_sections(results: StudyResults) -> list[Section]:
     blocks.append(_table(data))
     chosen = "; ".join(f"{axis}: {', '.join(map(str, names))}" for axis, names in axes.items())
     blocks.append(Note(f"Axes: {chosen}. {data.attrs.get('bootstrap', '')}.", "small"))
-    return [Section("multiverse", "Does it depend on the analysis?", takeaway, blocks)]
+    return [Section("multiverse", title, takeaway, blocks)]
 
 
 def _label(effect: str) -> str:

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from threadpoolctl import threadpool_limits
 
+from scalebrain.cluster import one_thread_each
 from scalebrain.errors import MissingVariableError, StatisticsError, check_all
 from scalebrain.features.inclusion import same_people
 from scalebrain.stats.design import ParsedFormula, parse_formula
@@ -195,7 +195,7 @@ def mixed_model(
         confidence, reml, n_permutations, permuted, n_bootstrap, seed, _label_ranks(ds), people
     )
     failures: list[str] = []
-    with threadpool_limits(1, "blas"):  # tiles run side by side; threads within would wait
+    with one_thread_each():
         for job in jobs(source, table, failures):
             try:
                 _fit(job, source, table, failures, options)
