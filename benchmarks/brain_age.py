@@ -113,6 +113,8 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> d
     start = time.perf_counter()
     model = BrainAgeModel.fit(people, training=Training(layer=layer))
     seconds = time.perf_counter() - start
+    model.save(folder / f"model-{layer}-{seed}")  # workers read it from there
+    model = BrainAgeModel.load(folder / f"model-{layer}-{seed}")
     truth = json.loads((folder / f"seed{seed}-scan0-truth.json").read_text())
     true = scalebrain.open_store(folder / f"seed{seed}-scan0-truth.zarr")["true_deviation"]
     regions = list(model.graph.regions)
@@ -172,7 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as scratch, scalebrain.open_client("processes"):
+    with tempfile.TemporaryDirectory() as scratch, scalebrain.open_client():
         folder = args.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for layer in args.layers.split(","):

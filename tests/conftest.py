@@ -18,6 +18,8 @@ from hypothesis import settings
 settings.register_profile("scalebrain", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("scalebrain")
 
+#: Of the study that several modules look at.
+CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations": 2}
 SYSTEM_PACKAGES = ".ci/system-packages.sh"
 
 
@@ -62,3 +64,24 @@ def mricron_templates() -> Path:
     if not any(folder.glob("ch2*")):
         missing("mricron-data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans of a simulated cohort; its truth lies beside it."""
+    import scalebrain
+
+    folder = tmp_path_factory.mktemp("study")
+    return scalebrain.simulate_cohort(
+        folder / "bids", reference=45, stroke=36, cohorts=4, resolution=3.0
+    )
+
+
+@pytest.fixture(scope="session")
+def study(tree: Path) -> Path:
+    """Results of the whole study of the simulated cohort. Tests copy it before they change it."""
+    import scalebrain
+
+    out = tree.parent / "out"
+    scalebrain.run_study(tree, out, CONFIG, truth=tree.parent / "truth.json")
+    return out

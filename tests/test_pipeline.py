@@ -17,9 +17,9 @@ from scalebrain.errors import ConfigError, DataWarning
 from scalebrain.graph.artifact import artifact_summary, lesion_artifact
 from scalebrain.graph.policies import ages_by_policy
 from scalebrain.io.results import read_results
+from tests.conftest import CONFIG
 from tests.phantom import tree_bytes
 
-CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations": 2}
 SECTIONS = (
     "Who was studied",
     "Where the lesions lie",
@@ -30,21 +30,6 @@ SECTIONS = (
     "Does it depend on the analysis?",
     "Recovered versus planted",
 )
-
-
-@pytest.fixture(scope="session")
-def tree(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    return scalebrain.simulate_cohort(
-        folder / "bids", reference=45, stroke=36, cohorts=4, resolution=3.0
-    )
-
-
-@pytest.fixture(scope="session")
-def study(tree):
-    out = tree.parent / "out"
-    scalebrain.run_study(tree, out, CONFIG, truth=tree.parent / "truth.json")
-    return out
 
 
 def test_run_study__leaves_everything(study):

@@ -1,0 +1,38 @@
+"""Notebooks run on the study of the tests, and are what their scripts say."""
+
+from pathlib import Path
+
+import jupytext
+import nbclient
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def test_notebooks__are_pairs_without_outputs():
+    assert [path.stem for path in NOTEBOOKS] == sorted(p.stem for p in FOLDER.glob("*.py"))
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        script = jupytext.read(path.with_suffix(".py"))
+        assert [c.source for c in notebook.cells] == [c.source for c in script.cells], path.name
+        assert not any(cell.get("outputs") for cell in notebook.cells), path.name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook__runs(path, study, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALEBRAIN_STUDY", str(study))
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    told = [
+        output["text"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.get("name") == "stderr"
+    ]
+    assert not told
