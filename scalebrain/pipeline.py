@@ -34,6 +34,7 @@ from scalebrain.features.surface_nodes import (
 )
 from scalebrain.graph.imported import import_ages, imported_from, save_ages
 from scalebrain.ingestion.cohort import ingest, problems
+from scalebrain.io.measures import read_measures
 from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
     nodes_of,
@@ -45,7 +46,7 @@ from scalebrain.io.store import (
 from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
 from scalebrain.variables import SURFACE_FEATURES, validate
 
-__all__ = ["compute_features", "predict_ages", "run_study", "train_model"]
+__all__ = ["compute_features", "predict_ages", "predict_outcome", "run_study", "train_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -373,6 +374,44 @@ def predict_ages(store: str | Path, model_dir: str | Path, *, replace: bool = Fa
         compute_features(store)
     ds = open_store(store)
     save_ages(brain_age(ds, model_dir), ds, store, replace=replace)
+
+
+def predict_outcome(
+    store: str | Path, out: str | Path, *, extra: str | Path | None = None, **options: Any
+) -> xr.Dataset:
+    """Predict motor outcome, and write the result as ``motor.zarr`` and tables.
+
+    Parameters
+    ----------
+    store
+        Finished store.
+    out
+        Folder: ``motor.zarr``, and one ``motor_*.tsv`` for every set of dimensions.
+    extra
+        Table of further predictors, as :func:`scalebrain.io.measures.read_measures` reads it.
+    **options
+        Of :func:`scalebrain.predict_motor`.
+
+    Returns
+    -------
+    Dataset
+        The result.
+    """
+    from scalebrain.predict.motor import predict_motor
+
+    folder = Path(out)
+    table = None if extra is None else read_measures(extra)
+    result = predict_motor(open_store(store), extra=table, **options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be made: {error.strerror}. Give another folder."
+        ) from error
+    write_results({"motor": result}, folder / "motor.zarr", attrs={})
+    for dims, tidy in _tidy(result).items():
+        _write_table(tidy, folder / f"motor_{dims}.tsv")
+    return result
 
 
 def _accuracy(ds: xr.Dataset, model_dir: Path) -> xr.Dataset:
