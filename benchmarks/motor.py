@@ -170,7 +170,7 @@ def uniformity(data_sets, learners, n_permutations, retune, people=120, cohorts=
                 n_boot=2,
                 n_repeats=0,
                 n_trees=20,
-                retuned=[learner] if retune else [],
+                search_anew=[learner] if retune else [],
                 seed=seed,
             )
             null = out["null_r2"].values[0]

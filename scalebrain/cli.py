@@ -370,9 +370,10 @@ def motor(
     from scalebrain.pipeline import predict_outcome
     from scalebrain.report.motor import motor_summary
 
-    chosen = {"learners": learners} if learners else {}
+    if learners:
+        options["learners"] = learners
     with scalebrain.open_client(scheduler):
-        result = predict_outcome(store, out, **chosen, **options)
+        result = predict_outcome(store, out, **options)
     for sentence in motor_summary(result):
         click.echo(sentence)
     click.echo(out)

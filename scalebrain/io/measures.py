@@ -29,7 +29,7 @@ def read_measures(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by subject: float64 columns, and text columns whose missing cells are None.
+        Indexed by subject: float64 columns, and text columns with missing values.
 
     Raises
     ------
@@ -45,7 +45,9 @@ def read_measures(path: str | Path) -> pd.DataFrame:
         raise TableError(f"{path}: no column of ids. Write {_EXPECTED}.")
     own = min(found, key=lambda name: IDS.index(name.lower()))
     subjects = cells.pop(own)
-    failures = [f"line {n}: no id of the subject" for n, s in zip(lines, subjects, strict=True) if not s]
+    failures = [
+        f"line {n}: no id of the subject" for n, s in zip(lines, subjects, strict=True) if not s
+    ]
     if repeated := sorted({s for s in subjects if s and subjects.count(s) > 1}):
         failures.append(
             f"several rows of {listed([quote(s) for s in repeated])}. Keep one row a subject"
@@ -61,9 +63,7 @@ def read_measures(path: str | Path) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(list(subjects), name="subject", dtype=object))
 
 
-def _column(
-    name: str, cells: Sequence[str], lines: Sequence[int], failures: list[str]
-) -> object:
+def _column(name: str, cells: Sequence[str], lines: Sequence[int], failures: list[str]) -> object:
     """Numbers where most cells are, else words."""
     numbers = [np.nan if is_missing(text) else plain_number(text) for text in cells]
     bad = [k for k, value in enumerate(numbers) if value is None]

@@ -92,9 +92,7 @@ class Likeness:
         self.reason = reason
 
 
-def likeness(
-    x_train: FloatArray, codes: IntArray, x: FloatArray, names: Sequence[str]
-) -> Likeness:
+def likeness(x_train: FloatArray, codes: IntArray, x: FloatArray, names: Sequence[str]) -> Likeness:
     """Measure how unlike the training rows held-out rows are.
 
     Parameters

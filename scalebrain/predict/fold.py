@@ -183,9 +183,7 @@ def fit_fold(job: FoldJob, work: FoldWork) -> FoldResult:
                 )
             out.shap, out.shap_base = shap_values(model, x_train, x_test, work.units)
             if job.learner == 0:
-                out.likeness = likeness(
-                    x_train, work.codes[train], x_test, work.columns[job.part]
-                )
+                out.likeness = likeness(x_train, work.codes[train], x_test, work.columns[job.part])
     return out
 
 

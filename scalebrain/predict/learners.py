@@ -69,7 +69,10 @@ class TunedModel:
 def make_pipeline(
     learner: str, *, classify: bool = False, n_trees: int = 60, seed: int = 0, **settings: Any
 ) -> Any:
-    """Make an unfitted pipeline: median imputer, scaler, estimator.
+    """Make an unfitted pipeline: median imputer, limits, scaler, estimator.
+
+    Predictors are cut to their range in training, so that a load that was almost nowhere
+    above zero does not carry a linear model far beyond what it has seen.
 
     Parameters
     ----------
@@ -103,7 +106,7 @@ def make_pipeline(
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import ElasticNet, LogisticRegression
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
     estimator: Any
     if learner == "elastic_net":
@@ -130,6 +133,7 @@ def make_pipeline(
     estimator.set_params(**settings)
     steps = [
         ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+        ("limit", MinMaxScaler(clip=True)),
         ("scale", StandardScaler()),
         ("estimate", estimator),
     ]
@@ -138,19 +142,19 @@ def make_pipeline(
 
 @dataclass(frozen=True)
 class Prepared:
-    """Predictors as the estimators take them: imputed and scaled by what each fit may see.
+    """Predictors as the estimators take them: imputed, cut and scaled by what each fit may see.
 
-    Neither step looks at the outcome, so one preparation serves every outcome and setting.
+    No step looks at the outcome, so one preparation serves every outcome and setting.
 
     Parameters
     ----------
     before
-        Imputer and scaler, fitted on all rows.
+        Imputer, limits and scaler, fitted on all rows.
     x
         All rows (n, p).
     inner
         For each inner fold the rows to train and test on, and the predictors of both, of an
-        imputer and a scaler of its own.
+        imputer, limits and a scaler of its own.
     """
 
     before: Any

@@ -49,7 +49,7 @@ def predict_motor(
     n_boot: int = 1000,
     n_repeats: int = 5,
     n_permutations: int = 100,
-    retuned: Sequence[str] = ("elastic_net",),
+    search_anew: Sequence[str] = ("elastic_net",),
     coverage: float = 0.9,
     harmonize: Sequence[str] = (),
     unseen: Literal["adapt", "unchanged"] = "adapt",
@@ -91,7 +91,7 @@ def predict_motor(
     n_permutations
         Refits of the last feature group with the target permuted within cohorts; 0 for none.
         The smallest p value is ``1 / (n_permutations + 1)``.
-    retuned
+    search_anew
         Learners whose settings are searched anew in every permutation; those of the others
         are held at what the real run chose in the fold.
     coverage
@@ -147,10 +147,11 @@ def predict_motor(
 
     Notes
     -----
-    Imputer, scaler and estimator (and harmonization) are fitted on training cohorts only;
-    settings are chosen by inner folds of whole cohorts (with one training cohort, the middle
-    setting is taken). ``dropped`` marks eligible subjects without a target or a cohort;
-    missing predictors are imputed.
+    Imputer, limits, scaler and estimator (and harmonization) are fitted on training cohorts
+    only, and a held-out predictor is cut to the range of the training rows; settings are
+    chosen by inner folds of whole cohorts (with one training cohort, the middle setting is
+    taken). ``dropped`` marks eligible subjects without a target or a cohort; missing
+    predictors are imputed.
 
     ``importance`` is the loss in R2 when a predictor is permuted within the held-out
     cohort, in the last feature group, averaged over cohorts by size; predictors that
@@ -181,7 +182,7 @@ def predict_motor(
     >>> bool(result["score"].sel(metric="r2").item() > 0.8)
     True
     """
-    _check(learners, retuned, coverage, confidence)
+    _check(learners, search_anew, coverage, confidence)
     task = MotorTask.of(
         ds,
         target=target,
@@ -222,12 +223,14 @@ def predict_motor(
         for j in reversed(range(len(names)))
         for k in range(len(task.folds))
     ]
-    done = dict(zip(jobs, map_tasks(fit_fold, jobs, label="motor prediction", shared=work), strict=True))
+    done = dict(
+        zip(jobs, map_tasks(fit_fold, jobs, label="motor prediction", shared=work), strict=True)
+    )
     draws = Draws.of(len(task.cohorts), n_boot, seed, confidence)
     out = _held_out(task, work, names, done, draws)
     out = out.merge(importance_table(task, work, columns, units, done))
     real = out["score"].sel(metric="r2").values[:, -1]
-    null = permutation_null(task, work, done, real, n_permutations, retuned)
+    null = permutation_null(task, work, done, real, n_permutations, search_anew)
     out = out.merge(null.assign_coords(learner=out["learner"]))
     kinds = sorted({one.width_kind for one in done.values()})
     out.attrs = {
@@ -242,7 +245,7 @@ def predict_motor(
         "skipped": task.skipped,
         "rows_dropped": task.told,
         "permutation_of": f"{names[-1]}, target permuted within {groups}",
-        "retuned": [name for name in learners if name in retuned],
+        "search_anew": [name for name in learners if name in search_anew],
         "importance_of": names[-1],
         "importance_groups": {name: part for name, part in units.items() if len(part) > 1},
         "harmonized": list(harmonize),
@@ -254,9 +257,9 @@ def predict_motor(
 
 
 def _check(
-    learners: Sequence[str], retuned: Sequence[str], coverage: float, confidence: float
+    learners: Sequence[str], search_anew: Sequence[str], coverage: float, confidence: float
 ) -> None:
-    unknown = [name for name in (*learners, *retuned) if name not in LEARNERS]
+    unknown = [name for name in (*learners, *search_anew) if name not in LEARNERS]
     if unknown or not learners:
         raise ConfigError(f"Unknown learners {unknown}. Choose from {', '.join(LEARNERS)}.")
     if len(set(learners)) < len(learners):
@@ -272,7 +275,7 @@ def _harmonizers(
     unseen: Literal["adapt", "unchanged"],
     task: MotorTask,
 ) -> dict[int, FoldHarmonizer]:
-    """What is harmonized in each group: its columns that belong to a harmonized one."""
+    """Find the columns of each group that are harmonized."""
     if unseen not in ("adapt", "unchanged"):
         raise ConfigError(f"unseen must be 'adapt' or 'unchanged', got {unseen!r}.")
     if isinstance(harmonize, str):
@@ -285,9 +288,7 @@ def _harmonizers(
     for j, names in enumerate(columns.values()):
         own = [k for k, name in enumerate(names) if name in wanted]
         if own:
-            out[j] = FoldHarmonizer(
-                np.array(own), tuple(names[k] for k in own), task.codes, unseen
-            )
+            out[j] = FoldHarmonizer(np.array(own), tuple(names[k] for k in own), task.codes, unseen)
     return out
 
 

@@ -26,7 +26,7 @@ def permutation_null(
     done: Mapping[FoldJob, FoldResult],
     real: FloatArray,
     n_permutations: int,
-    retuned: Sequence[str],
+    search_anew: Sequence[str],
 ) -> xr.Dataset:
     """Refit the last group of predictors with the target permuted within cohorts.
 
@@ -42,7 +42,7 @@ def permutation_null(
         (learner,) R2 of the last group.
     n_permutations
         Permutations, the same for every learner.
-    retuned
+    search_anew
         Learners whose settings are searched anew in every permutation.
 
     Returns
@@ -65,16 +65,14 @@ def permutation_null(
             one[rows] = rng.permutation(one[rows])
     last = len(work.positions) - 1
     jobs = [
-        NullJob(k, i, None if name in retuned else done[FoldJob(k, i, last)].settings["score"])
+        NullJob(k, i, None if name in search_anew else done[FoldJob(k, i, last)].settings["score"])
         for i, name in enumerate(work.learners)
         for k in range(len(task.folds))
     ]
     null = np.full((len(work.learners), n_permutations), np.nan)
     p = np.full(len(work.learners), np.nan)
     if n_permutations:
-        found = map_tasks(
-            refit_permuted, jobs, label="motor permutations", shared=(work, permuted)
-        )
+        found = map_tasks(refit_permuted, jobs, label="motor permutations", shared=(work, permuted))
         total = np.sum((task.y - task.y.mean()) ** 2)
         predicted = np.full((len(work.learners), *permuted.shape), np.nan)
         for job, values in zip(jobs, found, strict=True):

@@ -129,7 +129,9 @@ def _chosen(
     if extra is not None and "extra" not in chosen:
         raise ConfigError("`extra` predictors were given, but 'extra' is not in `feature_groups`.")
     parts = {
-        name: _extra(ds, extra, needed) if name == "extra" and extra is not None else makers[name](ds)
+        name: _extra(ds, extra, needed)
+        if name == "extra" and extra is not None
+        else makers[name](ds)
         for name in chosen
     }
     if list(names) == ["combined"]:
@@ -158,11 +160,9 @@ def check_not_the_outcome(table: pd.DataFrame, y: npt.NDArray[np.float64], targe
     for name in table:
         x = table[name].to_numpy(dtype=np.float64)
         known = np.isfinite(x)
-        if name == target:
+        varies = known.sum() > 3 and np.ptp(x[known]) > 0 and np.ptp(y[known]) > 0
+        if name == target or (varies and abs(np.corrcoef(x[known], y[known])[0, 1]) > 1 - 1e-9):
             bad.append(str(name))
-        elif known.sum() > 3 and np.ptp(x[known]) > 0 and np.ptp(y[known]) > 0:
-            if abs(np.corrcoef(x[known], y[known])[0, 1]) > 1 - 1e-9:
-                bad.append(str(name))
     if bad:
         raise StatisticsError(
             f"Predictors {_listed(bad)} are the target '{target}' itself, up to scale. Leave them "
@@ -275,7 +275,9 @@ def _flat(extra: xr.Dataset) -> pd.DataFrame:
         if not other:
             columns[str(name)] = values
             continue
-        labels = array[other[0]].values if other[0] in array.coords else range(array.sizes[other[0]])
+        labels = (
+            array[other[0]].values if other[0] in array.coords else range(array.sizes[other[0]])
+        )
         columns |= {f"{name}:{label}": values[:, k] for k, label in enumerate(labels)}
     return pd.DataFrame(columns, index=pd.Index(extra["subject"].values.astype(str)))
 
@@ -288,7 +290,9 @@ def _numeric(frame: pd.DataFrame, what: str) -> pd.DataFrame:
         if column.dtype.kind not in "biuf":
             column = column.map(lambda value: None if value in ("", None) else value)
             levels = sorted(column.dropna().unique(), key=str)
-            if all(isinstance(level, bool | np.bool_ | int | float | np.number) for level in levels):
+            if all(
+                isinstance(level, bool | np.bool_ | int | float | np.number) for level in levels
+            ):
                 pass
             elif len(levels) > 2:
                 raise StatisticsError(

@@ -59,9 +59,7 @@ def importance_table(
         if found.shap is not None:
             test = task.folds[k][1]
             shap[i, test], base[i, test] = found.shap, found.shap_base
-    by_cohort = np.stack(
-        [np.abs(shap[:, test]).mean(axis=1) for _, test in task.folds], axis=1
-    )
+    by_cohort = np.stack([np.abs(shap[:, test]).mean(axis=1) for _, test in task.folds], axis=1)
     measured: BoolArray = np.asarray(np.isfinite(permuted).all(axis=2))
     pairs = permuted[measured]
     rank = np.full(len(names), np.nan)
@@ -77,7 +75,7 @@ def importance_table(
             top[i] = _in_top(permuted[i, chosen]).mean(axis=0)
         shap_top[i] = _in_top(by_cohort[i]).mean(axis=0)
     by_learner = ("learner", "predictor")
-    owner = {name: group for group in reversed(columns) for name in columns[group]}
+    owner = {name: group for group in reversed(list(columns)) for name in columns[group]}
     return xr.Dataset(
         {
             "importance": (by_learner, mean, {"long_name": "Loss of R2 when permuted"}),

@@ -95,9 +95,7 @@ def score_table(
     for train, test in task.folds:
         baseline[test] = task.y[train].mean()
         rate[test] = task.severe[train].mean()
-    flat = weighted_scores(
-        task.y, baseline, task.severe, rate, task.codes, draws.weights[:1]
-    )[0]
+    flat = weighted_scores(task.y, baseline, task.severe, rate, task.codes, draws.weights[:1])[0]
     dims = ("learner", "feature_group", "metric")
     table = xr.Dataset(
         {
@@ -125,7 +123,7 @@ def score_table(
 
 
 def gain_table(replicates: FloatArray, groups: Sequence[str], draws: Draws) -> xr.Dataset:
-    """What the last group of predictors adds to each other one.
+    """Compare the last group of predictors with each other one.
 
     Parameters
     ----------

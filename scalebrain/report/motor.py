@@ -100,7 +100,7 @@ def _takeaway(motor: xr.Dataset) -> str:
 
 
 def _gain(motor: xr.Dataset) -> str:
-    """What all predictors add to lesion alone, or else to the first other group."""
+    """Say what all predictors add to lesion alone, or else to the first other group."""
     if "gain" not in motor.variables or "r2" not in labels(motor, "metric"):
         return ""
     others = labels(motor, "versus")
@@ -132,7 +132,9 @@ def _null(motor: xr.Dataset) -> str:
         shown = f"p = {p_value(values[0])}"
     out = f"Permutation test{f' ({of})' if of else ''}: {shown}"
     if n:
-        out += f" from {plural(n, 'permutation')}; the smallest p possible is {p_value(1 / (n + 1))}"
+        out += (
+            f" from {plural(n, 'permutation')}; the smallest p possible is {p_value(1 / (n + 1))}"
+        )
     return out + "."
 
 

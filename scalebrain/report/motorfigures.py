@@ -151,9 +151,7 @@ def calibration_figure(motor: xr.Dataset) -> Figure:
             axes.vlines(x, low, high, color=color, linewidth=1.2)
             axes.plot(x, y, color=color, linewidth=1.2)
             axes.scatter(x, y, s=12 + 120 * n[drawn] / max(n.sum(), 1), color=color, zorder=3)
-            slope, shift = (
-                float(one[f"calibration_{name}"]) for name in ("slope", "intercept")
-            )
+            slope, shift = (float(one[f"calibration_{name}"]) for name in ("slope", "intercept"))
             axes.set_title(
                 f"{as_words(learner)}\nslope {number(slope)}, intercept {number(shift)}", fontsize=9
             )
@@ -169,9 +167,9 @@ def calibration_figure(motor: xr.Dataset) -> Figure:
         "calibration",
         svg,
         f"Calibration of the probability of being severe, from "
-        f"{as_words(labels(motor, 'feature_group')[-1])} predictors: fraction that was severe among "
-        "held-out people of about that probability, with 95% Wilson intervals (larger points: "
-        "more people). Dashed: right on average. A slope below 1: probabilities too extreme; an "
+        f"{as_words(labels(motor, 'feature_group')[-1])} predictors: fraction that was severe "
+        "among held-out people of about that probability, with 95% Wilson intervals (larger "
+        "points: more people). Dashed: right on average. A slope below 1: probabilities too extreme; an "
         "intercept above 0: too low.",
     )
 

@@ -75,9 +75,7 @@ def test_predict_motor__extra_carries_the_outcome(store):
 
 
 def _edges(**changes) -> xr.Dataset:
-    made = xr.Dataset(
-        {"x": (("subject", "a", "b"), np.zeros((40, 2, 2)))}, coords={"subject": IDS}
-    )
+    made = xr.Dataset({"x": (("subject", "a", "b"), np.zeros((40, 2, 2)))}, coords={"subject": IDS})
     return made.assign(changes)
 
 

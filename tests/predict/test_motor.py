@@ -17,55 +17,6 @@ from scalebrain.predict.splits import grouped_folds
 
 LIGHT = {"n_inner": 2, "n_trees": 20, "n_boot": 100, "n_repeats": 2, "n_permutations": 0}
 FAST = LIGHT | {"learners": ["elastic_net", "gradient_boosting"], "n_trees": 10}
-NETWORKS = ("SMN", "FPN", "DAN", "VLN", "DMN", "SAL", "AUD", "VIS", "LIM")
-
-
-@pytest.fixture
-def cohort() -> xr.Dataset:
-    """Strokes of 6 cohorts and some references; motor score from the tract and SAL."""
-    rng = np.random.default_rng(4)
-    n_reference, n = 10, 82
-    stroke = np.arange(n) >= n_reference
-    regions = [f"{network}_{side}" for network in NETWORKS for side in "LR"]
-    hemisphere = np.where(stroke, rng.choice(["L", "R"], n), "unknown").astype(object)
-    own = np.array([region[-1] for region in regions])[None] == hemisphere[:, None]
-    load = np.where(own, rng.beta(1, 5, (n, 18)), 0.0)
-    cst = rng.beta(1, 3, n)
-    sal = np.where(hemisphere == "R", load[:, 11], load[:, 10])
-    motor = np.clip(0.95 - 0.9 * cst - 0.4 * sal + rng.normal(0, 0.08, n), 0, 1)
-    motor[~stroke], motor[n_reference + 1] = np.nan, np.nan
-    side = np.array(["L", "R"])[None] == hemisphere[:, None]
-    tract = np.where(side, cst[:, None], 0.0)
-    days = np.exp(rng.normal(6.5, 0.6, n))
-    days[n_reference + 4] = np.nan
-    hemisphere[-1] = "bilateral"
-    site = np.array([f"site{k % 6}" for k in range(n)], dtype=object)
-    site[n_reference + 9] = ""
-    return xr.Dataset(
-        {
-            "t1w": (("subject", "voxel"), np.zeros((n, 5), dtype=np.float32)),
-            "brain_pad_corrected": (("subject", "region"), rng.normal(0, 3, (n, 18))),
-            "calibration_slope": ("region", rng.uniform(0.5, 0.9, 18)),
-            "lesion_load": (("subject", "region"), load),
-            "tract_load": (("subject", "tract"), tract),
-            "tract_load_weighted": (("subject", "tract"), 7 * tract),
-            "tract_load_max": (("subject", "tract"), tract**0.8),
-            "lesion_volume": ("subject", np.where(stroke, np.exp(rng.normal(2, 1, n)), np.nan)),
-            "lesion_hemisphere": ("subject", hemisphere),
-            "motor_score": ("subject", motor),
-            "days_post_stroke": ("subject", days),
-            "included": ("subject", np.arange(n) != n - 2),
-        },
-        coords={
-            "subject": [f"sub-{k:03d}" for k in range(n)],
-            "region": regions,
-            "tract": ["CST_L", "CST_R"],
-            "age": ("subject", rng.uniform(40, 80, n)),
-            "sex": ("subject", rng.choice(["F", "M"], n).astype(object)),
-            "cohort": ("subject", site),
-            "group": ("subject", np.where(stroke, "stroke", "reference").astype(object)),
-        },
-    ).chunk({"subject": 16})
 
 
 def plain(n=60, n_cohorts=6, seed=0, **columns):
@@ -122,9 +73,7 @@ def test_predict_motor__defaults_on_a_store(cohort):
     assert result.attrs["interval_over"] == ["people of all cohorts pooled"]
     assert (result["interval_covered"] > 0.75).all()
     whole = result["shap"].sum("predictor", skipna=False) + result["shap_base"]
-    np.testing.assert_allclose(
-        whole, result["prediction"].sel(feature_group="combined"), atol=1e-9
-    )
+    np.testing.assert_allclose(whole, result["prediction"].sel(feature_group="combined"), atol=1e-9)
     assert result["prediction"].notnull().sum() == 69 * 12
     assert result.sizes["subject"] == cohort.sizes["subject"]
     assert result["predictor_group"].sel(predictor="age") == "clinical"
@@ -236,9 +185,11 @@ def test_predict_motor__same_with_and_without_a_client():
     ds = plain(40, 4)
     options = FAST | {"feature_groups": {"noise": ["noise"]}, "n_permutations": 3, "n_boot": 5}
     local = predict_motor(ds, **options)
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        with Client(cluster):
-            xr.testing.assert_identical(predict_motor(ds, **options), local)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        xr.testing.assert_identical(predict_motor(ds, **options), local)
 
 
 @pytest.mark.parametrize("name", ["scan_hash", "person"])
@@ -301,7 +252,7 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
     [
         ({}, {"learners": ["svm"]}, ConfigError, "svm"),
         ({}, {"learners": ["elastic_net"] * 2}, ConfigError, "twice"),
-        ({}, {"retuned": ["svm"]}, ConfigError, "svm"),
+        ({}, {"search_anew": ["svm"]}, ConfigError, "svm"),
         ({}, {"coverage": 1.0}, ConfigError, "coverage must lie"),
         ({}, {"feature_groups": {"a": ["noise"]}, "harmonize": ["b"]}, ConfigError, "no feature"),
         ({}, {"feature_groups": {"a": ["noise"]}, "unseen": "drop"}, ConfigError, "unseen"),
@@ -395,10 +346,21 @@ def test_tune_and_fit__learns_only_from_its_rows(learner, classify):
         learner, prepared, y, classify=classify, n_trees=20, settings=model.settings
     )
     np.testing.assert_array_equal(again.predict(x), model.predict(x))
-    assert [name for name, _ in model.pipeline.steps] == ["impute", "scale", "estimate"]
+    assert [name for name, _ in model.pipeline.steps] == ["impute", "limit", "scale", "estimate"]
     imputer = model.pipeline.named_steps["impute"]
     np.testing.assert_allclose(imputer.statistics_, np.nanmedian(x, axis=0))
     assert np.corrcoef(model.predict(x), y)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_tune_and_fit__does_not_extrapolate(learner):
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(size=60), np.zeros(60)], axis=1)
+    x[:3, 1] = 0.001  # a load that is almost nowhere above zero
+    y = x[:, 0] + 300 * x[:, 1] + rng.normal(0, 0.1, 60)
+    model = tune_and_fit(learner, Prepared.of(x, grouped_folds(np.arange(60) % 5, 3)), y)
+    edge = model.predict(np.array([[0.0, 0.001], [0.0, 0.5]]))
+    assert edge[0] == edge[1]
 
 
 def test_make_pipeline__unknown_learner():

@@ -68,9 +68,7 @@ def test_coverage_table__counts_people():
     codes = np.repeat([0, 1, 2], [10, 5, 5])
     inside = np.ones((1, 1, 20))
     inside[..., :4], inside[..., -5:] = 0, np.nan
-    out = coverage_table(
-        task_of(np.arange(20) > 9, codes), inside, Draws.of(3, 200, 0, 0.95)
-    )
+    out = coverage_table(task_of(np.arange(20) > 9, codes), inside, Draws.of(3, 200, 0, 0.95))
     assert float(out["interval_covered"].item()) == pytest.approx(11 / 15)
     assert out["interval_covered_low"] < 0.7 < out["interval_covered_high"]
 

@@ -255,7 +255,11 @@ def _motor(evil: str) -> xr.Dataset:
             "predictor": predictors,
             "cohort": ["a", "b", "c"],
         },
-        attrs={"coverage": 0.9, "permutation_of": f"elastic_net{evil}", "skipped": [f"cohort a{evil}"]},
+        attrs={
+            "coverage": 0.9,
+            "permutation_of": f"elastic_net{evil}",
+            "skipped": [f"cohort a{evil}"],
+        },
     )
 
 
