@@ -95,7 +95,8 @@ def build_predictors(
         raise ConfigError(f"Feature groups without predictors: {empty or 'none was named'}.")
     if "extra" in parts:
         others = {name for group, part in parts.items() if group != "extra" for name in part}
-        if twice := [name for name in parts["extra"] if name in others]:
+        twice = [str(name) for name in parts["extra"] if name in others]
+        if twice:
             raise StatisticsError(
                 f"extra: {_listed(twice)} is a predictor of another group. Rename the columns."
             )

@@ -169,8 +169,8 @@ def calibration_figure(motor: xr.Dataset) -> Figure:
         f"Calibration of the probability of being severe, from "
         f"{as_words(labels(motor, 'feature_group')[-1])} predictors: fraction that was severe "
         "among held-out people of about that probability, with 95% Wilson intervals (larger "
-        "points: more people). Dashed: right on average. A slope below 1: probabilities too extreme; an "
-        "intercept above 0: too low.",
+        "points: more people). Dashed: right on average. A slope below 1: probabilities too "
+        "extreme; an intercept above 0: too low.",
     )
 
 
