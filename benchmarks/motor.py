@@ -16,13 +16,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 import xarray as xr
+from sklearn.model_selection import KFold, cross_val_predict
 
 from benchmarks.meta import cohort_sizes
 from scalebrain.atlas.regions import NETWORKS
 from scalebrain.cluster import open_client
-from scalebrain.predict.learners import LEARNERS
+from scalebrain.harmonization.transformer import ComBat
+from scalebrain.predict.learners import LEARNERS, make_pipeline
 from scalebrain.predict.motor import predict_motor
 
 CAUSES = (
@@ -229,6 +232,53 @@ def coverage(data_sets):
         )
 
 
+def canary(data_sets, learners):
+    """Predictors that tell nothing but the cohort, and noise harmonized before the split."""
+    options = {"n_permutations": 0, "n_boot": 2, "n_repeats": 0}
+    found = {}
+    for seed in range(data_sets):
+        rng = np.random.default_rng([15, seed])
+        codes = np.repeat(np.arange(12), cohort_sizes(rng, 240, 12))
+        level = rng.permutation(np.linspace(0.2, 0.8, 12))[codes]
+        y = level + 0.1 * rng.normal(size=240)
+        names = [f"x{k}" for k in range(20)]
+
+        def dataset(x, y=y, codes=codes, names=names):
+            columns = {name: ("subject", x[:, k]) for k, name in enumerate(names)}
+            cohort = ("subject", np.array([f"c{k:02d}" for k in codes]))
+            return xr.Dataset({"motor_score": ("subject", y), "cohort": cohort} | columns)
+
+        identity = rng.normal(size=(12, 20))[codes]
+        noise = rng.normal(size=(240, 20)) + 0.5 * rng.normal(size=(12, 20))[codes]
+        frame = pd.DataFrame(noise, columns=names).assign(cohort=codes.astype(str), motor=y)
+        before = ComBat(batch="cohort", covariates=["motor"]).fit_transform(frame)
+        cases = {
+            "cohort identity": (dataset(identity), {}),
+            "noise, harmonized before the split": (dataset(before), {}),
+            "noise, harmonized in the folds": (dataset(noise), {"harmonize": ["x"]}),
+            "noise, as it is": (dataset(noise), {}),
+        }
+        for case, (ds, more) in cases.items():
+            out = predict_motor(
+                ds, feature_groups={"x": names}, learners=learners, **options, **more
+            )
+            for learner in learners:
+                scores = out["score"].sel(learner=learner).isel(feature_group=0)
+                found.setdefault((case, learner), []).append(
+                    [float(scores.sel(metric=metric)) for metric in ("r2", "auc")]
+                )
+        for learner in learners:  # what random folds make of the identity
+            model = make_pipeline(learner)
+            predicted = cross_val_predict(
+                model, identity, y, cv=KFold(12, shuffle=True, random_state=seed)
+            )
+            r2 = 1 - np.sum((y - predicted) ** 2) / np.sum((y - y.mean()) ** 2)
+            found.setdefault(("cohort identity, random folds", learner), []).append([r2, np.nan])
+    for (case, learner), values in found.items():
+        r2, auc = np.mean(values, axis=0)
+        tell({"canary": case, "learner": learner, "data sets": data_sets, "R2": r2, "AUC": auc})
+
+
 def full_time(people, cohorts, n_permutations, workers):
     """One run as a study would do it."""
     ds = simulate(np.random.default_rng(14), EFFECTS["first"], people, cohorts)
@@ -265,8 +315,8 @@ def main():
     parser.add_argument(
         "--part",
         nargs="+",
-        default=["ranking", "uniformity", "coverage"],
-        choices=["ranking", "uniformity", "coverage"],
+        default=["ranking", "uniformity", "canary", "coverage"],
+        choices=["ranking", "uniformity", "canary", "coverage"],
     )
     parser.add_argument("--sets", nargs="+", default=list(EFFECTS), choices=list(EFFECTS))
     parser.add_argument("--data-sets", type=int, default=200, help="of uniformity and coverage")
@@ -288,6 +338,8 @@ def main():
             ranking(seeds, options.learners, options.sets)
         if "uniformity" in options.part:
             uniformity(data_sets, options.learners, permutations, not options.held)
+        if "canary" in options.part:
+            canary(1 if options.quick else 3, options.learners)
         if "coverage" in options.part:
             coverage(data_sets)
 

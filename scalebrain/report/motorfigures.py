@@ -156,6 +156,7 @@ def calibration_figure(motor: xr.Dataset) -> Figure:
                 f"{as_words(learner)}\nslope {number(slope)}, intercept {number(shift)}", fontsize=9
             )
             axes.set_xlabel("predicted probability")
+            axes.set_xticks([0.2, 0.4, 0.6, 0.8])  # the ends would meet those of the next panel
             axes.set_xlim(-0.02, 1.02)
             axes.set_ylim(-0.02, 1.02)
             axes.grid(axis="both")
