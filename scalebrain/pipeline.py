@@ -541,7 +541,10 @@ def _tidy(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
         else:
             chosen = ds[names]
             frame = chosen.drop_vars([c for c in chosen.coords if c not in dims])
-            tables["_".join(dims)] = frame.to_dataframe(dim_order=list(dims)).reset_index()
+            table = frame.to_dataframe(dim_order=list(dims))
+            if "subject" in dims and len(dims) > 1:  # of most people a model says nothing
+                table = table.dropna(how="all")
+            tables["_".join(dims)] = table.reset_index()
     return tables
 
 

@@ -49,6 +49,8 @@ def test_motor__writes_tables_and_says_what_was_found(command, cohort, tmp_path)
     assert set(gain["versus"]) == {"clinical", "lesion", "brain_age", "extra"}
     people = pd.read_csv(out / "motor_subject.tsv", sep="\t")
     assert people["observed"].notna().sum() == 69
+    parts = pd.read_csv(out / "motor_learner_subject_predictor.tsv", sep="\t")
+    assert len(parts) == 69 * results["motor"].sizes["predictor"]
 
 
 @pytest.mark.parametrize(
