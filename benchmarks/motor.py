@@ -240,9 +240,9 @@ def canary(data_sets, learners):
     found = {}
     for seed in range(data_sets):
         rng = np.random.default_rng([15, seed])
-        codes = np.repeat(np.arange(12), cohort_sizes(rng, 240, 12))
+        codes = np.repeat(np.arange(12), cohort_sizes(rng, 120, 12))
         level = rng.permutation(np.linspace(0.2, 0.8, 12))[codes]
-        y = level + 0.1 * rng.normal(size=240)
+        y = level + 0.1 * rng.normal(size=120)
         names = [f"x{k}" for k in range(20)]
 
         def dataset(x, y=y, codes=codes, names=names):
@@ -251,7 +251,7 @@ def canary(data_sets, learners):
             return xr.Dataset({"motor_score": ("subject", y), "cohort": cohort} | columns)
 
         identity = rng.normal(size=(12, 20))[codes]
-        noise = rng.normal(size=(240, 20)) + 0.5 * rng.normal(size=(12, 20))[codes]
+        noise = rng.normal(size=(120, 20)) + 0.5 * rng.normal(size=(12, 20))[codes]
         frame = pd.DataFrame(noise, columns=names).assign(cohort=codes.astype(str), motor=y)
         before = ComBat(batch="cohort", covariates=["motor"]).fit_transform(frame)
         cases = {
@@ -270,7 +270,7 @@ def canary(data_sets, learners):
                     [float(scores.sel(metric=metric)) for metric in ("r2", "auc")]
                 )
         for learner in learners:  # what random folds make of the identity
-            model = make_pipeline(learner)
+            model = make_pipeline(learner, **({"alpha": 0.01} if learner == "elastic_net" else {}))
             predicted = cross_val_predict(
                 model, identity, y, cv=KFold(12, shuffle=True, random_state=seed)
             )

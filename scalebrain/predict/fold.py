@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ __all__ = ["FoldJob", "FoldResult", "FoldWork", "NullJob", "fit_fold", "refit_pe
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+_ALONE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -232,8 +235,13 @@ def refit_permuted(job: NullJob, shared: tuple[FoldWork, FloatArray]) -> FloatAr
 
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
-    """One thread of BLAS, and no checks of what has been checked."""
+    """One task a process, one thread of BLAS, and no checks of what has been checked.
+
+    Forests of scikit-learn change the warning filters of the process for every tree, which
+    two threads must not do at once; and trees of few people hold the GIL anyway.
+    """
     from sklearn import config_context
 
-    with threadpool_limits(1), config_context(assume_finite=True, skip_parameter_validation=True):
+    settings = {"assume_finite": True, "skip_parameter_validation": True}
+    with _ALONE, threadpool_limits(1), config_context(**settings):
         yield

@@ -163,7 +163,8 @@ def predict_motor(
     ``unlike_training`` marks people far from those trained on
     (:func:`scalebrain.predict.conformal.likeness`).
 
-    Tasks run on the workers of an active Dask client, else on threads, with the same result.
+    Tasks run on the workers of an active Dask client (:func:`scalebrain.open_client`), else
+    one after another, with the same result.
 
     Examples
     --------
@@ -224,7 +225,11 @@ def predict_motor(
         for k in range(len(task.folds))
     ]
     done = dict(
-        zip(jobs, map_tasks(fit_fold, jobs, label="motor prediction", shared=work), strict=True)
+        zip(
+            jobs,
+            map_tasks(fit_fold, jobs, label="motor prediction", shared=work, threads=1),
+            strict=True,
+        )
     )
     draws = Draws.of(len(task.cohorts), n_boot, seed, confidence)
     out = _held_out(task, work, names, done, draws)

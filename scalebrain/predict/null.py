@@ -72,7 +72,9 @@ def permutation_null(
     null = np.full((len(work.learners), n_permutations), np.nan)
     p = np.full(len(work.learners), np.nan)
     if n_permutations:
-        found = map_tasks(refit_permuted, jobs, label="motor permutations", shared=(work, permuted))
+        found = map_tasks(
+            refit_permuted, jobs, label="motor permutations", shared=(work, permuted), threads=1
+        )
         total = np.sum((task.y - task.y.mean()) ** 2)
         predicted = np.full((len(work.learners), *permuted.shape), np.nan)
         for job, values in zip(jobs, found, strict=True):
