@@ -337,6 +337,48 @@ def import_ages(store: str, table: Path, **options: Any) -> None:
     click.echo(store)
 
 
+@cli.command(
+    epilog="OUT gets motor.zarr and one motor_*.tsv for every set of dimensions. Cohorts are left "
+    "out one at a time: no score is of people whom the model has seen."
+)
+@click.argument("store")
+@click.argument("out", type=_FOLDER)
+@click.option("--target", default="motor_score", show_default=True, help="What is predicted.")
+@click.option("--groups", default="cohort", show_default=True, help="What is left out.")
+@click.option(
+    "--learner",
+    "learners",
+    multiple=True,
+    type=click.Choice(["elastic_net", "random_forest", "gradient_boosting"]),
+    help="Only these learners; default: all.",
+)
+@click.option(
+    "--extra",
+    metavar="TSV",
+    type=click.Path(path_type=Path),
+    help="Further predictors: subject, and a column each. Everyone used needs a row.",
+)
+@click.option(
+    "--permutations", "n_permutations", default=100, show_default=True, type=click.IntRange(0)
+)
+@click.option("--seed", default=0, show_default=True)
+@_scheduler
+def motor(
+    store: str, out: Path, scheduler: str | None, learners: tuple[str, ...], **options: Any
+) -> None:
+    """Predict motor outcome of STORE in cohorts not trained on; results go to OUT."""
+    from scalebrain.pipeline import predict_outcome
+    from scalebrain.report.motor import motor_summary
+
+    if learners:
+        options["learners"] = learners
+    with scalebrain.open_client(scheduler):
+        result = predict_outcome(store, out, **options)
+    for sentence in motor_summary(result):
+        click.echo(sentence)
+    click.echo(out)
+
+
 def _named_levels(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, list[str]]:
     """Levels of several options NAME=A,B."""
     made = {}

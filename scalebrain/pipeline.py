@@ -35,6 +35,7 @@ from scalebrain.features.surface_nodes import (
 )
 from scalebrain.graph.imported import import_ages, imported_from, save_ages
 from scalebrain.ingestion.cohort import ingest, problems
+from scalebrain.io.measures import read_measures
 from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
     nodes_of,
@@ -46,7 +47,7 @@ from scalebrain.io.store import (
 from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
 from scalebrain.variables import SURFACE_FEATURES, validate
 
-__all__ = ["compute_features", "predict_ages", "run_study", "train_model"]
+__all__ = ["compute_features", "predict_ages", "predict_outcome", "run_study", "train_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -376,6 +377,44 @@ def predict_ages(store: str | Path, model_dir: str | Path, *, replace: bool = Fa
     save_ages(brain_age(ds, model_dir), ds, store, replace=replace)
 
 
+def predict_outcome(
+    store: str | Path, out: str | Path, *, extra: str | Path | None = None, **options: Any
+) -> xr.Dataset:
+    """Predict motor outcome, and write the result as ``motor.zarr`` and tables.
+
+    Parameters
+    ----------
+    store
+        Finished store.
+    out
+        Folder: ``motor.zarr``, and one ``motor_*.tsv`` for every set of dimensions.
+    extra
+        Table of further predictors, as :func:`scalebrain.io.measures.read_measures` reads it.
+    **options
+        Of :func:`scalebrain.predict_motor`.
+
+    Returns
+    -------
+    Dataset
+        The result.
+    """
+    from scalebrain.predict.motor import predict_motor
+
+    folder = Path(out)
+    table = None if extra is None else read_measures(extra)
+    result = predict_motor(open_store(store), extra=table, **options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be made: {error.strerror}. Give another folder."
+        ) from error
+    write_results({"motor": result}, folder / "motor.zarr", attrs={})
+    for dims, tidy in _tidy(result).items():
+        _write_table(tidy, folder / f"motor_{dims}.tsv")
+    return result
+
+
 def _accuracy(ds: xr.Dataset, model_dir: Path) -> xr.Dataset:
     """Out-of-fold accuracy of the model on its references, by region."""
     metrics = json.loads((model_dir / "model.json").read_text(encoding="utf-8"))["metrics"]
@@ -524,7 +563,10 @@ def _tidy(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
         else:
             chosen = ds[names]
             frame = chosen.drop_vars([c for c in chosen.coords if c not in dims])
-            tables["_".join(dims)] = frame.to_dataframe(dim_order=list(dims)).reset_index()
+            table = frame.to_dataframe(dim_order=list(dims))
+            if "subject" in dims and len(dims) > 1:  # of most people a model says nothing
+                table = table.dropna(how="all")
+            tables["_".join(dims)] = table.reset_index()
     return tables
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,26 +11,29 @@ import numpy.typing as npt
 
 from scalebrain.errors import ConfigError
 
-__all__ = ["LEARNERS", "TunedModel", "make_pipeline", "tune_and_fit"]
+__all__ = ["LEARNERS", "Folds", "Prepared", "Rows", "TunedModel", "make_pipeline", "tune_and_fit"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Folds = Sequence[tuple[IntArray, IntArray]]
+#: Positions to train and test on go in, the predictors of both come out.
+Rows = Callable[[IntArray, IntArray], tuple[FloatArray, FloatArray]]
 
 #: Names of the learners.
 LEARNERS: tuple[str, ...] = ("elastic_net", "random_forest", "gradient_boosting")
 
+#: The penalty `alpha` is in units of the target's SD over the rows of the fit.
 _GRIDS: Mapping[tuple[str, bool], tuple[dict[str, Any], ...]] = {
     ("elastic_net", False): tuple(
         {"alpha": alpha, "l1_ratio": ratio}
-        for alpha in (0.3, 0.1, 0.03, 0.01)
+        for alpha in (0.8, 0.3, 0.1, 0.04)
         for ratio in (0.2, 0.8)
     ),
     ("elastic_net", True): tuple(
-        {"C": c, "l1_ratio": ratio} for c in (0.03, 0.1, 0.5) for ratio in (0.2, 0.8)
+        {"alpha": alpha, "l1_ratio": ratio} for alpha in (0.1, 0.03, 0.01) for ratio in (0.2, 0.8)
     ),
-    ("random_forest", False): ({"max_features": 0.33}, {"max_features": 0.8}),
-    ("random_forest", True): ({"max_features": 0.33}, {"max_features": 0.8}),
+    ("random_forest", False): tuple({"max_features": part} for part in (0.15, 0.33, 0.8)),
+    ("random_forest", True): tuple({"max_features": part} for part in (0.15, 0.33, 0.8)),
 }
 #: Boosting is tuned in its number of trees, as fractions of `n_trees`, from one fit a fold.
 _BOOSTING_STAGES = (0.2, 0.5, 1.0)
@@ -45,14 +48,18 @@ class TunedModel:
     pipeline
         Fitted on all rows it was given.
     settings
-        Chosen parameters of the last step.
+        Chosen settings of the last step.
     classify
         True if it predicts a probability.
+    inner_prediction
+        Of each row, by the chosen settings in the inner fold that did not train on it; missing
+        without folds.
     """
 
     pipeline: Any
     settings: dict[str, Any]
     classify: bool
+    inner_prediction: FloatArray
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Predict values, or the probability of being severe."""
@@ -62,7 +69,10 @@ class TunedModel:
 def make_pipeline(
     learner: str, *, classify: bool = False, n_trees: int = 60, seed: int = 0, **settings: Any
 ) -> Any:
-    """Make an unfitted pipeline: median imputer, scaler, estimator.
+    """Make an unfitted pipeline: median imputer, limits, scaler, estimator.
+
+    Predictors are cut to their range in training, so that a load that was almost nowhere
+    above zero does not carry a linear model far beyond what it has seen.
 
     Parameters
     ----------
@@ -96,7 +106,7 @@ def make_pipeline(
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import ElasticNet, LogisticRegression
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
     estimator: Any
     if learner == "elastic_net":
@@ -123,18 +133,67 @@ def make_pipeline(
     estimator.set_params(**settings)
     steps = [
         ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+        ("limit", MinMaxScaler(clip=True)),
         ("scale", StandardScaler()),
         ("estimate", estimator),
     ]
     return Pipeline(steps)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Predictors as the estimators take them: imputed, cut and scaled by what each fit may see.
+
+    No step looks at the outcome, so one preparation serves every outcome and setting.
+
+    Parameters
+    ----------
+    before
+        Imputer, limits and scaler, fitted on all rows.
+    x
+        All rows (n, p).
+    inner
+        For each inner fold the rows to train and test on, and the predictors of both, of an
+        imputer, limits and a scaler of its own.
+    """
+
+    before: Any
+    x: FloatArray
+    inner: Sequence[tuple[IntArray, IntArray, FloatArray, FloatArray]]
+
+    @classmethod
+    def of(cls, x: FloatArray, folds: Folds, rows: Rows | None = None) -> Prepared:
+        """Fit the steps before the estimator.
+
+        Parameters
+        ----------
+        x
+            Predictors (n, p), missing where unknown.
+        folds
+            Inner folds.
+        rows
+            Makes the predictors of an inner fold where more than rows of `x` is needed, such
+            as a harmonization that is fitted in the inner fold.
+
+        Returns
+        -------
+        Prepared
+            Of these rows.
+        """
+        before = make_pipeline("elastic_net")[:-1]
+        inner = []
+        for train, test in folds:
+            x_train, x_test = (x[train], x[test]) if rows is None else rows(train, test)
+            inner.append((train, test, before.fit_transform(x_train), before.transform(x_test)))
+        return cls(before.fit(x), before.transform(x), inner)
+
+
 def tune_and_fit(
     learner: str,
-    x: FloatArray,
+    prepared: Prepared,
     y: FloatArray,
-    folds: Folds,
     *,
+    settings: Mapping[str, Any] | None = None,
     classify: bool = False,
     n_trees: int = 60,
     seed: int = 0,
@@ -145,12 +204,13 @@ def tune_and_fit(
     ----------
     learner
         One of :data:`LEARNERS`.
-    x
-        Predictors (n, p); missing values are imputed inside the pipeline.
+    prepared
+        Predictors of the n rows and of the inner folds. Without folds the middle setting is
+        taken.
     y
         Outcome (n), 0 and 1 if `classify`.
-    folds
-        Positions to train and test on. Without folds the middle setting is taken.
+    settings
+        Settings to take, instead of choosing them.
     classify
         Predict a class instead of a value.
     n_trees
@@ -165,40 +225,99 @@ def tune_and_fit(
         the Brier score). Forests are searched with a third of the trees. An inner fold
         that would train on one class predicts its rate.
     """
-    grid = _grid(learner, classify, n_trees)
+    inner_prediction = np.full(len(y), np.nan)
+    if settings is None:
+        grid = _grid(learner, classify, n_trees, prepared.x.shape[1])
+        best = len(grid) // 2
+        if prepared.inner:
+            predicted = _searched(learner, prepared, y, grid, classify, n_trees, seed)
+            best = int(np.argmin(np.nansum((y - predicted) ** 2, axis=1)))
+            inner_prediction = predicted[best]
+        settings = grid[best]
+    own = _parameters(settings, y, classify)
+    pipeline = make_pipeline(learner, classify=classify, n_trees=n_trees, seed=seed, **own)
+    estimator = pipeline[-1].fit(prepared.x, _target(y, classify))
+    pipeline = type(pipeline)([*prepared.before.steps, ("estimate", estimator)])
+    return TunedModel(pipeline, dict(settings), classify, inner_prediction)
+
+
+def _searched(
+    learner: str,
+    prepared: Prepared,
+    y: FloatArray,
+    grid: Sequence[Mapping[str, Any]],
+    classify: bool,
+    n_trees: int,
+    seed: int,
+) -> FloatArray:
+    """Predict every row by every setting (setting, n), in the fold that leaves it out."""
     n_search = max(20, n_trees // 3) if learner == "random_forest" else n_trees
-    settings = grid[len(grid) // 2]
-    if folds:
-        loss = np.zeros(len(grid))
-        for train, test in folds:
-            if classify and len(np.unique(y[train])) < 2:
-                loss += np.sum((y[test] - y[train].mean()) ** 2)
-                continue
-            # Imputer and scaler do not depend on the settings: fitted once a fold.
-            pipeline = make_pipeline(learner, classify=classify, n_trees=n_search, seed=seed)
-            before = pipeline[:-1].fit(x[train])
-            x_train, x_test = before.transform(x[train]), before.transform(x[test])
-            estimator, target = pipeline[-1], _target(y[train], classify)
-            if learner == "gradient_boosting":
-                stages = _staged(estimator.fit(x_train, target), x_test, classify)
-                for k, candidate in enumerate(grid):
-                    loss[k] += np.sum((y[test] - stages[candidate["n_estimators"] - 1]) ** 2)
-                continue
+    out = np.full((len(grid), len(y)), np.nan)
+    estimator = make_pipeline(learner, classify=classify, n_trees=n_search, seed=seed)[-1]
+    for train, test, x_train, x_test in prepared.inner:
+        if classify and len(np.unique(y[train])) < 2:
+            out[:, test] = y[train].mean()
+            continue
+        target = _target(y[train], classify)
+        if learner == "gradient_boosting":
+            stages = _staged(estimator.fit(x_train, target), x_test, classify)
             for k, candidate in enumerate(grid):
-                estimator.set_params(**candidate).fit(x_train, target)
-                loss[k] += np.sum((y[test] - _predict(estimator, x_test, classify)) ** 2)
-        settings = grid[int(np.argmin(loss))]
-    pipeline = make_pipeline(learner, classify=classify, n_trees=n_trees, seed=seed, **settings)
-    pipeline.fit(x, _target(y, classify))
-    return TunedModel(pipeline, dict(settings), classify)
+                out[k, test] = stages[candidate["n_estimators"] - 1]
+            continue
+        if learner == "elastic_net" and not classify:
+            out[:, test] = _path(x_train, target, x_test, grid)
+            continue
+        for k, candidate in enumerate(grid):
+            estimator.set_params(**_parameters(candidate, y[train], classify))
+            out[k, test] = _predict(estimator.fit(x_train, target), x_test, classify)
+    return out
 
 
-def _grid(learner: str, classify: bool, n_trees: int) -> tuple[dict[str, Any], ...]:
+def _path(
+    x_train: FloatArray, y: FloatArray, x_test: FloatArray, grid: Sequence[Mapping[str, Any]]
+) -> FloatArray:
+    """Predictions of every penalty (setting, row), each started from a larger one's."""
+    from sklearn.linear_model import enet_path
+
+    out = np.full((len(grid), len(x_test)), np.nan)
+    mean = y.mean()
+    x_train = np.asfortranarray(x_train)  # of mean zero: the scaler was fitted on these rows
+    for ratio in dict.fromkeys(one["l1_ratio"] for one in grid):
+        at = [k for k, one in enumerate(grid) if one["l1_ratio"] == ratio]
+        at.sort(key=lambda k: -grid[k]["alpha"])
+        alphas = [_parameters(grid[k], y, False)["alpha"] for k in at]
+        _, coefficients, _ = enet_path(
+            x_train, y - mean, l1_ratio=ratio, alphas=alphas, max_iter=20_000, check_input=False
+        )
+        out[at] = (x_test @ coefficients).T + mean
+    return out
+
+
+def _grid(
+    learner: str, classify: bool, n_trees: int, n_predictors: int
+) -> tuple[dict[str, Any], ...]:
     if learner == "gradient_boosting":
         return tuple({"n_estimators": max(1, int(n_trees * part))} for part in _BOOSTING_STAGES)
     if (learner, classify) not in _GRIDS:
         raise ConfigError(f"Unknown learner '{learner}'. Choose from {', '.join(LEARNERS)}.")
-    return _GRIDS[learner, classify]
+    grid = _GRIDS[learner, classify]
+    if learner == "random_forest":  # of few predictors, several fractions are the same number
+        drawn = {max(1, int(one["max_features"] * n_predictors)): one for one in reversed(grid)}
+        return tuple(reversed(drawn.values()))
+    return grid
+
+
+def _parameters(settings: Mapping[str, Any], y: FloatArray, classify: bool) -> dict[str, Any]:
+    """Parameters of the estimator: the penalty is made one of this target and number of rows."""
+    out = dict(settings)
+    if "alpha" in out:
+        alpha = out.pop("alpha")
+        spread = float(y.std())
+        if classify:
+            out["C"] = 1 / (alpha * len(y))
+        else:
+            out["alpha"] = alpha * (spread if spread > 0 else 1.0)
+    return out
 
 
 def _staged(model: Any, x: FloatArray, classify: bool) -> list[FloatArray]:

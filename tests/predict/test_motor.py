@@ -1,12 +1,15 @@
 import dask
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.features.laterality import to_lesional_sides
-from scalebrain.predict.learners import LEARNERS, make_pipeline, tune_and_fit
+from scalebrain.harmonization.transformer import ComBat
+from scalebrain.predict.harmonized import FoldHarmonizer
+from scalebrain.predict.learners import LEARNERS, Prepared, make_pipeline, tune_and_fit
 from scalebrain.predict.metrics import METRICS, cohort_scores, weighted_scores
 from scalebrain.predict.motor import predict_motor
 from scalebrain.predict.predictors import build_predictors
@@ -14,55 +17,6 @@ from scalebrain.predict.splits import grouped_folds
 
 LIGHT = {"n_inner": 2, "n_trees": 20, "n_boot": 100, "n_repeats": 2, "n_permutations": 0}
 FAST = LIGHT | {"learners": ["elastic_net", "gradient_boosting"], "n_trees": 10}
-NETWORKS = ("SMN", "FPN", "DAN", "VLN", "DMN", "SAL", "AUD", "VIS", "LIM")
-
-
-@pytest.fixture
-def cohort() -> xr.Dataset:
-    """Strokes of 6 cohorts and some references; motor score from the tract and SAL."""
-    rng = np.random.default_rng(4)
-    n_reference, n = 10, 82
-    stroke = np.arange(n) >= n_reference
-    regions = [f"{network}_{side}" for network in NETWORKS for side in "LR"]
-    hemisphere = np.where(stroke, rng.choice(["L", "R"], n), "unknown").astype(object)
-    own = np.array([region[-1] for region in regions])[None] == hemisphere[:, None]
-    load = np.where(own, rng.beta(1, 5, (n, 18)), 0.0)
-    cst = rng.beta(1, 3, n)
-    sal = np.where(hemisphere == "R", load[:, 11], load[:, 10])
-    motor = np.clip(0.95 - 0.9 * cst - 0.4 * sal + rng.normal(0, 0.08, n), 0, 1)
-    motor[~stroke], motor[n_reference + 1] = np.nan, np.nan
-    side = np.array(["L", "R"])[None] == hemisphere[:, None]
-    tract = np.where(side, cst[:, None], 0.0)
-    days = np.exp(rng.normal(6.5, 0.6, n))
-    days[n_reference + 4] = np.nan
-    hemisphere[-1] = "bilateral"
-    site = np.array([f"site{k % 6}" for k in range(n)], dtype=object)
-    site[n_reference + 9] = ""
-    return xr.Dataset(
-        {
-            "t1w": (("subject", "voxel"), np.zeros((n, 5), dtype=np.float32)),
-            "brain_pad_corrected": (("subject", "region"), rng.normal(0, 3, (n, 18))),
-            "calibration_slope": ("region", rng.uniform(0.5, 0.9, 18)),
-            "lesion_load": (("subject", "region"), load),
-            "tract_load": (("subject", "tract"), tract),
-            "tract_load_weighted": (("subject", "tract"), 7 * tract),
-            "tract_load_max": (("subject", "tract"), tract**0.8),
-            "lesion_volume": ("subject", np.where(stroke, np.exp(rng.normal(2, 1, n)), np.nan)),
-            "lesion_hemisphere": ("subject", hemisphere),
-            "motor_score": ("subject", motor),
-            "days_post_stroke": ("subject", days),
-            "included": ("subject", np.arange(n) != n - 2),
-        },
-        coords={
-            "subject": [f"sub-{k:03d}" for k in range(n)],
-            "region": regions,
-            "tract": ["CST_L", "CST_R"],
-            "age": ("subject", rng.uniform(40, 80, n)),
-            "sex": ("subject", rng.choice(["F", "M"], n).astype(object)),
-            "cohort": ("subject", site),
-            "group": ("subject", np.where(stroke, "stroke", "reference").astype(object)),
-        },
-    ).chunk({"subject": 16})
 
 
 def plain(n=60, n_cohorts=6, seed=0, **columns):
@@ -94,9 +48,32 @@ def test_predict_motor__defaults_on_a_store(cohort):
     assert (result["score"].sel(metric="auc", feature_group="lesion") > 0.8).all()
     assert (result["ci_low"] <= result["score"]).sel(metric="mae").all()
     assert (result["ci_high"] >= result["score"]).sel(metric="mae").all()
-    assert result["p_permutation"] == pytest.approx(0.1)
-    best = result["top3_fraction"].to_series().nlargest(3).index
-    assert all(name.startswith("tract_load") for name in best)
+    np.testing.assert_allclose(result["p_permutation"], 0.1)
+    best = result["top3_fraction"].to_series().nlargest(1).index
+    assert list(best) == ["tract_loads:CST_ipsilesional"]
+    assert result.attrs["importance_groups"] == {
+        "tract_loads:CST_ipsilesional": [
+            f"{name}:CST_ipsilesional"
+            for name in ("tract_load", "tract_load_weighted", "tract_load_max")
+        ]
+    }
+    gain = result["gain"].sel(versus="brain_age", metric="r2")
+    np.testing.assert_allclose(
+        gain, r2.sel(feature_group="combined") - r2.sel(feature_group="brain_age")
+    )
+    assert (result["gain_low"].sel(versus="brain_age", metric="r2") > 0).all()
+    mae = result["score"].sel(metric="mae")
+    np.testing.assert_allclose(
+        result["gain"].sel(versus="clinical", metric="mae"),
+        mae.sel(feature_group="clinical") - mae.sel(feature_group="combined"),
+    )
+    assert result["unlike_training"].sum() < 7
+    assert (result["unlike_reason"] != "").equals(result["unlike_training"])
+    # 5 training cohorts are too few for a guarantee over cohorts at 90%.
+    assert result.attrs["interval_over"] == ["people of all cohorts pooled"]
+    assert (result["interval_covered"] > 0.75).all()
+    whole = result["shap"].sum("predictor", skipna=False) + result["shap_base"]
+    np.testing.assert_allclose(whole, result["prediction"].sel(feature_group="combined"), atol=1e-9)
     assert result["prediction"].notnull().sum() == 69 * 12
     assert result.sizes["subject"] == cohort.sizes["subject"]
     assert result["predictor_group"].sel(predictor="age") == "clinical"
@@ -149,9 +126,78 @@ def test_predict_motor__cohort_identity_alone_scores_chance():
     result = predict_motor(ds, feature_groups={"identity": ["id0", "id1", "id2"]}, **LIGHT)
     # Random folds would learn each cohort's level; whole cohorts held out cannot.
     assert (result["score"].sel(metric="r2") < 0.1).all()
+    assert (result["score"].sel(metric="auc") < 0.65).all()
+    within = result["cohort_score"].sel(metric="auc")
+    np.testing.assert_allclose(within.where(within.notnull(), 0.5), 0.5)
     # A cohort's rows look alike, so nothing is predicted within one either.
     assert (np.abs(result["importance"]) < 1e-12).all()
     assert (result["top3_fraction"] == 0).all()
+
+
+def test_predict_motor__harmonizing_in_the_fold_does_not_leak():
+    rng = np.random.default_rng(3)
+    n, p = 120, 20
+    codes = np.arange(n) % 12
+    level = rng.permutation(np.linspace(0.2, 0.8, 12))[codes]
+    x = rng.normal(size=(n, p)) + 0.5 * rng.normal(size=(12, p))[codes]
+    names = [f"x{k}" for k in range(p)]
+    columns = {name: x[:, k] for k, name in enumerate(names)}
+    ds = plain(n, 12, motor_score=level + rng.normal(0, 0.1, n), **columns)
+    options = LIGHT | {"learners": ["elastic_net"], "feature_groups": {"x": names}}
+    # Harmonized before the split, with the outcome kept as covariates are: noise predicts.
+    frame = pd.DataFrame(x, columns=names).assign(cohort=ds["cohort"], motor=ds["motor_score"])
+    before = ComBat(batch="cohort", covariates=["motor"]).fit_transform(frame)
+    leaking = ds.assign({name: ("subject", before[:, k]) for k, name in enumerate(names)})
+    assert float(predict_motor(leaking, **options)["score"].sel(metric="r2").max()) > 0.2
+    for unseen in ("adapt", "unchanged"):
+        ours = predict_motor(ds, **options, harmonize=["x"], unseen=unseen)
+        assert float(ours["score"].sel(metric="r2").max()) < 0.05
+        assert float(ours["score"].sel(metric="auc").max()) < 0.65
+    assert ours.attrs["harmonized"] == ["x"]
+
+
+def test_fold_harmonizer__learns_from_training_rows_alone():
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(5), [12, 12, 12, 12, 4])
+    x = rng.normal(size=(52, 6)) + 3 * rng.normal(size=(5, 6))[codes]
+    train, test = np.flatnonzero(codes < 3), np.flatnonzero(codes >= 3)
+    columns = np.array([0, 2, 3])
+    made = {}
+    for unseen in ("adapt", "unchanged"):
+        one = FoldHarmonizer(columns, ("a", "b", "c"), codes, unseen)
+        made[unseen] = one.rows(x, train, test)
+        changed = x.copy()
+        changed[test] += 5
+        np.testing.assert_array_equal(one.rows(changed, train, test)[0], made[unseen][0])
+    a, b = made["adapt"], made["unchanged"]
+    np.testing.assert_array_equal(a[0], b[0])
+    level = [a[0][codes[train] == k][:, columns].mean(axis=0) for k in range(3)]
+    assert np.ptp(level, axis=0).max() < 0.3
+    np.testing.assert_array_equal(b[1], x[test])
+    np.testing.assert_array_equal(a[1][12:], x[test][12:])  # 4 people are too few to adapt to
+    assert np.abs(a[1][:12, columns].mean(axis=0) - level[0]).max() < 0.6
+    np.testing.assert_array_equal(np.delete(a[1], columns, axis=1), np.delete(x[test], columns, 1))
+
+
+def test_predict_motor__same_with_and_without_a_client():
+    from distributed import Client, LocalCluster
+
+    ds = plain(40, 4)
+    options = FAST | {"feature_groups": {"noise": ["noise"]}, "n_permutations": 3, "n_boot": 5}
+    local = predict_motor(ds, **options)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        xr.testing.assert_identical(predict_motor(ds, **options), local)
+
+
+@pytest.mark.parametrize("name", ["scan_hash", "person"])
+def test_predict_motor__refuses_a_scan_or_person_in_two_cohorts(name):
+    ids = np.array([f"h{k}" for k in range(60)], dtype=object)
+    ids[7] = ids[20]
+    with pytest.raises(StatisticsError, match=r"7 \(c1\), 20 \(c2\): one person or one scan"):
+        predict_motor(plain(**{name: ids}))
 
 
 def test_predict_motor__noise_scores_chance():
@@ -205,6 +251,13 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
     ("change", "options", "error", "match"),
     [
         ({}, {"learners": ["svm"]}, ConfigError, "svm"),
+        ({}, {"learners": ["elastic_net"] * 2}, ConfigError, "twice"),
+        ({}, {"search_anew": ["svm"]}, ConfigError, "svm"),
+        ({}, {"coverage": 1.0}, ConfigError, "coverage must lie"),
+        ({}, {"feature_groups": {"a": ["noise"]}, "harmonize": ["b"]}, ConfigError, "no feature"),
+        ({}, {"feature_groups": {"a": ["noise"]}, "unseen": "drop"}, ConfigError, "unseen"),
+        ({}, {"feature_groups": ["extra"]}, ConfigError, "no `extra`"),
+        ({}, {"feature_groups": {"a": ["motor_score"]}}, StatisticsError, "target 'motor_score'"),
         ({}, {"feature_groups": ["brain"]}, ConfigError, "brain"),
         ({}, {"feature_groups": {}}, ConfigError, "none was named"),
         ({}, {"feature_groups": {"a": ["absent"]}}, MissingVariableError, "'absent'"),
@@ -281,18 +334,40 @@ def test_tune_and_fit__learns_only_from_its_rows(learner, classify):
     x[rng.random((60, 4)) < 0.1] = np.nan
     y = (np.nan_to_num(x[:, 0]) + rng.normal(0, 0.3, 60) > 0).astype(float)
     folds = grouped_folds(np.arange(60) % 5, 3)
-    model = tune_and_fit(learner, x, y, folds, classify=classify, n_trees=20)
-    assert [name for name, _ in model.pipeline.steps] == ["impute", "scale", "estimate"]
+    prepared = Prepared.of(x, folds)
+    model = tune_and_fit(learner, prepared, y, classify=classify, n_trees=20)
+    for train, test in folds:  # nothing of the rows left out is in what they are predicted by
+        alone = Prepared.of(x[train], [])
+        _, _, x_train, x_test = prepared.inner[[id(t) for _, t in folds].index(id(test))]
+        np.testing.assert_array_equal(x_train, alone.x)
+        np.testing.assert_array_equal(x_test, alone.before.transform(x[test]))
+    assert np.isfinite(model.inner_prediction).all()
+    again = tune_and_fit(
+        learner, prepared, y, classify=classify, n_trees=20, settings=model.settings
+    )
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    assert [name for name, _ in model.pipeline.steps] == ["impute", "limit", "scale", "estimate"]
     imputer = model.pipeline.named_steps["impute"]
     np.testing.assert_allclose(imputer.statistics_, np.nanmedian(x, axis=0))
     assert np.corrcoef(model.predict(x), y)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_tune_and_fit__does_not_extrapolate(learner):
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(size=60), np.zeros(60)], axis=1)
+    x[:3, 1] = 0.001  # a load that is almost nowhere above zero
+    y = x[:, 0] + 300 * x[:, 1] + rng.normal(0, 0.1, 60)
+    model = tune_and_fit(learner, Prepared.of(x, grouped_folds(np.arange(60) % 5, 3)), y)
+    edge = model.predict(np.array([[0.0, 0.001], [0.0, 0.5]]))
+    assert edge[0] == edge[1]
 
 
 def test_make_pipeline__unknown_learner():
     with pytest.raises(ConfigError, match="elastic_net"):
         make_pipeline("svm")
     with pytest.raises(ConfigError, match="elastic_net"):
-        tune_and_fit("svm", np.ones((4, 1)), np.arange(4.0), [])
+        tune_and_fit("svm", Prepared.of(np.ones((4, 1)), []), np.arange(4.0))
 
 
 def test_build_predictors__imported_ages(cohort):

@@ -227,18 +227,39 @@ def _motor(evil: str) -> xr.Dataset:
             "mean_rank": ("predictor", [2.0, 1.2, 2.8]),
             "top3_fraction": ("predictor", [0.4, 0.9, 0.1]),
             "predictor_group": ("predictor", ["clinical", "lesion", f"lesion{evil}"]),
-            "null_r2": ("permutation", np.zeros(20)),
-            "p_permutation": ((), 0.048),
+            "shap_importance": (("learner", "predictor"), [[0.01, 0.2, 0.0], [0.03, 0.1, 0.01]]),
+            "null_r2": (("learner", "permutation"), np.zeros((2, 20))),
+            "p_permutation": ("learner", [0.048, 0.3]),
+            "gain": (("learner", "versus", "metric"), score[:, :1]),
+            "gain_low": (("learner", "versus", "metric"), score[:, :1] - 0.2),
+            "gain_high": (("learner", "versus", "metric"), score[:, :1] + 0.2),
+            "interval_covered": (dims[:2], np.full((2, 2), 0.9)),
+            "interval_covered_low": (dims[:2], np.full((2, 2), 0.8)),
+            "interval_covered_high": (dims[:2], np.full((2, 2), 0.95)),
+            "unlike_training": ("subject", np.arange(16) == 3),
+            "calibration_slope": (dims[:2], np.full((2, 2), 0.8)),
+            "calibration_intercept": (dims[:2], np.full((2, 2), 0.1)),
+            "calibration_n": ((*dims[:2], "bin"), np.tile([9, 7, 0], (2, 2, 1))),
             "n": ((), 16),
+        }
+        | {
+            f"calibration_{name}": ((*dims[:2], "bin"), np.tile([at, at + 0.5, nan], (2, 2, 1)))
+            for name, at in (("predicted", 0.2), ("observed", 0.3), ("low", 0.1), ("high", 0.4))
+            for nan in (np.nan,)
         },
         coords={
             "learner": learners,
+            "versus": [f"clinical{evil}"],
             "feature_group": groups,
             "metric": metrics,
             "predictor": predictors,
             "cohort": ["a", "b", "c"],
         },
-        attrs={"permutation_of": f"elastic_net{evil}", "skipped": [f"cohort a{evil}"]},
+        attrs={
+            "coverage": 0.9,
+            "permutation_of": f"elastic_net{evil}",
+            "skipped": [f"cohort a{evil}"],
+        },
     )
 
 

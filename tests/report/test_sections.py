@@ -26,7 +26,8 @@ from scalebrain.report.content import (
 from scalebrain.report.effectmap import _parcel_values, effect_map_section
 from scalebrain.report.effects import focal_term, forest_section, read_effects
 from scalebrain.report.lesionmap import lesion_section
-from scalebrain.report.motor import motor_section, predictor_label
+from scalebrain.report.motor import motor_section, motor_summary
+from scalebrain.report.motorfigures import predictor_label
 from scalebrain.report.multiverse import multiverse_sections
 from scalebrain.report.page import render_report
 from scalebrain.report.pathdiagram import Path, causal_order, path_diagram
@@ -290,8 +291,25 @@ def test_motor_section__ranks_predictors_by_mean_importance(study: Study):
     section = motor_section(study.results)
     rows = table(section, "predictors")
     assert [row[1] for row in rows] == ["ipsilesional CST lesion load (overlap)", "Age", "x"]
-    assert rows[0][3:] == ["0.1500", "1.2", "90%"]
-    assert "p = 0.048 from 20 permutations; the smallest p possible is 0.048" in notes(section)
+    assert rows[0][3:] == ["0.1500", "1.2", "90%", "0.1500"]
+    told = "p = 0.048 for elastic net and p = 0.300 for random forest from 20 permutations"
+    assert told in notes(section)
+
+
+def test_motor_section__tells_gain_calibration_and_coverage(study: Study):
+    section = motor_section(study.results)
+    assert "Combined predictors against clinical ones alone, in R²" in notes(section)
+    assert table(section, "motor-gain")[0][1] == "clinical"
+    assert "held the outcome in 90% (80% to 95%) with elastic net" in notes(section)
+    assert "not guaranteed" in notes(section)
+    assert "1 of 16 people is unlike anyone" in notes(section)
+    drawn = next(b for b in section.blocks if isinstance(b, Figure) and b.key == "calibration")
+    assert "elastic net predicted and observed 20%: 30%, 70%: 80%" in drawn.svg
+    summary = motor_summary(study.parts["motor"])
+    assert len(summary) == 6
+    assert summary[0] == section.takeaway
+    bare = study.parts["motor"].drop_vars(["gain", "interval_covered", "unlike_training"])
+    assert len(motor_summary(bare)) == 3
 
 
 def test_predictor_label__reads_the_names_of_the_predictors():

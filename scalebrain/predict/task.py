@@ -1,0 +1,168 @@
+"""What is predicted: outcome, cohorts and folds, on the people who can be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
+from scalebrain.predict.learners import Folds
+from scalebrain.predict.splits import grouped_folds, leave_one_group_out
+from scalebrain.stats.frame import eligible_subjects, subject_frame
+
+__all__ = ["MotorTask"]
+
+logger = logging.getLogger(__name__)
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MotorTask:
+    """Outcome and folds of a prediction.
+
+    Parameters
+    ----------
+    subjects
+        Ids of the Dataset's subjects, or None where it has none.
+    used
+        (subject,) who is used; n of them.
+    dropped
+        (subject,) eligible, but without target or cohort.
+    y
+        (n,) target.
+    severe
+        (n,) whether it is below the threshold.
+    cohorts
+        Names of the cohorts, sorted.
+    codes
+        (n,) position of each person's cohort among them.
+    folds
+        For each cohort, the rows to train on and to test on.
+    inner
+        For each cohort, the folds of its training rows.
+    told
+        Who was left out and why, in words.
+    """
+
+    subjects: npt.NDArray[Any] | None
+    used: BoolArray
+    dropped: BoolArray
+    y: FloatArray
+    severe: BoolArray
+    cohorts: list[str]
+    codes: IntArray
+    folds: list[tuple[IntArray, IntArray]]
+    inner: list[Folds]
+    told: str
+
+    @classmethod
+    def of(
+        cls,
+        ds: xr.Dataset,
+        *,
+        target: Hashable,
+        groups: Hashable,
+        group: str | None,
+        included: Hashable | None,
+        severe_below: float,
+        n_inner: int,
+        seed: int,
+    ) -> MotorTask:
+        """Take the rows that can be used, and split them by cohort."""
+        absent = [str(name) for name in (target, groups) if name not in ds.variables]
+        if absent:
+            raise MissingVariableError(
+                f"Dataset: variable {', '.join(map(repr, absent))} is missing. Way out: add it "
+                "to participants.tsv and ingest again, or name another with `target`, `groups`."
+            )
+        frame = subject_frame(ds, [target, groups])
+        column = frame[str(target)]
+        if column.dtype.kind not in "biuf":
+            raise StatisticsError(f"Target '{target}' is text; numbers are needed.")
+        score = column.to_numpy(dtype=np.float64)
+        keep = eligible_subjects(ds, group=group, included=included)
+        no_score = keep & ~np.isfinite(score)
+        no_cohort = keep & frame[str(groups)].isna().to_numpy()
+        used = keep & ~no_score & ~no_cohort
+        told = (
+            f"{int((keep & ~used).sum())} of {int(keep.sum())} eligible subjects left out "
+            f"({target} missing: {int(no_score.sum())}; {groups} missing: {int(no_cohort.sum())})"
+        )
+        if not used.any():
+            raise StatisticsError(f"No subject with a value of '{target}': {told}.")
+        if (keep & ~used).any():
+            logger.info("Motor prediction: %s", told)
+        y = score[used]
+        if not y.std() > 1e-12 * np.abs(y).max():
+            raise StatisticsError(
+                f"Target '{target}' has the same value in all {len(y)} rows used, so there is "
+                "nothing to predict."
+            )
+        names = frame[str(groups)][used].astype(str).to_numpy(dtype=object)
+        cohorts, codes = np.unique(names.astype(str), return_inverse=True)
+        _check_people(ds, used, names)
+        folds = [(train, test) for _, train, test in leave_one_group_out(codes)]
+        inner: list[Folds] = [
+            grouped_folds(codes[train], n_inner, seed=seed + k)
+            for k, (train, _) in enumerate(folds)
+        ]
+        return cls(
+            ds["subject"].values if "subject" in ds.coords else None,
+            used,
+            keep & ~used,
+            y,
+            y < severe_below,
+            [str(name) for name in cohorts],
+            codes.astype(np.int64),
+            folds,
+            inner,
+            told,
+        )
+
+    @property
+    def skipped(self) -> list[str]:
+        """Folds whose training rows are all severe, or all not."""
+        out = []
+        for name, (train, _) in zip(self.cohorts, self.folds, strict=True):
+            if self.one_class(train):
+                kind = "severe" if self.severe[train][0] else "not severe"
+                out.append(f"cohort {name} held out: all {len(train)} training rows are {kind}")
+        return out
+
+    def one_class(self, rows: IntArray) -> bool:
+        """Tell whether rows are all severe or all not."""
+        return len(np.unique(self.severe[rows])) < 2
+
+    def spread(self, values: npt.NDArray[Any], fill: Any = np.nan) -> npt.NDArray[Any]:
+        """Put values (..., n) back among all subjects (..., subject)."""
+        out = np.full((*values.shape[:-1], len(self.used)), fill, dtype=values.dtype)
+        out[..., self.used] = values
+        return out
+
+
+def _check_people(ds: xr.Dataset, used: BoolArray, cohort: npt.NDArray[np.object_]) -> None:
+    """Refuse a person, or a scan, that is in several cohorts."""
+    people = same_people(ds)[used]
+    subjects = ds["subject"].values[used] if "subject" in ds.coords else np.flatnonzero(used)
+    failures = []
+    for person in np.flatnonzero(np.bincount(people) > 1):
+        own = people == person
+        if len(set(cohort[own])) > 1:
+            where = ", ".join(f"{s} ({c})" for s, c in zip(subjects[own], cohort[own], strict=True))
+            failures.append(f"{where}: one person or one scan in several cohorts. Keep one.")
+    if failures:
+        shown = "\n".join(failures[:20])
+        raise StatisticsError(
+            f"Cohorts that are trained on and tested share people:\n{shown}",
+            code="scan-in-training",
+        )
