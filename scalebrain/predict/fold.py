@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
+from scalebrain.cluster import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.predict.conformal import Likeness, half_width, likeness
 from scalebrain.predict.harmonized import FoldHarmonizer
@@ -243,5 +243,5 @@ def _one_core() -> Iterator[None]:
     from sklearn import config_context
 
     settings = {"assume_finite": True, "skip_parameter_validation": True}
-    with _ALONE, threadpool_limits(1), config_context(**settings):
+    with _ALONE, one_thread_each(), config_context(**settings):
         yield
