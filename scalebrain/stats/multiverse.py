@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.options import report_progress
 from scalebrain.stats.choices import ICV_CHOICES, SCALE_CHOICES, Choice, site_choices
 from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
 from scalebrain.stats.mixed import mixed_model
@@ -150,17 +152,22 @@ def multiverse(
     cells: dict[str, dict[int, tuple[FloatArray, int]]] = {}
     failures: list[str] = []
     for number, choices in enumerate(specifications):
+        report_progress("multiverse", number, len(specifications))
         steps = [choice for choice in choices if choice.prepare is not None]
         key = tuple(choice.prepare for choice in steps)
         if key not in prepared:
-            prepared[key] = _prepared(ds, steps, covariates, keep, codes)
+            with _quiet():
+                prepared[key] = _prepared(ds, steps, covariates, keep, codes)
         where = ", ".join(choice.name for choice in choices)
         tables = prepared[key]
         if isinstance(tables, str):
             failures.append(f"every effect ({where}): {tables}")
             continue
-        for effect, fitted in tables.fit(choices, extra, weights, where, failures):
+        with _quiet():
+            found = tables.fit(choices, extra, weights, where, failures)
+        for effect, fitted in found:
             cells.setdefault(effect, {})[number] = fitted
+    report_progress("multiverse", len(specifications), len(specifications))
     if not cells:
         raise StatisticsError(f"Multiverse: nothing could be fitted. {failures[0]}")
     if failures:
@@ -181,6 +188,20 @@ def multiverse(
         "failures": failures,
     }
     return out
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the models of single specifications from logging: the result tells what failed."""
+    loggers = [logging.getLogger(f"scalebrain.{name}") for name in ("stats", "harmonization")]
+    before = [one.level for one in loggers]
+    try:
+        for one in loggers:
+            one.setLevel(logging.ERROR)
+        yield
+    finally:
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)
 
 
 def _axes(
