@@ -1,0 +1,617 @@
+"""Patients with the same lesion volume and a different load: matched pairs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
+from scalebrain.predict.matching import (
+    Admissible,
+    Candidates,
+    admissible_pairs,
+    best_matching,
+)
+from scalebrain.predict.paired import balance, paired_fit, sign_flip_p
+from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
+
+__all__ = ["CST_LOAD", "FPN_PAD", "matched_pairs", "nearest_matches"]
+
+logger = logging.getLogger(__name__)
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+#: Weighted lesion load of the ipsilesional corticospinal tract.
+CST_LOAD = "tract_load_weighted:CST_ipsilesional"
+#: Brain-PAD of the contralesional frontoparietal network.
+FPN_PAD = "brain_pad_corrected:FPN_contralesional"
+
+_SIDED = (
+    "lesion_load",
+    "tract_load",
+    "tract_load_weighted",
+    "tract_load_max",
+    "brain_pad_corrected",
+)
+_COVARIATES = ("log10_lesion_volume", "age", "sex_male", "log10_days_post_stroke")
+_EFFECTS = ("difference", "difference_adjusted", "per_sd", "per_sd_adjusted")
+
+
+def matched_pairs(
+    ds: xr.Dataset,
+    *,
+    contrast: str = CST_LOAD,
+    outcome: Hashable = "motor_score",
+    caliper: float = 0.2,
+    age_caliper: float = 5.0,
+    min_contrast: float = 0.5,
+    same_side: bool = True,
+    same_cohort: bool = False,
+    cohort: Hashable = "cohort",
+    min_pairs: int = 5,
+    n_draws: int = 9999,
+    n_listed: int = 1000,
+    seed: int = 0,
+    group: str | None = "stroke",
+    included: Hashable | None = "included",
+    confidence: float = 0.95,
+) -> xr.Dataset:
+    """Pair patients of equal lesion volume who differ in another measure; compare outcomes.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a finished store, on native or on lesional sides.
+    contrast
+        What the two differ in: a variable over ``subject``, or ``variable:label`` for one
+        over ``subject`` and another dimension. ``brain_pad_corrected`` is the calibrated one;
+        regions and tracts are ``_ipsilesional`` and ``_contralesional``.
+    outcome
+        Variable over ``subject`` that is compared.
+    caliper
+        Largest difference of log10 lesion volume, in its standard deviations among the people
+        used. ``attrs["volume_ratio"]`` is the factor that it allows.
+    age_caliper
+        Largest difference of age, years.
+    min_contrast
+        Smallest difference of `contrast`, in its standard deviations.
+    same_side
+        Lesions of a pair are of the same hemisphere.
+    same_cohort
+        People of a pair are of the same cohort.
+    cohort
+        Variable over ``subject``; intervals allow for what people of one share.
+    min_pairs
+        Fewer pairs are an error.
+    n_draws
+        Random flips of the permutation test beyond 20 pairs.
+    n_listed
+        How many of the admissible pairs are listed, those of largest contrast first.
+    seed
+        Of the random flips.
+    group
+        Value of the variable ``group`` to use; None, or a Dataset without it, uses all.
+    included
+        Bool variable over ``subject``; rows where it is False are left out.
+    confidence
+        Level of the intervals.
+
+    Returns
+    -------
+    Dataset
+        Over ``pair``, of largest contrast first: ``contrast``, ``contrast_sd``,
+        ``outcome_difference`` (high less low). Over ``(pair, member)``, member ``high`` and
+        ``low``: ``pair_subject``, ``pair_value``, ``pair_outcome``, ``pair_lesion_volume``
+        (mL), ``pair_age`` (years), ``pair_cohort``, ``pair_side``. Over ``(admissible,
+        member)``: ``admissible_subject``; with ``admissible_contrast``. Over ``(stage,
+        covariate)``, before and after: ``smd``, ``variance_ratio``. Over ``effect``:
+        ``estimate``, ``se``, ``df``, ``ci_low``, ``ci_high``, ``p``, ``interval_kind``. Over
+        ``criterion``: ``pairs_left``. Scalars ``p_permutation``, ``n_permutations``,
+        ``n_pairs``, ``n_admissible``, ``n_people``.
+
+    Raises
+    ------
+    MissingVariableError
+        If a variable or a label is missing.
+    ConfigError
+        If an option is out of range.
+    StatisticsError
+        If there are fewer than `min_pairs` pairs; the message says how many pairs each
+        criterion left.
+
+    Notes
+    -----
+    The pairs are the matching of largest total contrast in which every person (scans of one
+    person are one) is once at most: exact up to 30,000 admissible pairs in a stratum of side
+    (and cohort), greedy beyond, as ``attrs["matching"]`` says. The outcome plays no part in it.
+
+    ``difference`` is the mean over pairs of high less low. Within the caliper the member of
+    larger load may still have the slightly larger lesion: ``difference_adjusted`` is the
+    intercept of the pair differences of the outcome on those of log10 volume and age.
+    ``per_sd`` is the slope through the origin on the contrast in SD, and
+    ``per_sd_adjusted`` the same beside the differences of log10 volume and age. Intervals:
+    :func:`scalebrain.predict.paired.paired_fit`. ``p_permutation`` exchanges the two people
+    of each pair; it takes them for exchangeable, which a cohort that scores lower breaks
+    where pairs cross cohorts (`same_cohort` mends that).
+
+    Before matching, people above the median of the contrast are compared with the others;
+    after it, the high people of the pairs with the low ones.
+
+    References
+    ----------
+    Austin 2011, doi:10.1002/pst.433. Stuart 2010, doi:10.1214/09-STS313. Aronow, Samii and
+    Assenova 2015, doi:10.1093/pan/mpv018.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> n = 200
+    >>> volume, cst = rng.lognormal(2, 1, n), rng.random(n)
+    >>> ds = xr.Dataset(
+    ...     {
+    ...         "lesion_volume": ("subject", volume),
+    ...         "lesion_hemisphere": ("subject", rng.choice(["L", "R"], n)),
+    ...         "cst": ("subject", cst),
+    ...         "motor_score": ("subject", 0.9 - 0.5 * cst + rng.normal(0, 0.05, n)),
+    ...         "age": ("subject", rng.uniform(50, 70, n)),
+    ...     }
+    ... )
+    >>> result = matched_pairs(ds, contrast="cst")
+    >>> bool(result["ci_high"].sel(effect="difference") < 0)
+    True
+    """
+    _check(caliper, age_caliper, min_contrast, confidence, min_pairs, n_draws)
+    table = _people(ds, contrast, outcome, cohort)
+    used = eligible_subjects(ds, group=group, included=included)
+    reasons, used = _usable(table, used, same_side, same_cohort)
+    frame = table[used]
+    told = f"{int(used.sum())} of {reasons}"
+    if used.sum() < 2:
+        raise StatisticsError(f"No two people to pair: {told}.")
+    spread = {n: float(frame[n].std()) for n in ("log10_lesion_volume", "value")}
+    if not spread["value"] > 0:
+        raise StatisticsError(
+            f"'{contrast}' has the same value in all {len(frame)} people used, so no two differ "
+            "in it. Name another `contrast`."
+        )
+    people = _candidates(frame, same_side, same_cohort)
+    width = caliper * spread["log10_lesion_volume"]
+    pairs = admissible_pairs(
+        people,
+        caliper=width,
+        age_caliper=age_caliper,
+        min_contrast=min_contrast * spread["value"],
+    )
+    chosen, exact = best_matching(people, pairs)
+    funnel = _funnel(frame, people, pairs, len(chosen), same_side, same_cohort)
+    if len(chosen) < min_pairs:
+        steps = "; ".join(f"{name}: {count:,}" for name, count in funnel.items())
+        raise StatisticsError(
+            f"{len(chosen)} matched pairs, at least {min_pairs} are needed. People: {told}. Pairs "
+            f"left after each criterion: {steps}. Way out: widen the caliper that removes most "
+            f"(caliper={caliper:g}, age_caliper={age_caliper:g}, min_contrast={min_contrast:g})."
+        )
+    out = _described(frame, pairs, chosen, spread["value"])
+    out = out.merge(_listed(frame, pairs, n_listed))
+    out = out.merge(_balanced(frame, pairs, chosen))
+    out = out.merge(_effects(frame, pairs, chosen, spread["value"], confidence))
+    p, n_flips, all_flips = sign_flip_p(
+        out["outcome_difference"].values, draws=n_draws, seed=seed
+    )
+    scalars: dict[str, tuple[float | int, str]] = {
+        "p_permutation": (p, "P value against exchanging the people of each pair"),
+        "n_permutations": (n_flips, "Sign flips looked at"),
+        "n_pairs": (len(chosen), "Matched pairs"),
+        "n_admissible": (pairs.n_contrast, "Pairs that meet every criterion"),
+        "n_people": (len(frame), "People who may be paired"),
+    }
+    for name, (value, words) in scalars.items():
+        out[name] = ((), value, {"long_name": words})
+    out["pairs_left"] = ("criterion", list(funnel.values()), {"long_name": "Pairs left"})
+    out = out.assign_coords(criterion=np.array(list(funnel), dtype=object))
+    source = ds[contrast.partition(":")[0]].attrs if contrast.partition(":")[0] in ds else {}
+    out.attrs = {
+        "contrast": contrast,
+        "contrast_units": "years" if "brain_pad" in contrast else str(source.get("units", "")),
+        "contrast_sd": spread["value"],
+        "outcome": str(outcome),
+        "caliper": caliper,
+        "volume_ratio": float(10**width),
+        "age_caliper": age_caliper,
+        "min_contrast": min_contrast,
+        "same_side": int(same_side),
+        "same_cohort": int(same_cohort),
+        "matching": "largest total contrast, exact" if exact else "greedy by contrast",
+        "permutation": "every sign flip" if all_flips else f"{n_flips} random sign flips",
+        "rows_used": told,
+        "confidence": confidence,
+        "seed": seed,
+        "simulated": str(ds.attrs.get("simulated", "false")),
+    }
+    logger.info("Matched pairs: %d of %d admissible; %s", len(chosen), pairs.n_contrast, told)
+    return out
+
+
+def nearest_matches(
+    ds: xr.Dataset,
+    subject: str,
+    *,
+    n: int = 5,
+    contrast: str = CST_LOAD,
+    outcome: Hashable = "motor_score",
+    caliper: float = 0.2,
+    age_caliper: float = 5.0,
+    same_side: bool = True,
+    cohort: Hashable = "cohort",
+    group: str | None = "stroke",
+    included: Hashable | None = "included",
+) -> xr.Dataset:
+    """Find the patients whose lesion is like that of one person, and say how they differ.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a finished store.
+    subject
+        The person; need not be included, nor have an outcome.
+    n
+        How many to return.
+    contrast, outcome, caliper, age_caliper, same_side, cohort, group, included
+        As in :func:`matched_pairs`; the people compared with are those that it pairs.
+
+    Returns
+    -------
+    Dataset
+        Over ``match``: ``subject_matched``, ``volume_ratio`` and ``age_difference`` (the
+        other less this one, years), ``value_difference`` (in the units of `contrast`),
+        ``outcome_difference``, ``lesion_volume`` (mL), ``age``, ``value``, ``outcome``,
+        ``cohort_matched``, and ``within_caliper``. Those within come first, of largest
+        contrast first; then the nearest of the others. Scalars ``own_value``,
+        ``own_outcome``, ``n_within``.
+
+    Raises
+    ------
+    MissingVariableError
+        If a variable, a label or the subject is missing.
+    StatisticsError
+        If the person has no lesion volume, age or lesioned side, or nobody is left.
+    """
+    _check(caliper, age_caliper, 0.0, 0.95, 1, 1)
+    table = _people(ds, contrast, outcome, cohort)
+    if subject not in table.index:
+        raise MissingVariableError(f"'{subject}' is not on dimension 'subject'.")
+    own = table.loc[subject]
+    lacking = [
+        words
+        for name, words in (("log10_lesion_volume", "lesion volume"), ("age", "age"))
+        if not np.isfinite(own[name])
+    ]
+    if same_side and own["side"] not in ("L", "R"):
+        lacking.append("lesion of one hemisphere")
+    if lacking:
+        raise StatisticsError(f"{subject} has no {' and no '.join(lacking)}: nobody is matched.")
+    eligible = eligible_subjects(ds, group=group, included=included)
+    _, used = _usable(table, eligible, same_side, False)
+    spread = float(table["log10_lesion_volume"][used].std())
+    used &= (table["person"] != own["person"]).to_numpy()
+    if same_side:
+        used &= (table["side"] == own["side"]).to_numpy()
+    frame = table[used]
+    if not len(frame) or not spread > 0:
+        raise StatisticsError(f"Nobody else has a lesion like that of {subject} to compare with.")
+    volume = np.asarray(frame["log10_lesion_volume"] - own["log10_lesion_volume"]) / spread
+    years = np.asarray(frame["age"] - own["age"])
+    value = np.asarray(frame["value"] - own["value"])
+    far = np.maximum(np.abs(volume) / max(caliper, 1e-9), np.abs(years) / max(age_caliper, 1e-9))
+    within = far <= 1 + 1e-12
+    size = np.nan_to_num(np.abs(value))
+    order = np.lexsort((np.where(within, -size, far), ~within))[:n]
+    picked = frame.iloc[order]
+    columns: dict[str, npt.NDArray[Any]] = {
+        "subject_matched": picked.index.to_numpy(dtype=object),
+        "cohort_matched": picked["cohort"].to_numpy(dtype=object),
+        "lesion_volume": 10 ** picked["log10_lesion_volume"].to_numpy(),
+        "age": picked["age"].to_numpy(),
+        "value": picked["value"].to_numpy(),
+        "outcome": picked["outcome"].to_numpy(),
+        "volume_ratio": 10 ** (volume[order] * spread),
+        "age_difference": years[order],
+        "value_difference": value[order],
+        "outcome_difference": np.asarray(picked["outcome"] - own["outcome"]),
+        "within_caliper": within[order],
+    }
+    out = xr.Dataset({name: ("match", column) for name, column in columns.items()})
+    out["own_value"], out["own_outcome"] = float(own["value"]), float(own["outcome"])
+    out["n_within"] = int(within.sum())
+    out.attrs = {
+        "contrast": contrast,
+        "caliper": caliper,
+        "volume_ratio": float(10 ** (caliper * spread)),
+        "age_caliper": age_caliper,
+    }
+    return out
+
+
+def _check(
+    caliper: float,
+    age_caliper: float,
+    min_contrast: float,
+    confidence: float,
+    min_pairs: int,
+    n_draws: int,
+) -> None:
+    wrong = [
+        f"{name}={value:g}"
+        for name, value in (
+            ("caliper", caliper),
+            ("age_caliper", age_caliper),
+            ("min_contrast", min_contrast),
+        )
+        if not 0 <= value < np.inf
+    ]
+    if not 0 < confidence < 1:
+        wrong.append(f"confidence={confidence:g}")
+    if min_pairs < 1 or n_draws < 1:
+        wrong.append(f"min_pairs={min_pairs}, n_draws={n_draws}")
+    if wrong:
+        raise ConfigError(
+            f"Out of range: {', '.join(wrong)}. Calipers and the contrast are 0 or more, the "
+            "confidence lies between 0 and 1, counts are 1 or more."
+        )
+
+
+def _people(ds: xr.Dataset, contrast: str, outcome: Hashable, cohort: Hashable) -> pd.DataFrame:
+    """One row a subject: what is matched, contrasted and compared."""
+    needed = {"lesion_volume": "mL", "age": "years", "lesion_hemisphere": "side", outcome: ""}
+    absent = [str(name) for name in needed if name not in ds.variables]
+    if absent:
+        raise MissingVariableError(
+            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Run the features "
+            "stage, add it to participants.tsv and ingest again, or name another `outcome`."
+        )
+    names = [*needed, *(n for n in ("sex", "days_post_stroke", cohort) if n in ds.variables)]
+    frame = subject_frame(ds, list(dict.fromkeys(names)))
+    if frame[str(outcome)].dtype.kind not in "biuf":
+        raise StatisticsError(f"Outcome '{outcome}' is text; numbers are needed.")
+
+    def numbers(name: str, positive: bool = False) -> pd.Series[float]:
+        if name not in frame:
+            return pd.Series(np.nan, index=frame.index)
+        column = frame[name].astype(np.float64)
+        return np.log10(column.where(column > 0)) if positive else column
+
+    def text(name: str) -> pd.Series[Any]:
+        column = frame[name] if name in frame else pd.Series("", index=frame.index)
+        return column.fillna("").astype(str)
+
+    return pd.DataFrame(
+        {
+            "log10_lesion_volume": numbers("lesion_volume", positive=True),
+            "age": numbers("age"),
+            "sex_male": text("sex").map({"F": 0.0, "M": 1.0}).astype(np.float64),
+            "log10_days_post_stroke": numbers("days_post_stroke", positive=True),
+            "side": text("lesion_hemisphere"),
+            "cohort": text(str(cohort)),
+            "outcome": numbers(str(outcome)),
+            "value": _contrast_values(ds, contrast),
+            "person": same_people(ds),
+        },
+        index=frame.index,
+    )
+
+
+def _contrast_values(ds: xr.Dataset, contrast: str) -> FloatArray:
+    name, colon, label = contrast.partition(":")
+    if name == "log10_lesion_volume" or name == "lesion_volume":
+        raise ConfigError("Volumes are matched, so they cannot be the contrast.")
+    if not colon:
+        if name in ds.variables and ds[name].dims != ("subject",):
+            raise ConfigError(
+                f"contrast '{name}' lies over {ds[name].dims}: write '{name}:label' for one label."
+            )
+        return _numeric(subject_frame(ds, [name])[name], contrast)
+    if name in _SIDED:
+        array = lesional_measures(ds, [name])[name]
+        dim = next(str(d) for d in array.dims if d != "subject")
+    else:
+        if name not in ds.variables:
+            raise MissingVariableError(f"Dataset: variable '{name}' is missing.")
+        array = ds[name]
+        others = [str(d) for d in array.dims if d != "subject"]
+        if "subject" not in array.dims or len(others) != 1:
+            raise ConfigError(
+                f"contrast '{contrast}': '{name}' has dims {array.dims}, expected subject and one "
+                "more."
+            )
+        dim = others[0]
+    labels = [str(v) for v in array[dim].values] if dim in array.coords else []
+    if label not in labels:
+        shown = ", ".join(labels[:20]) or "none"
+        raise MissingVariableError(f"'{label}' is not on dimension '{dim}'. It has: {shown}.")
+    return np.asarray(array.isel({dim: labels.index(label)}).values, dtype=np.float64)
+
+
+def _numeric(column: pd.Series[Any], name: str) -> FloatArray:
+    if column.dtype.kind not in "biuf":
+        raise StatisticsError(f"contrast '{name}' is text; numbers are needed.")
+    return column.to_numpy(dtype=np.float64)
+
+
+def _usable(
+    table: pd.DataFrame, eligible: BoolArray, same_side: bool, same_cohort: bool
+) -> tuple[str, BoolArray]:
+    """Who can be paired, and how many lack what."""
+    needs: dict[str, BoolArray] = {
+        words: np.isfinite(table[name].to_numpy(dtype=np.float64))
+        for name, words in (
+            ("log10_lesion_volume", "lesion volume"),
+            ("age", "age"),
+            ("value", "contrast"),
+            ("outcome", "outcome"),
+        )
+    }
+    if same_side:
+        needs["side"] = table["side"].isin(["L", "R"]).to_numpy()
+    if same_cohort:
+        needs["cohort"] = (table["cohort"] != "").to_numpy()
+    missing = [
+        f"{words} missing: {int((eligible & ~known).sum())}" for words, known in needs.items()
+    ]
+    used = eligible.copy()
+    for known in needs.values():
+        used &= known
+    return f"{int(eligible.sum())} eligible people ({'; '.join(missing)})", used
+
+
+def _candidates(frame: pd.DataFrame, same_side: bool, same_cohort: bool) -> Candidates:
+    keys = [frame[n] for n, asked in (("side", same_side), ("cohort", same_cohort)) if asked]
+    stratum = (
+        frame.groupby(keys, sort=True).ngroup().to_numpy(dtype=np.int64)
+        if keys
+        else np.zeros(len(frame), dtype=np.int64)
+    )
+    columns = {n: frame[n].to_numpy(dtype=np.float64) for n in ("log10_lesion_volume", "age")}
+    return Candidates(
+        stratum,
+        columns["log10_lesion_volume"],
+        columns["age"],
+        frame["value"].to_numpy(dtype=np.float64),
+        frame["person"].to_numpy(dtype=np.int64),
+    )
+
+
+def _funnel(
+    frame: pd.DataFrame,
+    people: Candidates,
+    pairs: Admissible,
+    n_chosen: int,
+    same_side: bool,
+    same_cohort: bool,
+) -> dict[str, int]:
+    """Pairs left after each criterion."""
+
+    def couples(codes: npt.NDArray[Any]) -> int:
+        size = np.unique(codes, return_counts=True)[1].astype(np.int64)
+        return int((size * (size - 1) // 2).sum())
+
+    out = {"all pairs": couples(np.zeros(len(frame)))}
+    if same_side:
+        out["same side"] = couples(frame["side"].to_numpy(dtype=str))
+    if same_cohort:
+        out["same cohort"] = couples(people.stratum)
+    return out | {
+        "lesion volume": pairs.n_volume,
+        "age": pairs.n_age,
+        "contrast": pairs.n_contrast,
+        "each person once": n_chosen,
+    }
+
+
+def _described(
+    frame: pd.DataFrame, pairs: Admissible, chosen: IntArray, spread: float
+) -> xr.Dataset:
+    members = np.stack([pairs.high[chosen], pairs.low[chosen]], axis=1)
+    both = ("pair", "member")
+    columns = {
+        "pair_subject": frame.index.to_numpy(dtype=object)[members],
+        "pair_cohort": frame["cohort"].to_numpy(dtype=object)[members],
+        "pair_side": frame["side"].to_numpy(dtype=object)[members],
+        "pair_value": frame["value"].to_numpy()[members],
+        "pair_outcome": frame["outcome"].to_numpy()[members],
+        "pair_lesion_volume": 10 ** frame["log10_lesion_volume"].to_numpy()[members],
+        "pair_age": frame["age"].to_numpy()[members],
+    }
+    out = xr.Dataset({name: (both, values) for name, values in columns.items()})
+    out["contrast"] = ("pair", pairs.contrast[chosen], {"long_name": "Contrast, high less low"})
+    out["contrast_sd"] = ("pair", pairs.contrast[chosen] / spread, {"long_name": "In SD"})
+    difference = columns["pair_outcome"][:, 0] - columns["pair_outcome"][:, 1]
+    out["outcome_difference"] = ("pair", difference, {"long_name": "Outcome, high less low"})
+    out["pair_lesion_volume"].attrs["units"] = "mL"
+    out["pair_age"].attrs["units"] = "years"
+    return out.assign_coords(member=np.array(["high", "low"], dtype=object))
+
+
+def _listed(frame: pd.DataFrame, pairs: Admissible, n_listed: int) -> xr.Dataset:
+    members = np.stack([pairs.high[:n_listed], pairs.low[:n_listed]], axis=1)
+    subjects = frame.index.to_numpy(dtype=object)[members]
+    words = {"long_name": "Pairs that meet every criterion, of largest contrast first"}
+    return xr.Dataset(
+        {
+            "admissible_subject": (("admissible", "member"), subjects, words),
+            "admissible_contrast": ("admissible", pairs.contrast[:n_listed]),
+        }
+    )
+
+
+def _balanced(frame: pd.DataFrame, pairs: Admissible, chosen: IntArray) -> xr.Dataset:
+    covariates = frame[[*_COVARIATES]].to_numpy(dtype=np.float64)
+    value = frame["value"].to_numpy()
+    above = value > np.median(value)
+    values = balance(
+        (covariates[above], covariates[~above]),
+        (covariates[pairs.high[chosen]], covariates[pairs.low[chosen]]),
+    )
+    dims = ("stage", "covariate")
+    return xr.Dataset(
+        {
+            "smd": (dims, values[:, 0], {"long_name": "Standardized mean difference"}),
+            "variance_ratio": (dims, values[:, 1], {"long_name": "Ratio of the variances"}),
+        },
+        coords={
+            "stage": np.array(["before", "after"], dtype=object),
+            "covariate": np.array(_COVARIATES, dtype=object),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """High less low, of every pair."""
+
+    outcome: FloatArray
+    contrast: FloatArray
+    others: FloatArray
+
+
+def _effects(
+    frame: pd.DataFrame,
+    pairs: Admissible,
+    chosen: IntArray,
+    spread: float,
+    confidence: float,
+) -> xr.Dataset:
+    high, low = pairs.high[chosen], pairs.low[chosen]
+
+    def less(name: str) -> FloatArray:
+        column = frame[name].to_numpy(dtype=np.float64)
+        return np.asarray(column[high] - column[low])
+
+    own = _Differences(
+        less("outcome"),
+        less("value") / spread,
+        np.stack([less("log10_lesion_volume"), less("age")], axis=1),
+    )
+    # where all pairs agree exactly in one, it needs no adjustment
+    others = own.others[:, np.abs(own.others).max(axis=0) > 0]
+    one, slope = np.ones((len(chosen), 1)), own.contrast[:, None]
+    designs = (one, np.hstack([one, others]), slope, np.hstack([slope, others]))
+    names, codes = np.unique(frame["cohort"].to_numpy(dtype=str), return_inverse=True)
+    cohorts = None if len(names) < 2 else np.stack([codes[high], codes[low]], axis=1)
+    fits = [paired_fit(own.outcome, x, cohorts, confidence=confidence) for x in designs]
+    columns = {
+        name: ("effect", np.array([getattr(fit, name) for fit in fits]))
+        for name in ("estimate", "se", "df", "ci_low", "ci_high", "p")
+    }
+    out = xr.Dataset(columns, coords={"effect": np.array(_EFFECTS, dtype=object)})
+    out["interval_kind"] = ("effect", np.array([fit.kind for fit in fits], dtype=object))
+    return out
