@@ -33,6 +33,6 @@ def test_notebook__runs(path, study, tmp_path, monkeypatch):
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
-        if output.get("name") == "stderr"
+        if output.get("name") == "stderr" and "Warning" in output["text"]
     ]
     assert not told

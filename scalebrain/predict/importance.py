@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,7 +136,9 @@ def shap_values(
     Lundberg and Lee 2017, arXiv:1705.07874. Lundberg et al. 2020, DOI
     10.1038/s42256-019-0138-9.
     """
-    import shap
+    with warnings.catch_warnings():  # in a notebook tqdm asks for widgets that are not used
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import shap
 
     before, estimator = model.pipeline[:-1], model.pipeline[-1]
     scaled = before.transform(x)

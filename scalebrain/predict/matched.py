@@ -205,9 +205,7 @@ def matched_pairs(
     out = out.merge(_listed(frame, pairs, n_listed))
     out = out.merge(_balanced(frame, pairs, chosen))
     out = out.merge(_effects(frame, pairs, chosen, spread["value"], confidence))
-    p, n_flips, all_flips = sign_flip_p(
-        out["outcome_difference"].values, draws=n_draws, seed=seed
-    )
+    p, n_flips, all_flips = sign_flip_p(out["outcome_difference"].values, draws=n_draws, seed=seed)
     scalars: dict[str, tuple[float | int, str]] = {
         "p_permutation": (p, "P value against exchanging the people of each pair"),
         "n_permutations": (n_flips, "Sign flips looked at"),
