@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from scalebrain.ingestion.upkeep import store_info, verify_store, withdraw
     from scalebrain.io.store import open_store, save_store, unpack
     from scalebrain.pipeline import run_study
+    from scalebrain.predict.matched import matched_pairs, nearest_matches
     from scalebrain.predict.motor import predict_motor
+    from scalebrain.report.person import person_report
     from scalebrain.simulate.cohort import simulate_cohort
     from scalebrain.stats.lesion_symptom import lesion_symptom_map
     from scalebrain.stats.meta import meta
@@ -80,6 +82,9 @@ _HOME = {
     "open_store": "io.store",
     "parcellate": "features.parcellation",
     "parcellate_files": "features.parcellate_files",
+    "matched_pairs": "predict.matched",
+    "nearest_matches": "predict.matched",
+    "person_report": "report.person",
     "predict_motor": "predict.motor",
     "problems": "ingestion.cohort",
     "read_atlas": "atlas.files",
@@ -121,9 +126,11 @@ __all__ = [
     "lesion_volume",
     "load_atlas",
     "mask_lesions",
+    "matched_pairs",
     "meta",
     "mixed_model",
     "multiverse",
+    "nearest_matches",
     "network_load",
     "node_features",
     "normative",
@@ -131,6 +138,7 @@ __all__ = [
     "open_store",
     "parcellate",
     "parcellate_files",
+    "person_report",
     "predict_motor",
     "problems",
     "read_atlas",

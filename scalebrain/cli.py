@@ -379,6 +379,39 @@ def motor(
     click.echo(out)
 
 
+@cli.command(epilog="Research use only: associations, no advice about therapy.")
+@click.argument("store")
+@click.argument("subject")
+@click.argument("out", type=_FOLDER)
+@click.option(
+    "--results",
+    metavar="results.zarr",
+    type=click.Path(path_type=Path),
+    help="Results of a study, for its motor prediction; else one is made here.",
+)
+@click.option("--seed", default=0, show_default=True)
+@_scheduler
+def person(
+    store: str, subject: str, out: Path, results: Path | None, seed: int, scheduler: str | None
+) -> None:
+    """Write what is known of SUBJECT of STORE, as a page and as JSON, to OUT."""
+    from scalebrain.io.results import read_results
+    from scalebrain.report.person import write_person
+
+    motor = None
+    if results is not None:
+        found, attrs = read_results(results)
+        motor = found.get("motor")
+        if motor is None:
+            reason = dict(attrs.get("missing", {})).get("motor", "none was made")
+            click.echo(f"{results}: no motor prediction ({reason}); one is made here", err=True)
+    with scalebrain.open_client(scheduler):
+        report = scalebrain.person_report(
+            scalebrain.open_store(store), subject, motor=motor, seed=seed
+        )
+    click.echo(write_person(report, out))
+
+
 def _named_levels(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, list[str]]:
     """Levels of several options NAME=A,B."""
     made = {}

@@ -329,7 +329,8 @@ def nearest_matches(
         "within_caliper": within[order],
     }
     out = xr.Dataset({name: ("match", column) for name, column in columns.items()})
-    out["own_value"], out["own_outcome"] = float(own["value"]), float(own["outcome"])
+    out["own_value"] = ((), np.asarray(own["value"], dtype=np.float64))
+    out["own_outcome"] = ((), np.asarray(own["outcome"], dtype=np.float64))
     out["n_within"] = int(within.sum())
     out.attrs = {
         "contrast": contrast,
@@ -386,7 +387,9 @@ def _people(ds: xr.Dataset, contrast: str, outcome: Hashable, cohort: Hashable) 
         if name not in frame:
             return pd.Series(np.nan, index=frame.index)
         column = frame[name].astype(np.float64)
-        return np.log10(column.where(column > 0)) if positive else column
+        if not positive:
+            return column
+        return pd.Series(np.log10(column.where(column > 0).to_numpy()), index=frame.index)
 
     def text(name: str) -> pd.Series[Any]:
         column = frame[name] if name in frame else pd.Series("", index=frame.index)
@@ -473,11 +476,9 @@ def _usable(
 
 def _candidates(frame: pd.DataFrame, same_side: bool, same_cohort: bool) -> Candidates:
     keys = [frame[n] for n, asked in (("side", same_side), ("cohort", same_cohort)) if asked]
-    stratum = (
-        frame.groupby(keys, sort=True).ngroup().to_numpy(dtype=np.int64)
-        if keys
-        else np.zeros(len(frame), dtype=np.int64)
-    )
+    stratum = np.zeros(len(frame), dtype=np.int64)
+    if keys:
+        stratum = np.asarray(frame.groupby(keys, sort=True).ngroup(), dtype=np.int64)
     columns = {n: frame[n].to_numpy(dtype=np.float64) for n in ("log10_lesion_volume", "age")}
     return Candidates(
         stratum,

@@ -95,7 +95,8 @@ def admissible_pairs(
     People are sorted by volume within their stratum and compared with those that follow
     within the caliper, in blocks of about :data:`BLOCK` pairs: no n x n array is made.
     """
-    high, low, contrast = (np.zeros(0, dtype=t) for t in (np.int64, np.int64, np.float64))
+    high, low = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    contrast = np.zeros(0, dtype=np.float64)
     counts = np.zeros(3, dtype=np.int64)
     floor = min_contrast
     for a, b in _windows(people, caliper):

@@ -71,7 +71,8 @@ def paired_fit(
     n, k = x.shape
     df = n - k
     if df < 1 or np.linalg.matrix_rank(x) < k:
-        return PairedFit(*[np.nan] * 2, 0, *[np.nan] * 3, "too few pairs")
+        nothing = np.nan
+        return PairedFit(nothing, nothing, 0, nothing, nothing, nothing, "too few pairs")
     bread = np.linalg.inv(x.T @ x)
     coefficient = bread @ x.T @ y
     residual = y - x @ coefficient
@@ -105,7 +106,7 @@ def _dyadic(score: FloatArray, cohorts: IntArray) -> FloatArray:
     _, dyad = np.unique(first[across] * n + second[across], return_inverse=True)
     by_dyad = np.zeros((dyad.max(initial=-1) + 1, k))
     np.add.at(by_dyad, dyad, score[across])
-    return by_cohort.T @ by_cohort - by_dyad.T @ by_dyad
+    return np.asarray(by_cohort.T @ by_cohort - by_dyad.T @ by_dyad)
 
 
 def sign_flip_p(difference: FloatArray, *, draws: int, seed: int) -> tuple[float, int, bool]:
@@ -176,21 +177,18 @@ def balance(
     ----------
     Stuart 2010, doi:10.1214/09-STS313.
     """
-    out = np.full((2, 2, before[0].shape[1]), np.nan)
-    spread = None
+    n_columns = before[0].shape[1]
+    out = np.full((2, 2, n_columns), np.nan)
+    spread = np.full(n_columns, np.nan)
     for stage, (high, low) in enumerate((before, after)):
-        for column in range(high.shape[1]):
+        for column in range(n_columns):
             a, b = (part[:, column][np.isfinite(part[:, column])] for part in (high, low))
             if min(len(a), len(b)) < 2:
                 continue
-            out[stage, 0, column] = a.mean() - b.mean()
-            if b.var() > 0:
-                out[stage, 1, column] = a.var(ddof=1) / b.var(ddof=1)
-        if spread is None:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                spread = np.sqrt(
-                    (np.nanvar(high, axis=0, ddof=1) + np.nanvar(low, axis=0, ddof=1)) / 2
-                )
-                spread[~(spread > 0)] = np.nan
-        out[stage, 0] /= spread
+            variances = a.var(ddof=1), b.var(ddof=1)
+            if stage == 0 and sum(variances) > 0:
+                spread[column] = np.sqrt(sum(variances) / 2)
+            out[stage, 0, column] = (a.mean() - b.mean()) / spread[column]
+            if variances[1] > 0:
+                out[stage, 1, column] = variances[0] / variances[1]
     return out

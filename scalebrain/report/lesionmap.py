@@ -24,7 +24,7 @@ from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["lesion_section"]
+__all__ = ["cuts_through", "lesion_section", "mark_sides"]
 
 
 def lesion_section(
@@ -87,7 +87,7 @@ def _n_masks(attrs: Mapping[Any, Any], table: pd.DataFrame) -> int:
     return max(1, int((table["lesion_present"] & table["included"]).sum()))
 
 
-def _cuts(volume: Volume, axis: int, n: int) -> npt.NDArray[np.float64]:
+def cuts_through(volume: Volume, axis: int, n: int) -> npt.NDArray[np.float64]:
     """Coordinates that spread over the middle 94% of the values along an axis."""
     others = tuple(i for i in range(3) if i != axis)
     mass = np.nansum(volume.data, axis=others)
@@ -104,7 +104,9 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
     colormap = matplotlib.colormaps["inferno"]
     # One color for each count: no color stands for a number of people that cannot be.
     colors = np.asarray(colormap(np.linspace(0.25, 0.97, top) if top > 1 else [0.7]))[:, :3]
-    cuts = [(2, at) for at in _cuts(volume, 2, 8)] + [(1, at) for at in _cuts(volume, 1, 4)]
+    cuts = [(2, at) for at in cuts_through(volume, 2, 8)] + [
+        (1, at) for at in cuts_through(volume, 1, 4)
+    ]
     enlarge = 2 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
     x, y, z = (float(axis[-1] - axis[0]) for axis in gray.axes)
     width = 2.02
@@ -129,7 +131,7 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
             axes.set_title(
                 f"{'z' if axis == 2 else 'y'} = {number(base.at, 0)} mm", fontsize=8.5, pad=3
             )
-            _mark_sides(axes)
+            mark_sides(axes)
         bar = drawing.color_bar(
             drawing.panel(figure, 8.75, 1.2, 0.17, sum(heights) - 1.3),
             colors,
@@ -157,7 +159,7 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
     )
 
 
-def _mark_sides(axes: "Axes") -> None:
+def mark_sides(axes: "Axes") -> None:
     """Write which side is which into the lower corners of a slice."""
     for where, words in ((0.02, "L"), (0.98, "R")):
         axes.text(

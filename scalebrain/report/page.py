@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,14 @@ from scalebrain.report.templating import environment, source
 from scalebrain.report.volume import background_vector
 from scalebrain.variables import validate
 
-__all__ = ["StudyResults", "render_report", "write_report"]
+__all__ = [
+    "StudyResults",
+    "render_page",
+    "render_report",
+    "trained_on_simulated",
+    "write_report",
+    "write_text",
+]
 
 
 def render_report(
@@ -88,25 +96,28 @@ def render_report(
         motor_section(results),
         recovery_section(results, simulated=simulated),
     ]
+    return render_page(
+        "page.html.j2",
+        title=title,
+        simulated=simulated,
+        trained_on_simulated=trained_on_simulated(ds),
+        facts=facts(table, results),
+        sections=sections,
+        nav=_nav(sections),
+        methods=methods_facts(ds, results),
+        references=REFERENCES,
+        provenance=provenance_blocks(ds, results.provenance),
+    )
+
+
+def render_page(template: str, **content: Any) -> str:
+    """Fill a template of a page, with the style and the script that all pages share."""
     script = source("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         environment()
-        .get_template("page.html.j2")
-        .render(
-            title=title,
-            simulated=simulated,
-            trained_on_simulated=_trained_on_simulated(ds),
-            facts=facts(table, results),
-            sections=sections,
-            nav=_nav(sections),
-            methods=methods_facts(ds, results),
-            references=REFERENCES,
-            provenance=provenance_blocks(ds, results.provenance),
-            style=source("page.css"),
-            script=script,
-            script_hash=f"sha256-{digest}",
-        )
+        .get_template(template)
+        .render(style=source("page.css"), script=script, script_hash=f"sha256-{digest}", **content)
     )
 
 
@@ -143,18 +154,24 @@ def write_report(
     render_report : The page as text.
     """
     page = render_report(ds, results=results, title=title, background=background)
+    return write_text(page, path)
+
+
+def write_text(words: str, path: str | os.PathLike[str]) -> Path:
+    """Write a text file that appears complete or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(page, encoding="utf-8", newline="\n")
+        partial.write_text(words, encoding="utf-8", newline="\n")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return target
 
 
-def _trained_on_simulated(ds: xr.Dataset) -> bool:
+def trained_on_simulated(ds: xr.Dataset) -> bool:
+    """Tell whether the ages come from a model that learned from simulated people."""
     ages = [ds[n] for n in ("brain_age", "brain_age_global") if n in ds.variables]
     return any(str(a.attrs.get("model_trained_on_simulated")).lower() == "true" for a in ages)
 

@@ -1,0 +1,483 @@
+"""What is known of one person, as plain data with units."""
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.predict.matched import CST_LOAD, nearest_matches
+from scalebrain.report.content import long_region, number, percent, split_region, text_values
+from scalebrain.report.motorfigures import predictor_label
+from scalebrain.report.page import trained_on_simulated
+from scalebrain.stats.frame import eligible_subjects, lesional_measures
+from scalebrain.stats.pads import GLOBAL_REGION, find_pad
+
+__all__ = ["People", "caveats", "person_facts"]
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+Facts = dict[str, Any]
+
+FORMAT = "scalebrain person 1"
+RESEARCH_ONLY = (
+    "Research use only: associations in groups of people, not a diagnosis, a prognosis or advice "
+    "about therapy."
+)
+_FEW = 10
+_N_DRIVERS = 8
+_N_MATCHES = 6
+_TRACT_LOADS = ("tract_load", "tract_load_weighted", "tract_load_max")
+_TEXT = ("sex", "cohort", "group", "lesion_hemisphere", "exclusion_reason", "warnings")
+_NUMBERS: Mapping[str, str] = {
+    "age": "years",
+    "days_post_stroke": "days",
+    "icv": "mL",
+    "motor_score": "1",
+    "lesion_volume": "mL",
+    "laterality_index": "1",
+    "lesion_outside_fraction": "1",
+}
+_FLAGS = ("included", "lesion_present", "scan_present", "extrapolated", "age_censored")
+_AGES: Mapping[str, str] = {
+    "brain_age": "brain_age",
+    "low": "brain_age_low",
+    "high": "brain_age_high",
+    "brain_pad": "brain_pad",
+    "imputed_fraction": "imputed_fraction",
+    "centile": "brain_age_centile",
+    "centile_low": "brain_age_centile_low",
+    "centile_high": "brain_age_centile_high",
+}
+
+
+@dataclass(frozen=True)
+class People:
+    """What pages of all people share: small tables in memory, computed once.
+
+    Parameters
+    ----------
+    ds
+        Store without its images, in memory, with centiles where they could be made.
+    motor
+        Held-out prediction of everyone, or None.
+    no_centiles, no_motor
+        Why these are not there; empty when they are.
+    """
+
+    ds: xr.Dataset
+    motor: xr.Dataset | None
+    no_centiles: str = ""
+    no_motor: str = ""
+
+    def text(self, name: str, at: int) -> str:
+        """Return a text of one person; empty when there is none."""
+        if name not in self.ds.variables:
+            return ""
+        return str(text_values(self.ds[name].isel(subject=[at]))[0])
+
+    def number(self, name: str, at: int) -> float | None:
+        """Return a number of one person."""
+        if name not in self.ds.variables:
+            return None
+        return _plain(self.ds[name].values[at])
+
+    def flag(self, name: str, at: int, default: bool = False) -> bool:
+        """Return a flag of one person."""
+        return bool(self.ds[name].values[at]) if name in self.ds.variables else default
+
+
+def person_facts(people: People, subject: str) -> Facts:
+    """Collect what is known of one person.
+
+    Parameters
+    ----------
+    people
+        Everyone.
+    subject
+        Label on ``subject``.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: numbers are plain or None, units stand beside them.
+    """
+    at = [str(s) for s in people.ds["subject"].values].index(subject)
+    who: Facts = {name: people.text(name, at) for name in _TEXT}
+    who |= {name: people.number(name, at) for name in _NUMBERS}
+    who |= {name: people.flag(name, at, name in ("included",)) for name in _FLAGS}
+    facts: Facts = {
+        "format": FORMAT,
+        "subject": subject,
+        "use": RESEARCH_ONLY,
+        "simulated": str(people.ds.attrs.get("simulated", "false")).lower() == "true",
+        "model_trained_on_simulated": trained_on_simulated(people.ds),
+        "units": dict(_NUMBERS),
+        "person": who,
+    }
+    facts["loads"] = _loads(people, at)
+    facts["brain_age"] = _brain_age(people, at)
+    facts["motor"] = _motor(people, at)
+    facts["matches"] = _matches(people, subject, at)
+    facts["caveats"] = caveats(facts)
+    return facts
+
+
+def _plain(value: Any) -> float | None:
+    """Finite number, or None: JSON has no NaN."""
+    made = float(value)
+    return made if math.isfinite(made) else None
+
+
+def _centile(value: float | None, others: FloatArray) -> float | None:
+    """Place among others, 0 to 100: those below and half of the ties."""
+    known = others[np.isfinite(others)]
+    if value is None or not len(known):
+        return None
+    below = np.count_nonzero(known < value) + 0.5 * np.count_nonzero(known == value)
+    return float(100 * below / len(known))
+
+
+def has_one_side(facts_or_side: str) -> bool:
+    """Tell whether a lesion has an ipsilesional side."""
+    return facts_or_side in ("L", "R")
+
+
+def side_words(region: str, lesion_side: str) -> str:
+    """Say on which side of the lesion a native region lies."""
+    side = split_region(region)[1]
+    if side not in ("L", "R") or not has_one_side(lesion_side):
+        return ""
+    return "ipsilesional" if side == lesion_side else "contralesional"
+
+
+# -- loads --------------------------------------------------------------------------------
+
+
+def _loads(people: People, at: int) -> Facts:
+    ds = people.ds
+    if not people.flag("lesion_present", at):
+        return {"reason": "There is no lesion mask.", "rows": []}
+    side = people.text("lesion_hemisphere", at)
+    one_side = has_one_side(side)
+    others = eligible_subjects(ds)
+    others[at] = False
+    cohort = text_values(ds["cohort"]) if "cohort" in ds.variables else np.full(len(others), "")
+    near = others & (cohort == cohort[at])
+    rows: list[Facts] = []
+
+    def add(name: str, label: str, unit: str, values: FloatArray) -> None:
+        value = _plain(values[at])
+        rows.append(
+            {
+                "name": name,
+                "label": label,
+                "value": value,
+                "unit": unit,
+                "centile_cohort": _centile(value, values[near]),
+                "n_cohort": int(np.isfinite(values[near]).sum()),
+                "centile_all": _centile(value, values[others]),
+                "n_all": int(np.isfinite(values[others]).sum()),
+            }
+        )
+
+    if "lesion_volume" in ds.variables:
+        volume = np.asarray(ds["lesion_volume"].values, dtype=np.float64)
+        add("lesion_volume", "Lesion volume", "mL", volume)
+    names = [n for n in (*_TRACT_LOADS, "lesion_load") if n in ds.variables]
+    sided = lesional_measures(ds, names) if one_side and names else ds
+    for name in names:
+        dim = "region" if name == "lesion_load" else "tract"
+        array = sided[name].transpose("subject", dim)
+        unit = "mL" if name == "tract_load_weighted" else "1"
+        for k, label in enumerate(str(v) for v in array[dim].values):
+            values = np.asarray(array.values[:, k], dtype=np.float64)
+            add(f"{name}:{label}", predictor_label(f"{name}:{label}"), unit, values)
+    return {
+        "reason": "",
+        "sides": "ipsilesional and contralesional" if one_side else "left and right",
+        "rows": rows,
+    }
+
+
+# -- brain age ----------------------------------------------------------------------------
+
+
+def _brain_age(people: People, at: int) -> Facts:
+    ds = people.ds
+    found = find_pad(ds)
+    tool = str(ds[found.name].attrs.get("tool", "")) if found.name in ds.variables else ""
+    suffix = "_global" if found.is_global else ""
+    if f"brain_age{suffix}" not in ds.variables:
+        return {"reason": "No brain age was predicted: the predict stage has not run.", "rows": []}
+    side = people.text("lesion_hemisphere", at)
+    regions = [GLOBAL_REGION] if found.is_global else [str(v) for v in ds["region"].values]
+
+    def values(name: str) -> FloatArray:
+        if name not in ds.variables:
+            return np.full(len(regions), np.nan)
+        array = ds[name].values[at] if "subject" in ds[name].dims else ds[name].values
+        return np.atleast_1d(np.asarray(array, dtype=np.float64))
+
+    columns = {
+        key: values(name.replace("brain_age", f"brain_age{suffix}", 1))
+        if key in ("brain_age", "low", "high")
+        else values(name if key != "brain_pad" else f"brain_pad{suffix}")
+        for key, name in _AGES.items()
+    }
+    corrected = values(found.name)
+    if found.has_slope:
+        slope = values("calibration_slope")
+        corrected = corrected / np.where(slope > 0, slope, np.nan)
+    columns["brain_pad_corrected"] = (
+        corrected if found.is_corrected else np.full(len(regions), np.nan)
+    )
+    age = people.number("age", at)
+    age = math.nan if age is None else age
+    columns["brain_pad"] = columns["brain_age"] - age
+    columns["pad_low"], columns["pad_high"] = columns["low"] - age, columns["high"] - age
+    columns["lesion_load"] = values("lesion_load") if not found.is_global else np.full(1, np.nan)
+    rows = [
+        {
+            "region": region,
+            "label": "whole brain" if region == GLOBAL_REGION else long_region(region),
+            "side": side_words(region, side),
+            **{key: _plain(column[k]) for key, column in columns.items()},
+        }
+        for k, region in enumerate(regions)
+    ]
+    known = any(row["brain_age"] is not None for row in rows)
+    why = people.no_centiles or people.text("centile_reason", at)
+    coverage = ds["brain_age_low"].attrs.get("coverage") if "brain_age_low" in ds else None
+    healthy = ds["brain_age_centile"].attrs.get("healthy", "") if "brain_age_centile" in ds else ""
+    return {
+        "reason": "" if known else "No brain age: there is no usable T1-weighted scan.",
+        "unit": "years",
+        "coverage": _plain(coverage) if coverage is not None else None,
+        "tool": tool,
+        "lesion_policy": str(ds[f"brain_age{suffix}"].attrs.get("lesion_policy", "")),
+        "out_of_fold": people.flag("out_of_fold", at),
+        "centile_reason": why,
+        "centile_of": str(healthy),
+        "rows": rows if known else [],
+    }
+
+
+# -- motor outcome ------------------------------------------------------------------------
+
+
+def _motor(people: People, at: int) -> Facts:
+    observed = people.number("motor_score", at)
+    out: Facts = {"observed": observed, "unit": "fraction of the maximum; 1 is unimpaired"}
+    motor = people.motor
+    if motor is None:
+        return out | {"reason": people.no_motor}
+    learners = [str(v) for v in motor["learner"].values]
+    groups = [str(v) for v in motor["feature_group"].values]
+    learner = "elastic_net" if "elastic_net" in learners else learners[0]
+    group = str(motor.attrs.get("importance_of", groups[-1]))
+    labels = [str(s) for s in motor["subject"].values]
+    subject = str(people.ds["subject"].values[at])
+    if subject not in labels:
+        return out | {"reason": "The results given are of other people."}
+    place = labels.index(subject)
+    own = motor.isel(subject=place).sel(learner=learner)
+    value = _plain(own["prediction"].sel(feature_group=group))
+    if value is None:
+        return out | {"reason": _no_prediction(people, at)}
+
+    def of(name: str) -> float | None:
+        return _plain(own[name].sel(feature_group=group)) if name in own.variables else None
+
+    out |= {
+        "reason": "",
+        "predicted": value,
+        "low": of("interval_low"),
+        "high": of("interval_high"),
+        "coverage": motor.attrs.get("coverage"),
+        "interval_over": [str(v) for v in motor.attrs.get("interval_over", [])],
+        "interval_guaranteed": bool(motor.attrs.get("interval_guaranteed", 0)),
+        "severe_probability": of("severe_probability"),
+        "severe_below": motor.attrs.get("severe_below"),
+        "mean_of_training": _plain(own["baseline_prediction"])
+        if "baseline_prediction" in own.variables
+        else None,
+        "learner": learner,
+        "predictors": group,
+        "held_out": people.text("cohort", at),
+        "unlike_training": bool(own["unlike_training"]) if "unlike_training" in own else None,
+        "unlike_reason": str(own["unlike_reason"].values) if "unlike_reason" in own else "",
+        "r2": _score(motor, learner, group),
+    }
+    return out | _drivers(own)
+
+
+def _score(motor: xr.Dataset, learner: str, group: str) -> Facts | None:
+    if "score" not in motor.variables:
+        return None
+    at = {"learner": learner, "feature_group": group, "metric": "r2"}
+    return {name: _plain(motor[name].sel(at)) for name in ("score", "ci_low", "ci_high")}
+
+
+def _drivers(own: xr.Dataset) -> Facts:
+    """Parts of the prediction, the largest first; the others together."""
+    if "shap" not in own.variables:
+        return {"drivers": [], "base": None}
+    values = np.asarray(own["shap"].values, dtype=np.float64)
+    names = [str(v) for v in own["predictor"].values]
+    order = np.argsort(-np.nan_to_num(np.abs(values)), kind="stable")
+    drivers = [
+        {"name": names[k], "label": predictor_label(names[k]), "part": _plain(values[k])}
+        for k in order[:_N_DRIVERS]
+        if values[k] != 0 and math.isfinite(values[k])
+    ]
+    base = _plain(own["shap_base"]) if "shap_base" in own.variables else None
+    return {
+        "drivers": drivers,
+        "base": base,
+        "others": float(np.nansum(values[order[len(drivers) :]])),
+    }
+
+
+def _no_prediction(people: People, at: int) -> str:
+    if people.text("group", at) != "stroke":
+        return "Only people with a stroke are predicted."
+    reason = _out_of_statistics(people, at)
+    if reason:
+        return f"Not predicted, since left out of the statistics: {reason}."
+    if people.number("motor_score", at) is None:
+        return "Not predicted, since the motor score is missing; predictions are checked by it."
+    return "Not predicted by this run of the motor prediction."
+
+
+def _out_of_statistics(people: People, at: int) -> str:
+    if not people.flag("included", at, True):
+        return people.text("exclusion_reason", at) or "excluded"
+    return "age outside the ages of training" if people.flag("extrapolated", at) else ""
+
+
+# -- matched patients ---------------------------------------------------------------------
+
+
+def _matches(people: People, subject: str, at: int) -> Facts:
+    if people.text("group", at) != "stroke":
+        return {"reason": "Patients are matched with patients only.", "rows": []}
+    contrast: Hashable = CST_LOAD
+    try:
+        found = nearest_matches(people.ds, subject, n=_N_MATCHES)
+    except (StatisticsError, MissingVariableError) as error:
+        return {"reason": str(error), "rows": []}
+    names = [str(n) for n in found.data_vars if found[n].dims == ("match",)]
+    rows = []
+    for k in range(found.sizes["match"]):
+        row: Facts = {}
+        for name in names:
+            value = found[name].values[k]
+            if isinstance(value, str):
+                row[name] = value
+            elif name == "within_caliper":
+                row[name] = bool(value)
+            else:
+                row[name] = _plain(value)
+        rows.append(row)
+    return {
+        "reason": "",
+        "contrast": str(contrast),
+        "contrast_label": predictor_label(str(contrast)),
+        "contrast_unit": "mL",
+        "volume_ratio": float(found.attrs["volume_ratio"]),
+        "age_caliper": float(found.attrs["age_caliper"]),
+        "own_value": _plain(found["own_value"]),
+        "own_outcome": _plain(found["own_outcome"]),
+        "n_within": int(found["n_within"]),
+        "rows": rows,
+    }
+
+
+# -- caveats ------------------------------------------------------------------------------
+
+
+def caveats(facts: Facts) -> list[str]:
+    """Say what has to be known before anything on the page is believed.
+
+    Parameters
+    ----------
+    facts
+        As :func:`person_facts` collects them.
+
+    Returns
+    -------
+    list of str
+        Sentences, of this person first.
+    """
+    who, ages, motor = facts["person"], facts["brain_age"], facts["motor"]
+    out = [facts["use"]]
+    if facts["simulated"]:
+        out.append("Simulated data: this person was generated by a computer and does not exist.")
+    if facts["model_trained_on_simulated"] and not facts["simulated"]:
+        out.append("The brain-age model learned from simulated people: its ages mean nothing here.")
+    if not who["included"]:
+        reason = who["exclusion_reason"] or "no reason recorded"
+        out.append(f"Left out of every statistic of the study: {reason}.")
+    if who["extrapolated"]:
+        out.append(
+            "The age is outside the ages that the brain-age model was trained on: its ages are "
+            "extrapolated, and this person is left out of the statistics."
+        )
+    if who["age_censored"]:
+        out.append("The age was given as a lower bound only.")
+    stroke = who["group"] == "stroke"
+    side = who["lesion_hemisphere"]
+    if stroke and not who["lesion_present"]:
+        out.append("There is no lesion mask: nothing is known of where the lesion lies.")
+    elif stroke and not has_one_side(side):
+        out.append(
+            f"The lesion has no single side ({side or 'unknown'}): nothing here can be called "
+            "ipsilesional or contralesional, and nobody is matched."
+        )
+    imputed = [r for r in ages["rows"] if (r["imputed_fraction"] or 0) > 0]
+    if imputed:
+        words = ", ".join(f"{r['label']} ({percent(r['imputed_fraction'])})" for r in imputed)
+        out.append(
+            f"Lesioned tissue was replaced by estimates from the rest of the region in: {words}. "
+            "What is imputed tells nothing of this person."
+        )
+    gaps = [r["label"] for r in ages["rows"] if r["brain_age"] is None]
+    if gaps:
+        out.append(f"No brain age in: {', '.join(gaps)}.")
+    if ages["rows"] and ages["centile_reason"]:
+        out.append(f"No centile of brain age: {ages['centile_reason']}.")
+    if motor.get("unlike_training"):
+        out.append(
+            "Unlike anyone that the motor model was trained on, so trust its prediction least: "
+            f"{motor['unlike_reason']}."
+        )
+    if motor.get("predicted") is not None and not motor["interval_guaranteed"]:
+        out.append(
+            "There are too few cohorts for an interval of the motor score that is guaranteed to "
+            "cover a new cohort: it takes people of different cohorts for exchangeable."
+        )
+    r2 = (motor.get("r2") or {}).get("score")
+    if r2 is not None and r2 < 0.1:
+        out.append(
+            f"The motor model predicts cohorts that it has not seen poorly (R² {number(r2)}): read "
+            "its prediction as a check of the method, not as a forecast."
+        )
+    few = [r for r in facts["loads"]["rows"][:1] if r["n_cohort"] < _FEW]
+    if few:
+        out.append(
+            f"Centiles among {few[0]['n_cohort']} others of the same cohort are coarse; those "
+            "among all cohorts are firmer."
+        )
+    if who["warnings"]:
+        out.append(f"The ingest found this scan odd: {who['warnings']}.")
+    if facts["matches"]["rows"]:
+        out.append(
+            "Matched patients are alike in lesion volume, side and age only. They differ in "
+            "other ways, and their outcome is not what this person's would have been."
+        )
+    return out
