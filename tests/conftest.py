@@ -78,10 +78,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def study(tree: Path) -> Path:
+def whole_study(tree: Path) -> Path:
     """Results of the whole study of the simulated cohort. Tests copy it before they change it."""
     import scalebrain
 
     out = tree.parent / "out"
     scalebrain.run_study(tree, out, CONFIG, truth=tree.parent / "truth.json")
     return out
+
+
+@pytest.fixture(scope="session")
+def study(whole_study: Path) -> Path:
+    """The same, where no other fixture has this name."""
+    return whole_study

@@ -80,7 +80,7 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
         return Section("lesion", title, "Nothing can be drawn.", [note])
     gray = to_volume(scan, scaled(scan["t1w"].values))
     mask = np.zeros(scan.sizes["voxel"], dtype=bool)
-    if who["lesion_present"]:
+    if who["lesion_present"] and "lesion_mask" in scan:
         mask = np.asarray(scan["lesion_mask"].values).astype(bool)
     lesion = to_volume(scan, np.where(mask, 1.0, np.nan)) if mask.any() else None
     shown = lesion if lesion is not None else gray

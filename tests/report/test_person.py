@@ -1,0 +1,109 @@
+"""The page of one person: true to the store, escaped, complete in itself."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import scalebrain
+from scalebrain.cli import main
+from scalebrain.errors import MissingVariableError
+from scalebrain.io.results import read_results
+from scalebrain.report.person import person_report, write_person
+from tests.report.conftest import make_study
+from tests.report.test_page import EVIL, Outline, visible
+
+
+@pytest.fixture(scope="module")
+def case(whole_study):
+    ds = scalebrain.open_store(whole_study / "cohort.zarr")
+    results, _ = read_results(whole_study / "results.zarr")
+    included = ds["included"].values & (ds["group"].values.astype(str) == "stroke")
+    side = np.isin(ds["lesion_hemisphere"].values.astype(str), ["L", "R"])
+    seen = np.isfinite(results["motor"]["prediction"].values).any(axis=(0, 1))
+    subject = str(ds["subject"].values[np.flatnonzero(included & side & seen)[0]])
+    return ds, results["motor"], subject
+
+
+def test_person_report__holds_what_the_store_holds(case):
+    ds, motor, subject = case
+    report = person_report(ds, subject, motor=motor)
+    own = ds.sel(subject=subject)
+    facts = report.facts
+    assert facts["person"]["lesion_volume"] == pytest.approx(float(own["lesion_volume"]))
+    for row in facts["brain_age"]["rows"]:
+        assert row["brain_age"] == pytest.approx(float(own["brain_age"].sel(region=row["region"])))
+        assert row["pad_low"] < row["brain_pad"] < row["pad_high"]
+    side = str(own["lesion_hemisphere"].values)
+    loads = {row["name"]: row["value"] for row in facts["loads"]["rows"]}
+    expected = float(own["lesion_load"].sel(region=f"SMN_{side}"))
+    assert loads["lesion_load:SMN_ipsilesional"] == pytest.approx(expected)
+    one = motor.sel(subject=subject, learner="elastic_net", feature_group="combined")
+    assert facts["motor"]["predicted"] == pytest.approx(float(one["prediction"]))
+    parts = [driver["part"] for driver in facts["motor"]["drivers"]]
+    whole = facts["motor"]["base"] + sum(parts) + facts["motor"]["others"]
+    assert whole == pytest.approx(facts["motor"]["predicted"])
+    assert facts["simulated"]
+    assert "Research use only" in facts["caveats"][0]
+    assert json.loads(report.json) == facts
+
+
+def test_person_report__is_complete_in_itself_and_labels_sides(case):
+    ds, motor, subject = case
+    page = person_report(ds, subject, motor=motor).html
+    outline = Outline(page)
+    assert [a["id"] for a in outline.of("section")][:5] == [
+        "lesion",
+        "loads",
+        "ages",
+        "motor",
+        "matches",
+    ]
+    assert not outline.of("link")
+    assert all("src" not in attrs for _, attrs in outline.tags)
+    words = visible(page)
+    assert "Simulated data" in words
+    assert "Research use only" in words
+    assert re.search(r"left is drawn on the left \(L, R\)", words)
+    for attrs in outline.of("svg"):
+        assert attrs.get("aria-label") or attrs.get("aria-labelledby") or attrs.get("role")
+
+
+def test_person_report__of_a_healthy_person_says_what_is_missing(case):
+    ds, motor, _ = case
+    subject = str(ds["subject"].values[ds["group"].values.astype(str) == "reference"][0])
+    facts = person_report(ds, subject, motor=motor).facts
+    assert facts["loads"]["rows"] == []
+    assert "stroke" in facts["motor"]["reason"]
+    assert facts["matches"]["rows"] == []
+    assert len(facts["brain_age"]["rows"]) == 18
+
+
+def test_person_report__names_subjects_like_one_that_is_not_there(case):
+    ds, motor, subject = case
+    with pytest.raises(MissingVariableError, match="Similar: sub-stroke"):
+        person_report(ds, subject[:-1], motor=motor)
+
+
+def test_person_report__escapes_every_text_and_writes_in_its_folder(tmp_path):
+    study = make_study(EVIL)
+    ds = study.ds.load()
+    subject = str(ds["subject"].values[30])
+    assert "<script>" in subject
+    report = person_report(ds, subject)
+    assert "<script>alert" not in report.html
+    assert "<img" not in report.html
+    path = write_person(report, tmp_path / "out")
+    assert path.parent == tmp_path / "out"
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".html", ".json"]
+    assert re.fullmatch(r"[A-Za-z0-9_-]+\.html", path.name)
+
+
+def test_person__command_writes_the_page_where_it_says(case, whole_study, tmp_path, capsys):
+    _, _, subject = case
+    store, results = str(whole_study / "cohort.zarr"), str(whole_study / "results.zarr")
+    out = tmp_path / "people"
+    main(["person", store, subject, str(out), "--results", results, "--scheduler", "threads"])
+    assert capsys.readouterr().out.strip() == str(out / f"{subject}.html")
+    assert sorted(p.name for p in out.iterdir()) == [f"{subject}.html", f"{subject}.json"]
