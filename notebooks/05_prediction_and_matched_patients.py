@@ -25,6 +25,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 import scalebrain as sb
 
@@ -130,5 +131,18 @@ print(
 )
 
 # %% [markdown]
-# A page for one person, with the lesion, loads, regional brain ages, the held-out prediction and
-# the nearest matched patients: `scalebrain person cohort.zarr SUBJECT OUT`.
+# ## One person
+#
+# What is known of one of them, with every caveat. `report.html` is a page that loads nothing from
+# elsewhere (`scalebrain person cohort.zarr SUBJECT OUT` writes it); `report.facts` are its data.
+
+# %%
+subject = str(pairs["pair_subject"].values[0, 0])
+report = sb.person_report(ds, subject, motor=motor)
+matched = pd.DataFrame(report.facts["matches"]["rows"])
+matched[
+    ["subject_matched", "lesion_volume", "age", "value_difference", "outcome_difference"]
+].round(2)
+
+# %%
+print("\n".join(f"- {sentence}" for sentence in report.facts["caveats"]))
