@@ -20,7 +20,7 @@ from scalebrain.predict.matching import (
     admissible_pairs,
     best_matching,
 )
-from scalebrain.predict.paired import balance, paired_fit, sign_flip_p
+from scalebrain.predict.paired import adjusted_terms, balance, paired_fit, sign_flip_p
 from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
 
 __all__ = ["CST_LOAD", "FPN_PAD", "matched_pairs", "nearest_matches"]
@@ -116,8 +116,8 @@ def matched_pairs(
         member)``: ``admissible_subject``; with ``admissible_contrast``. Over ``(stage,
         covariate)``, before and after: ``smd``, ``variance_ratio``. Over ``effect``:
         ``estimate``, ``se``, ``df``, ``ci_low``, ``ci_high``, ``p``, ``interval_kind``. Over
-        ``criterion``: ``pairs_left``. Scalars ``p_permutation``, ``n_permutations``,
-        ``n_pairs``, ``n_admissible``, ``n_people``.
+        ``criterion``: ``pairs_left``. Scalars ``p_permutation``,
+        ``p_permutation_adjusted``, ``n_permutations``, ``n_pairs``, ``n_admissible``, ``n_people``.
 
     Raises
     ------
@@ -142,7 +142,9 @@ def matched_pairs(
     ``per_sd_adjusted`` the same beside the differences of log10 volume and age. Intervals:
     :func:`scalebrain.predict.paired.paired_fit`. ``p_permutation`` exchanges the two people
     of each pair; it takes them for exchangeable, which a cohort that scores lower breaks
-    where pairs cross cohorts (`same_cohort` mends that).
+    where pairs cross cohorts (`same_cohort` mends that), and the larger lesion that the
+    high member may still have breaks at wide calipers: ``p_permutation_adjusted`` is of
+    ``difference_adjusted`` (:func:`scalebrain.predict.paired.adjusted_terms`).
 
     Before matching, people above the median of the contrast are compared with the others;
     after it, the high people of the pairs with the low ones.
@@ -204,10 +206,16 @@ def matched_pairs(
     out = _described(frame, pairs, chosen, spread["value"])
     out = out.merge(_listed(frame, pairs, n_listed))
     out = out.merge(_balanced(frame, pairs, chosen))
-    out = out.merge(_effects(frame, pairs, chosen, spread["value"], confidence))
-    p, n_flips, all_flips = sign_flip_p(out["outcome_difference"].values, draws=n_draws, seed=seed)
+    own = _differences(frame, pairs, chosen, spread["value"])
+    out = out.merge(_effects(own, confidence))
+    p, n_flips, all_flips = sign_flip_p(own.outcome, draws=n_draws, seed=seed)
+    terms = adjusted_terms(own.outcome, own.others)
+    adjusted = np.nan
+    if np.isfinite(terms).all():
+        adjusted = sign_flip_p(terms, draws=n_draws, seed=seed)[0]
     scalars: dict[str, tuple[float | int, str]] = {
         "p_permutation": (p, "P value against exchanging the people of each pair"),
+        "p_permutation_adjusted": (adjusted, "The same of the adjusted difference"),
         "n_permutations": (n_flips, "Sign flips looked at"),
         "n_pairs": (len(chosen), "Matched pairs"),
         "n_admissible": (pairs.n_contrast, "Pairs that meet every criterion"),
@@ -575,38 +583,38 @@ def _balanced(frame: pd.DataFrame, pairs: Admissible, chosen: IntArray) -> xr.Da
 
 @dataclass(frozen=True)
 class _Differences:
-    """High less low, of every pair."""
+    """High less low, of every pair, and the cohorts of both; None when there is one cohort."""
 
     outcome: FloatArray
     contrast: FloatArray
     others: FloatArray
+    cohorts: IntArray | None
 
 
-def _effects(
-    frame: pd.DataFrame,
-    pairs: Admissible,
-    chosen: IntArray,
-    spread: float,
-    confidence: float,
-) -> xr.Dataset:
+def _differences(
+    frame: pd.DataFrame, pairs: Admissible, chosen: IntArray, spread: float
+) -> _Differences:
     high, low = pairs.high[chosen], pairs.low[chosen]
 
     def less(name: str) -> FloatArray:
         column = frame[name].to_numpy(dtype=np.float64)
         return np.asarray(column[high] - column[low])
 
-    own = _Differences(
+    others = np.stack([less("log10_lesion_volume"), less("age")], axis=1)
+    names, codes = np.unique(frame["cohort"].to_numpy(dtype=str), return_inverse=True)
+    return _Differences(
         less("outcome"),
         less("value") / spread,
-        np.stack([less("log10_lesion_volume"), less("age")], axis=1),
+        # where all pairs agree exactly in one, it needs no adjustment
+        others[:, np.abs(others).max(axis=0) > 0],
+        None if len(names) < 2 else np.stack([codes[high], codes[low]], axis=1),
     )
-    # where all pairs agree exactly in one, it needs no adjustment
-    others = own.others[:, np.abs(own.others).max(axis=0) > 0]
-    one, slope = np.ones((len(chosen), 1)), own.contrast[:, None]
-    designs = (one, np.hstack([one, others]), slope, np.hstack([slope, others]))
-    names, codes = np.unique(frame["cohort"].to_numpy(dtype=str), return_inverse=True)
-    cohorts = None if len(names) < 2 else np.stack([codes[high], codes[low]], axis=1)
-    fits = [paired_fit(own.outcome, x, cohorts, confidence=confidence) for x in designs]
+
+
+def _effects(own: _Differences, confidence: float) -> xr.Dataset:
+    one, slope = np.ones((len(own.outcome), 1)), own.contrast[:, None]
+    designs = (one, np.hstack([one, own.others]), slope, np.hstack([slope, own.others]))
+    fits = [paired_fit(own.outcome, x, own.cohorts, confidence=confidence) for x in designs]
     columns = {
         name: ("effect", np.array([getattr(fit, name) for fit in fits]))
         for name in ("estimate", "se", "df", "ci_low", "ci_high", "p")

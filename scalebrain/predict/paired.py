@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-__all__ = ["PairedFit", "balance", "paired_fit", "sign_flip_p"]
+__all__ = ["PairedFit", "adjusted_terms", "balance", "paired_fit", "sign_flip_p"]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -147,6 +147,40 @@ def sign_flip_p(difference: FloatArray, *, draws: int, seed: int) -> tuple[float
         reached += int((np.abs(signs @ difference) >= least).sum())
         done += size
     return (1 + reached) / (1 + draws), draws, False
+
+
+def adjusted_terms(y: FloatArray, others: FloatArray) -> FloatArray:
+    """Part of each pair in the adjusted mean difference, for :func:`sign_flip_p`.
+
+    Parameters
+    ----------
+    y
+        Difference of the outcome of each pair (n).
+    others
+        Differences of what is adjusted for (n, k).
+
+    Returns
+    -------
+    ndarray
+        (n,) terms that sum to the intercept; missing where there are no more pairs than columns.
+
+    Notes
+    -----
+    The intercept is ``w y`` with w orthogonal to `others`, so also ``w e`` with e what a
+    regression of y on `others` alone leaves. Under no effect the signs of e are
+    arbitrary, and what `others` explain in y is kept (Freedman and Lane); exact up to the
+    estimated slopes. Flipping y itself would take what the pairs differ in besides, such as
+    the slightly larger lesion of the member of larger load, for an effect.
+
+    References
+    ----------
+    Winkler et al. 2014, doi:10.1016/j.neuroimage.2014.01.060.
+    """
+    x = np.hstack([np.ones((len(y), 1)), others])
+    if len(y) <= x.shape[1] or np.linalg.matrix_rank(x) < x.shape[1]:
+        return np.full(len(y), np.nan)
+    left = y - others @ np.linalg.lstsq(others, y, rcond=None)[0] if others.shape[1] else y
+    return np.asarray(np.linalg.pinv(x)[0] * left)
 
 
 def balance(

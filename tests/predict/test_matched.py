@@ -8,7 +8,7 @@ import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.predict.matched import matched_pairs, nearest_matches
-from scalebrain.predict.paired import sign_flip_p
+from scalebrain.predict.paired import adjusted_terms, paired_fit, sign_flip_p
 
 
 def people(n=240, *, effect=-0.5, confounded=0.0, seed=0):
@@ -164,3 +164,24 @@ def test_nearest_matches__are_alike_first_and_say_how_they_differ():
     assert (np.diff(inside.astype(int)) <= 0).all()
     with pytest.raises(MissingVariableError, match="sub-999"):
         nearest_matches(ds, "sub-999", contrast="cst")
+
+
+def test_matched_pairs__adjusted_flips_do_not_take_volume_for_an_effect():
+    plain, adjusted = [], []
+    for seed in range(30):
+        ds = people(200, effect=0.0, confounded=0.4, seed=seed)
+        found = matched_pairs(ds, contrast="cst", caliper=0.5, age_caliper=15, n_draws=199)
+        plain.append(float(found["p_permutation"]) < 0.05)
+        adjusted.append(float(found["p_permutation_adjusted"]) < 0.05)
+    assert np.mean(plain) > 0.25  # the caliper leaves a larger lesion to the larger load
+    assert np.mean(adjusted) < 0.17
+
+
+def test_adjusted_terms__sum_to_the_intercept():
+    rng = np.random.default_rng(0)
+    others, y = rng.normal(0.5, 1, (30, 2)), rng.normal(1, 1, 30)
+    terms = adjusted_terms(y, others)
+    fit = paired_fit(y, np.hstack([np.ones((30, 1)), others]))
+    assert terms.sum() == pytest.approx(fit.estimate)
+    np.testing.assert_allclose(adjusted_terms(y, np.zeros((30, 0))), y / 30)
+    assert np.isnan(adjusted_terms(y[:3], others[:3])).all()
