@@ -123,11 +123,11 @@ for axis, name, label in (
 axes[0].set_yscale("log")
 plt.show()
 
-effect = pairs.sel(effect="difference")
+effect = pairs.sel(effect="difference_adjusted")  # for what is left of volume and age
 print(
     f"motor score, larger less smaller load: {effect['estimate'].item():.3f} "
     f"(95% interval {effect['ci_low'].item():.3f} to {effect['ci_high'].item():.3f}), "
-    f"exchange of the two: p = {pairs['p_permutation'].item():.3f}"
+    f"exchange of the two: p = {pairs['p_permutation_adjusted'].item():.3f}"
 )
 
 # %% [markdown]
