@@ -156,7 +156,7 @@ def write_person(report: PersonReport, folder: str | os.PathLike[str]) -> Path:
     Path
         The page.
     """
-    name = re.sub(r"[^A-Za-z0-9_-]", "", report.subject)
+    name = re.sub(r"[^A-Za-z0-9_-]", "", report.subject)[:100]
     if name != report.subject:
         name += "-" + hashlib.sha256(report.subject.encode()).hexdigest()[:8]
     write_text(report.json, Path(folder) / f"{name}.json")

@@ -229,13 +229,16 @@ def _brain_age(people: People, at: int) -> Facts:
         else values(name if key != "brain_pad" else f"brain_pad{suffix}")
         for key, name in _AGES.items()
     }
-    corrected = values(found.name)
+    slope = np.ones(len(regions))
     if found.has_slope:
         slope = values("calibration_slope")
-        corrected = corrected / np.where(slope > 0, slope, np.nan)
-    columns["brain_pad_corrected"] = (
-        corrected if found.is_corrected else np.full(len(regions), np.nan)
-    )
+        slope = np.where(slope > 0, slope, np.nan)
+    corrected = values(found.name) / slope
+    if not found.is_corrected:
+        corrected = np.full(len(regions), np.nan)
+    reach = (columns["high"] - columns["low"]) / 2 / slope
+    columns["brain_pad_corrected"] = corrected
+    columns["corrected_low"], columns["corrected_high"] = corrected - reach, corrected + reach
     age = people.number("age", at)
     age = math.nan if age is None else age
     columns["brain_pad"] = columns["brain_age"] - age

@@ -254,6 +254,15 @@ def _centile(one: Facts) -> str:
 
 def _age_figure(ages: Facts) -> Figure:
     rows = ages["rows"]
+    is_corrected = any(finite(one["brain_pad_corrected"]) for one in rows)
+    low, shown, high = ("pad_low", "brain_pad", "pad_high")
+    words = "Brain age less age of each region"
+    if is_corrected:
+        low, shown, high = ("corrected_low", "brain_pad_corrected", "corrected_high")
+        words = (
+            "Corrected brain-PAD of each region, free of the age bias of healthy people and in "
+            "true years"
+        )
     with drawing.drawing():
         figure = drawing.canvas(9.6, 1.1 + 0.27 * len(rows))
         axes = figure.subplots()
@@ -262,10 +271,10 @@ def _age_figure(ages: Facts) -> Figure:
             color = {"ipsilesional": drawing.IPSI, "contralesional": drawing.CONTRA}.get(
                 one["side"], drawing.ACCENT
             )
-            if finite(one["pad_low"]) and finite(one["pad_high"]):
-                axes.hlines(y, one["pad_low"], one["pad_high"], color=color, linewidth=1.6)
-            if finite(one["brain_pad"]):
-                axes.plot(one["brain_pad"], y, "o", color=color, markersize=6)
+            if finite(one[low]) and finite(one[high]):
+                axes.hlines(y, one[low], one[high], color=color, linewidth=1.6)
+            if finite(one[shown]):
+                axes.plot(one[shown], y, "o", color=color, markersize=6)
             if finite(one["centile"]):
                 axes.text(
                     1.015,
@@ -291,16 +300,18 @@ def _age_figure(ages: Facts) -> Figure:
         axes.axvline(0, color=drawing.INK, linewidth=0.9)
         axes.set_yticks(range(len(rows)), [one["label"] for one in rows[::-1]])
         axes.set_ylim(-0.7, len(rows) - 0.2)
-        axes.set_xlabel("brain age less age, years")
+        axes.set_xlabel(
+            "corrected brain-PAD, years" if is_corrected else "brain age less age, years"
+        )
         axes.grid(axis="x")
         if any(one["side"] for one in rows):
             figure.legend(loc="outside upper left", ncols=2)
-        told = "; ".join(f"{one['label']} {number(one['brain_pad'], 1)}" for one in rows)
+        told = "; ".join(f"{one['label']} {number(one[shown], 1)}" for one in rows)
         svg = drawing.render(figure, "ages", f"Brain-PAD of each region in years: {told}")
     return Figure(
         "ages",
         svg,
-        f"Brain age less age of each region, with {percent(ages['coverage'])} intervals, which "
+        f"{words}, with {percent(ages['coverage'])} intervals, which "
         "hold for one region at a time. Right: centile among healthy people of that age and sex.",
     )
 
@@ -405,9 +416,9 @@ def _matches(facts: Facts) -> Section:
             Column("volume, mL"),
             Column("age"),
             Column(label),
-            Column("difference"),
+            Column("load less own"),
             Column("motor score"),
-            Column("difference"),
+            Column("score less own"),
             Column("within calipers", numeric=False),
         ],
         rows,

@@ -35,6 +35,9 @@ def test_person_report__holds_what_the_store_holds(case):
     for row in facts["brain_age"]["rows"]:
         assert row["brain_age"] == pytest.approx(float(own["brain_age"].sel(region=row["region"])))
         assert row["pad_low"] < row["brain_pad"] < row["pad_high"]
+        pad = own["brain_pad_corrected"] / own["calibration_slope"]
+        assert row["brain_pad_corrected"] == pytest.approx(float(pad.sel(region=row["region"])))
+        assert row["corrected_low"] < row["brain_pad_corrected"] < row["corrected_high"]
     side = str(own["lesion_hemisphere"].values)
     loads = {row["name"]: row["value"] for row in facts["loads"]["rows"]}
     expected = float(own["lesion_load"].sel(region=f"SMN_{side}"))
