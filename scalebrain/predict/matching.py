@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from scalebrain.errors import StatisticsError
+
 __all__ = ["Admissible", "Candidates", "admissible_pairs", "best_matching"]
 
 BoolArray = npt.NDArray[np.bool_]
@@ -209,4 +211,9 @@ def _largest(high: IntArray, low: IntArray, weight: FloatArray) -> BoolArray:
         integrality=np.ones(m),
         options={"mip_rel_gap": 0.0},
     )
+    if found.x is None:
+        raise StatisticsError(
+            f"The matching of {m} pairs of {n} people was not found ({found.message}). Give "
+            "narrower calipers."
+        )
     return np.asarray(found.x > 0.5)

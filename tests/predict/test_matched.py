@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.predict import matching
 from scalebrain.predict.matched import matched_pairs, nearest_matches
 from scalebrain.predict.paired import adjusted_terms, paired_fit, sign_flip_p
 
@@ -185,3 +186,16 @@ def test_adjusted_terms__sum_to_the_intercept():
     assert terms.sum() == pytest.approx(fit.estimate)
     np.testing.assert_allclose(adjusted_terms(y, np.zeros((30, 0))), y / 30)
     assert np.isnan(adjusted_terms(y[:3], others[:3])).all()
+
+
+def test_matched_pairs__of_too_many_are_greedy_and_say_so(monkeypatch):
+    ds = people(150)
+    exact = matched_pairs(ds, contrast="cst", caliper=0.5)
+    monkeypatch.setattr(matching, "MOST_EXACT", 10)
+    greedy = matched_pairs(ds, contrast="cst", caliper=0.5)
+    assert exact.attrs["matching"] != greedy.attrs["matching"]
+    assert "greed" in greedy.attrs["matching"]
+    pairs = greedy["pair_subject"].values
+    assert len(np.unique(pairs)) == pairs.size
+    total, best = float(greedy["contrast"].sum()), float(exact["contrast"].sum())
+    assert best / 2 <= total <= best + 1e-9

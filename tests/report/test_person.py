@@ -83,6 +83,19 @@ def test_person_report__of_a_healthy_person_says_what_is_missing(case):
     assert len(facts["brain_age"]["rows"]) == 18
 
 
+def test_person_report__of_a_lesion_of_both_sides_names_no_side(case):
+    ds, motor, subject = case
+    at = list(ds["subject"].values.astype(str)).index(subject)
+    sides = ds["lesion_hemisphere"].values.astype(object)
+    sides[at] = "bilateral"
+    both = ds.assign(lesion_hemisphere=("subject", sides, ds["lesion_hemisphere"].attrs))
+    facts = person_report(both, subject, motor=motor).facts
+    assert any("no single side" in sentence for sentence in facts["caveats"])
+    assert facts["loads"]["sides"] == "left and right"
+    assert all(row["side"] == "" for row in facts["brain_age"]["rows"])
+    assert facts["matches"]["rows"] == []
+
+
 def test_person_report__names_subjects_like_one_that_is_not_there(case):
     ds, motor, subject = case
     with pytest.raises(MissingVariableError, match="Similar: sub-stroke"):

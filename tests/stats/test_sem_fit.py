@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ from scalebrain.stats.sem_fit import fit_sem, semopy_text
 from scalebrain.stats.sem_indices import saturated_moments
 from scalebrain.stats.sem_model import parse_model
 from scalebrain.stats.sem_variables import DEFAULT_MODEL
+from tests.conftest import missing
 
 SCRIPT = Path(__file__).parent.parent / "reference" / "sem_reference.R"
 RECORDED = json.loads(SCRIPT.with_suffix(".json").read_text())
@@ -116,9 +116,7 @@ def has_lavaan():
 
 def test_fit_sem__agrees_with_lavaan_itself(tmp_path):
     if not has_lavaan():
-        if os.environ.get("CI"):
-            pytest.fail("R with lavaan is not installed: run .ci/system-packages.sh")
-        pytest.skip("needs R with lavaan: sudo .ci/system-packages.sh")
+        missing("R with lavaan and jsonlite")
     output = tmp_path / "live.json"
     command = ["Rscript", str(SCRIPT), str(output), *LIVE]
     subprocess.run(command, check=True, capture_output=True)
