@@ -71,19 +71,27 @@ def columns(ds: xr.Dataset, model: BrainAgeModel) -> np.ndarray:
     return np.asarray(ds["node_features"].sel(feature=list(model.features)).values, np.float64)
 
 
-def ridge_mae(x: np.ndarray, age: np.ndarray, fold: np.ndarray, model: BrainAgeModel) -> np.ndarray:
-    """Out-of-fold error (region,) of ridge regression on a region's own features."""
+def ridge_ages(
+    x: np.ndarray, age: np.ndarray, fold: np.ndarray, model: BrainAgeModel
+) -> np.ndarray:
+    """Out-of-fold ages (subject, region) by ridge regression on a region's own features."""
     out = []
     for members in model.graph.members:
         own = x[:, members].reshape(len(x), -1)
-        error = np.empty(len(x))
+        ages = np.empty(len(x))
         for k in np.unique(fold):
             train, test = fold != k, fold == k
             scale = StandardScaler().fit(own[train])
             fitted = RidgeCV(np.logspace(0, 5, 16)).fit(scale.transform(own[train]), age[train])
-            error[test] = np.abs(fitted.predict(scale.transform(own[test])) - age[test])
-        out.append(error.mean())
-    return np.array(out)
+            ages[test] = fitted.predict(scale.transform(own[test]))
+        out.append(ages)
+    return np.stack(out, axis=1)
+
+
+def without_age(pad: np.ndarray, age: np.ndarray) -> np.ndarray:
+    """What a line on age leaves of brain-PAD (subject, region)."""
+    line = np.column_stack([np.ones_like(age), age])
+    return np.asarray(pad - line @ np.linalg.lstsq(line, pad, rcond=None)[0])
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -126,14 +134,16 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> d
     age = people["age"].values.astype(np.float64)
     deviation = true.sel(subject=people["subject"].values, region=regions).values
     mae = np.abs(own["brain_pad"].values).mean(axis=0)
-    ridge = ridge_mae(columns(people, model), age, known_folds(people, model), model)
+    ridge = ridge_ages(columns(people, model), age, known_folds(people, model), model)
+    ridge_mae = np.abs(ridge - age[:, None]).mean(axis=0)
     pad_r = correlation(own["brain_pad_corrected"].values, deviation)
     found = {
         "mae": mae,
         "mae_over_oracle": mae / oracle["mae"],
         "mae_of_mean": oracle["mae_of_mean"],
-        "mae_over_ridge": mae / ridge,
+        "mae_over_ridge": mae / ridge_mae,
         "pad_r": pad_r,
+        "pad_r_of_ridge": correlation(without_age(ridge - age[:, None], age), deviation),
         "pad_r_over_oracle": pad_r / oracle["r_pad"],
         "pad_r_over_best": pad_r / oracle["r_deviation"],
     }

@@ -42,7 +42,7 @@ class VariableSpec:
 
 
 #: Names of the node features of the volume path, in order.
-FEATURES: tuple[str, ...] = ("gm_mean", "t1w_mean", "t1w_sd", "contrast")
+FEATURES: tuple[str, ...] = ("gm_mean", "t1w_mean", "t1w_sd", "contrast", "gm_contrast")
 
 #: Names of the node features of the surface path, in order.
 SURFACE_FEATURES: tuple[str, ...] = ("thickness", "wg_contrast")

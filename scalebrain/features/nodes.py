@@ -20,6 +20,7 @@ from scalebrain.features.parcellation_numba_fns import (
     gather_means,
     segment_counts,
     segment_moments,
+    tissue_means,
 )
 from scalebrain.features.rows import over_rows
 from scalebrain.features.segments import contiguous_runs
@@ -34,6 +35,8 @@ Ints = npt.NDArray[np.int64]
 _CONTRAST_MM = 10.0
 #: A node, or a region, of which a larger part is lesioned has no features of its own.
 MAX_LESIONED = 0.5
+#: Features that need grey-matter probabilities.
+_OF_GREY = ("gm_mean", "gm_contrast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +112,11 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     -----
     With W the mean of T1w over the eroded white matter of the template, G a node's mean
     and w the mean of white matter within 10 mm of its centroid:
-    ``gm_mean`` is the mean grey-matter probability (only when the store has it),
     ``t1w_mean = G / W``, ``t1w_sd`` the SD over the node divided by W, and
-    ``contrast = (w - G) / ((w + G) / 2)``.
+    ``contrast = (w - G) / ((w + G) / 2)``. When the store has grey-matter probabilities p,
+    ``gm_mean`` is their mean, and ``gm_contrast`` is ``contrast`` with the mean weighted by
+    ``(p + 0.01)^4`` in place of G: that of voxels which are grey matter nearly alone. A thinner
+    cortex, with more of other tissues in a node, changes ``contrast`` but hardly ``gm_contrast``.
 
     References
     ----------
@@ -121,7 +126,7 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     check_policy(policy)
     starts, stops = contiguous_runs(ds["node_label"], np.arange(ds.sizes["node"]))
     grey = [ds["gm"]] if _has_gm(ds) else []
-    names = tuple(name for name in FEATURES if name != "gm_mean" or grey)
+    names = tuple(name for name in FEATURES if name not in _OF_GREY or grey)
     nodes = _Nodes(
         starts,
         stops,
@@ -208,11 +213,14 @@ def _features_of_rows(
     with np.errstate(invalid="ignore", divide="ignore"):
         out[..., nodes.names.index("t1w_mean")] = mean / reference
         out[..., nodes.names.index("t1w_sd")] = np.sqrt(squares / count) / reference
-        out[..., nodes.names.index("contrast")] = (local - mean) / (0.5 * (local + mean))
+        out[..., nodes.names.index("contrast")] = _contrast(local, mean)
     for grey in gm:
         treated, without = _treated(nodes, np.asarray(grey, dtype=np.float32), lesion)
         segment_moments(treated, without, nodes.starts, nodes.stops, moments)
         out[..., nodes.names.index("gm_mean")] = moments[..., 1]
+        own = np.empty((len(rows), n_nodes))
+        tissue_means(rows, treated, left_out | without, nodes.starts, nodes.stops, own)
+        out[..., nodes.names.index("gm_contrast")] = _contrast(local, own)
     hit = np.zeros((len(rows), n_nodes), dtype=np.int64)
     segment_counts(lesion, nodes.starts, nodes.stops, hit)
     missing = ~np.isfinite(out[..., :-1]).all(axis=-1)
@@ -222,6 +230,12 @@ def _features_of_rows(
     out[missing, :-1] = np.nan
     out[..., -1] = hit / size
     return out
+
+
+def _contrast(white: npt.NDArray[np.float64], grey: npt.NDArray[np.float64]) -> Any:
+    """Contrast of two intensities; NaN where one is missing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (white - grey) / (0.5 * (white + grey))
 
 
 def _treated(

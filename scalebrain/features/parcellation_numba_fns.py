@@ -24,6 +24,7 @@ __all__ = [
     "scattered_file_sums",
     "segment_counts",
     "segment_moments",
+    "tissue_means",
     "weighted_moments",
 ]
 
@@ -367,6 +368,37 @@ def segment_moments(
             out[i, s, 0], out[i, s, 1], out[i, s, 2] = found[0], found[1], found[2]
             if found[0] == 0:
                 out[i, s, 2] = 0.0
+
+
+@kernel(
+    "void(float32[:, ::1], float32[:, ::1], boolean[:, ::1], int64[::1], int64[::1],"
+    "float64[:, ::1])"
+)
+def tissue_means(
+    values: npt.NDArray[np.float32],
+    probability: npt.NDArray[np.float32],
+    left_out: npt.NDArray[np.bool_],
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Mean of every segment of every row, weighted by ``(probability + 0.01)^4``.
+
+    `out` is (row, segment), NaN where a segment has no value.
+    `left_out` marks voxels that do not count, as those without a value or a probability do not.
+    """
+    for i in range(values.shape[0]):
+        for s in range(starts.size):
+            total = weight = 0.0
+            for v in range(starts[s], stops[s]):
+                own = np.float64(probability[i, v]) + 0.01
+                own *= own
+                own *= own
+                share = own * values[i, v]
+                if not left_out[i, v] and share == share:
+                    weight += own
+                    total += share
+            out[i, s] = total / weight if weight > 0 else np.nan
 
 
 @inner_kernel

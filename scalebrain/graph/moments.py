@@ -10,12 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RegionMoments", "Ridge", "Spectrum", "fit_ridge", "region_moments", "spectrum"]
+__all__ = [
+    "RegionMoments",
+    "Ridge",
+    "Spectrum",
+    "fit_ridge",
+    "region_moments",
+    "spectrum",
+    "standard_error",
+]
 
 Array = npt.NDArray[np.float64]
 
 _SUBJECTS_A_PRODUCT = 256
-_PENALTIES = np.logspace(0, 6, 13)
+_PENALTIES = np.logspace(0, 6, 25)
 
 
 @dataclass(eq=False)
@@ -145,7 +153,7 @@ class Ridge:
 
 
 def fit_ridge(one: Spectrum) -> Ridge:
-    """Fit a ridge regression with the penalty that generalized cross-validation chooses.
+    """Fit a ridge regression with the largest penalty that generalized cross-validation allows.
 
     Parameters
     ----------
@@ -161,11 +169,17 @@ def fit_ridge(one: Spectrum) -> Ridge:
     -----
     With eigenvalues d and c the products with age along the eigenvectors, the residual sum of
     squares is ``y'y - sum(c^2 (d + 2 a) / (d + a)^2)`` and the degrees of freedom are
-    ``1 + sum(d / (d + a))``; the penalty a minimizes ``rss / (n - df)^2``.
+    ``1 + sum(d / (d + a))``; the score of a penalty a is ``rss / (n - df)^2``. Chosen is the
+    largest penalty whose score is within one standard error of the lowest. Around the lowest
+    score the error hardly changes with the penalty, but what is left of a person's brain age
+    beyond the age does: a larger penalty repeats better in a second scan and follows the true
+    deviation more closely (docs/benchmarks.md).
 
     References
     ----------
-    Golub, Heath and Wahba 1979, doi:10.1080/00401706.1979.10489751
+    Golub, Heath and Wahba 1979, doi:10.1080/00401706.1979.10489751;
+    Hastie, Tibshirani and Friedman 2009, doi:10.1007/978-0-387-84858-7 (section 7.10, the rule
+    of one standard error)
     """
     score = []
     for penalty in _PENALTIES:
@@ -173,5 +187,11 @@ def fit_ridge(one: Spectrum) -> Ridge:
         rss = one.age_square - (one.with_age**2 * (shrunk + penalty) / shrunk**2).sum()
         free = one.n - 1 - (one.values / shrunk).sum()
         score.append(rss / max(free, 1e-9) ** 2)
-    penalty = float(_PENALTIES[int(np.argmin(score))])
+    allowed = np.min(score) * (1 + standard_error(one.n))
+    penalty = float(_PENALTIES[np.flatnonzero(np.asarray(score) <= allowed)[-1]])
     return Ridge(one.vectors @ (one.with_age / (one.values + penalty)), penalty)
+
+
+def standard_error(n: int) -> float:
+    """Relative standard error of a mean of n squared normal errors, ``sqrt(2 / n)``."""
+    return float(np.sqrt(2 / n))

@@ -14,6 +14,7 @@ from scalebrain.graph.build import Graph
 from scalebrain.graph.checkpoint import Checkpoint
 from scalebrain.graph.impute import Imputer, Mask, impute
 from scalebrain.graph.linear import Linear, Scales, fit_linear, fit_scales, standardize
+from scalebrain.graph.moments import standard_error
 from scalebrain.graph.references import References
 
 if TYPE_CHECKING:
@@ -337,7 +338,7 @@ class _Run:
         self.check_age = scales.age(data.age[held])
         self.check_weight = data.weight[held] / data.weight[held].mean()
         self.best, self.stale, self.epoch = np.inf, 0, 0
-        self.best_weights = self._weights()
+        self.records: list[tuple[float, dict[str, torch.Tensor]]] = []
         self.curve: list[tuple[float, float]] = []
 
     def tensor(self, values: npt.NDArray[np.generic]) -> "torch.Tensor":
@@ -366,10 +367,18 @@ class _Run:
         trained = float(np.mean(errors)) if errors else np.nan
         self.curve.append((trained * self.scales.age_spread, error * self.scales.age_spread))
         if score < self.best * (1 - 1e-4):
-            self.best, self.stale, self.best_weights = score, 0, self._weights()
+            self.best, self.stale = score, 0
+            self.records.append((score, self._weights()))
+            allowed = score * (1 + standard_error(len(self.check)))
+            while self.records[0][0] > allowed:
+                del self.records[0]
         else:
             self.stale += 1
         self.epoch += 1
+
+    def chosen_weights(self) -> "dict[str, torch.Tensor]":
+        """Weights of the first epoch within one standard error of the best one."""
+        return dict(self.records[0][1])
 
     def _step(self, x: "torch.Tensor", age: "torch.Tensor", weight: "torch.Tensor") -> float:
         """One step of Adam on a batch, whose gradients come from parts that fit the cache."""
@@ -407,12 +416,14 @@ class _Run:
     def state(self, rng: np.random.Generator) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Everything that the next epoch depends on."""
         arrays = {f"now.{k}": v.cpu().numpy() for k, v in self.network.state_dict().items()}
-        arrays |= {f"best.{k}": v.cpu().numpy() for k, v in self.best_weights.items()}
+        for i, (_, weights) in enumerate(self.records):
+            arrays |= {f"record.{i}.{k}": v.cpu().numpy() for k, v in weights.items()}
         for i, one in self.optimizer.state_dict()["state"].items():
             arrays |= {f"adam.{i}.{k}": v.cpu().numpy() for k, v in one.items()}
         arrays["curve"] = np.array(self.curve)
+        scores = [score for score, _ in self.records]
         plain = {"epoch": self.epoch, "stale": self.stale, "best": self.best}
-        return arrays, {**plain, "rng": rng.bit_generator.state}
+        return arrays, {**plain, "scores": scores, "rng": rng.bit_generator.state}
 
     def resume(
         self, rng: np.random.Generator, arrays: dict[str, npt.NDArray[Any]], state: dict[str, Any]
@@ -426,7 +437,7 @@ class _Run:
             return {k: torch.from_numpy(v.copy()).to(self.device) for k, v in found.items()}
 
         self.network.load_state_dict(named("now."))
-        self.best_weights = named("best.")
+        self.records = [(score, named(f"record.{i}.")) for i, score in enumerate(state["scores"])]
         adam = self.optimizer.state_dict()
         n = sum(len(group["params"]) for group in adam["param_groups"])
         moments = {i: named(f"adam.{i}.") for i in range(n)}
@@ -470,14 +481,22 @@ def train_fold(
     Returns
     -------
     Fold
-        Weights at the best validation error.
+        Weights of the first epoch whose validation error is within one standard error of the
+        lowest.
 
     Notes
     -----
     The linear path starts at the ridge regression of each region, so the convolutions
-    learn what it leaves; what does not help the validation subjects is not kept. At the
+    learn what it leaves; what does not help the validation subjects by more than one standard
+    error is not kept: who predicts ages ever better does so by averaging a person's deviations
+    out, and what is left of them says less (Bashyam et al. 2020). At the
     end the linear path is fitted again on everyone. In every epoch half of the subjects, drawn
     anew, have a patch of every region masked and imputed. Features are read block by block.
+
+    References
+    ----------
+    Bashyam et al. 2020, doi:10.1093/brain/awaa160 (moderately fitted brain age says more);
+    Hastie, Tibshirani and Friedman 2009, doi:10.1007/978-0-387-84858-7 (section 7.10)
     """
     import torch  # noqa: F401  (before its threads are limited)
 
@@ -500,7 +519,7 @@ def train_fold(
             logger.info("fold %d, epoch %d: %.2f y", number + 1, run.epoch - 1, run.curve[-1][1])
         # what stopped the training can still teach the linear path
         everyone = fit_linear(data, who, graph, scales)
-        best = dict(run.best_weights)
+        best = run.chosen_weights()
         best["skip_weight"] = best["skip_weight"] + run.tensor(everyone.weights - linear.weights)
         best["bias"] = best["bias"] + run.tensor(everyone.intercepts - linear.intercepts)
     weights = {k: v.cpu().numpy().astype(np.float32) for k, v in best.items()}

@@ -25,14 +25,33 @@ def test_node_features__equal_a_numpy_twin(ds):
             distance = np.linalg.norm(mm - center, axis=1)
             near = white & (distance <= max(10.0, distance[white].min() + 4.0))
             local, grey = t1w[near & ~lesion].mean(), t1w[keep].mean()
+            pure = np.average(t1w[keep], weights=(gm[keep] + 0.01) ** 4)
             expected = [
                 gm[keep].mean(),
                 grey / reference,
                 t1w[keep].std() / reference,
                 (local - grey) / (0.5 * (local + grey)),
+                (local - pure) / (0.5 * (local + pure)),
             ]
             np.testing.assert_allclose(row["node_features"], expected, rtol=1e-6)
             assert row["node_lesioned_fraction"].item() == pytest.approx(fraction)
+
+
+def test_node_features__contrast_of_grey_matter_hardly_feels_a_thinner_cortex(ds):
+    ds = ds.isel(subject=[0]).load()
+    label = ds["node_label"].values
+    rng = np.random.default_rng(0)
+    found = []
+    for share in (0.8, 0.5):  # of voxels that are grey matter alone; the others are mixed
+        mixed = (label >= 0) & (rng.random(label.size) > share)
+        gm = np.where(label >= 0, np.where(mixed, 0.3, 0.97), 0.0).astype(np.float32)
+        t1w = np.where(label >= 0, 1000 - 250 * gm, 1000).astype(np.float32)
+        made = ds.assign(t1w=ds["t1w"].copy(data=t1w[None]), gm=ds["gm"].copy(data=gm[None]))
+        values = scalebrain.node_features(made, policy="as_is")["node_features"].mean("node")
+        found.append({name: values.sel(feature=name).item() for name in values.feature.values})
+    before, after = found
+    assert before["contrast"] - after["contrast"] > 0.04
+    assert abs(before["gm_contrast"] - after["gm_contrast"]) < 0.003
 
 
 def test_node_features__do_not_depend_on_chunks_or_order(ds):

@@ -8,7 +8,6 @@ from scalebrain import BrainAgeModel
 from scalebrain.atlas.regions import default_regions
 from scalebrain.graph.model import subject_keys
 from scalebrain.graph.train import Training
-from scalebrain.variables import FEATURES
 
 
 def make_cohort(
@@ -63,7 +62,7 @@ def make_cohort(
             "subject": ids,
             "age": ("subject", age),
             "group": ("subject", np.repeat(["reference", "stroke"], [n, n_stroke])),
-            "feature": list(FEATURES),
+            "feature": ["gm_mean", "t1w_mean", "t1w_sd", "contrast"],
         },
         attrs={"space": "MNI152NLin2009aSym", "simulated": "true"},
     )
