@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from scalebrain.graph.explain import explain
     from scalebrain.graph.imported import import_ages
     from scalebrain.graph.model import BrainAgeModel, brain_age
+    from scalebrain.graph.policies import ages_by_policy
+    from scalebrain.graph.train import Training
     from scalebrain.harmonization.cohort import Harmonizer, harmonize
     from scalebrain.harmonization.transformer import ComBat
     from scalebrain.ingestion.cohort import ingest, problems, validate
@@ -56,6 +58,8 @@ _HOME = {
     "BrainAgeModel": "graph.model",
     "ComBat": "harmonization.transformer",
     "Harmonizer": "harmonization.cohort",
+    "Training": "graph.train",
+    "ages_by_policy": "graph.policies",
     "available_atlases": "atlas.registry",
     "brain_age": "graph.model",
     "enantiomorphic": "features.lesion_policy",
@@ -109,7 +113,9 @@ __all__ = [
     "BrainAgeModel",
     "ComBat",
     "Harmonizer",
+    "Training",
     "__version__",
+    "ages_by_policy",
     "available_atlases",
     "brain_age",
     "enantiomorphic",

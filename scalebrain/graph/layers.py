@@ -10,11 +10,15 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import ChebConv, GCNConv
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
-from torch_geometric.utils import get_laplacian
 
 from scalebrain.graph.build import Graph
+
+with warnings.catch_warnings():
+    # In a notebook tqdm, which it imports, asks for widgets that nothing here shows.
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    from torch_geometric.nn import ChebConv, GCNConv
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+    from torch_geometric.utils import get_laplacian
 
 __all__ = ["Layer", "RegionalNetwork", "SharedChebConv", "SharedGCNConv"]
 

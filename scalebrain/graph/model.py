@@ -216,6 +216,10 @@ class BrainAgeModel:
         """Predict regional brain ages; see :func:`scalebrain.brain_age`."""
         return brain_age(ds, self)
 
+    def folds_of(self, ds: xr.Dataset) -> npt.NDArray[np.int64]:
+        """Fold (subject,) that held everyone of the training out; -1 for others."""
+        return known_folds(ds, self)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything that is saved."""
