@@ -73,7 +73,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("study")
     return scalebrain.simulate_cohort(
-        folder / "bids", reference=45, stroke=36, cohorts=4, resolution=3.0
+        folder / "bids", reference=51, stroke=36, cohorts=4, resolution=3.0
     )
 
 
