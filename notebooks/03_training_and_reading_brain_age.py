@@ -107,7 +107,9 @@ fold = model.folds_of(healthy)
 fig, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
 for number, learned in enumerate(model.folds):
     color = f"C{number}"
-    axes[0].plot(healthy["age"][fold == number], (fold + 1)[fold == number], "|", color=color, ms=12)
+    axes[0].plot(
+        healthy["age"][fold == number], (fold + 1)[fold == number], "|", color=color, ms=12
+    )
     axes[1].plot(learned.curve[:, 0], color=color, linewidth=1, linestyle=":")
     axes[1].plot(learned.curve[:, 1], color=color, linewidth=1.4)
     best = int(np.argmin(learned.curve[:, 1]))
@@ -245,8 +247,8 @@ plt.show()
 #
 # Lesioned tissue is dark and would pass for very old. Four policies: `as_is` does nothing,
 # `mask_nodes` (the default) leaves lesioned voxels out and imputes nodes that are mostly gone,
-# `enantiomorphic` fills the lesion from the other hemisphere, and `exclude_region` gives no age where
-# most of a region is lesioned.
+# `enantiomorphic` fills the lesion from the other hemisphere, and `exclude_region` gives no age
+# where most of a region is lesioned.
 
 # %%
 volume = ds["lesion_volume"].where(ds["included"] & (ds["group"] == "stroke")).compute()
@@ -254,7 +256,11 @@ subject = volume.idxmax().item()
 one = ds.sel(subject=[subject])
 lesion = sb.unpack(one["lesion_mask"].isel(subject=0)).compute()
 z = lesion.sum(["x", "y"]).idxmax("z").item()
-images = {"as_is": one, "mask_nodes": sb.mask_lesions(one), "enantiomorphic": sb.enantiomorphic(one)}
+images = {
+    "as_is": one,
+    "mask_nodes": sb.mask_lesions(one),
+    "enantiomorphic": sb.enantiomorphic(one),
+}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.8), layout="constrained")
 for axis, (policy, treated) in zip(axes, images.items(), strict=True):
     scan = sb.unpack(treated["t1w"].isel(subject=0)).compute().sel(z=z)
@@ -262,7 +268,9 @@ for axis, (policy, treated) in zip(axes, images.items(), strict=True):
     axis.contour(lesion.sel(z=z).T.astype(float), levels=[0.5], colors="#d55e00", linewidths=1)
     axis.set_title(policy, fontsize=9)
     axis.axis("off")
-fig.suptitle(f"{subject}, lesion of {float(volume.max()):.0f} mL, {one['lesion_hemisphere'].item()}")
+fig.suptitle(
+    f"{subject}, lesion of {float(volume.max()):.0f} mL, {one['lesion_hemisphere'].item()}"
+)
 plt.show()
 
 # %%
@@ -276,7 +284,9 @@ for i, policy in enumerate(policies):
     pad = pad.sel(region=load["region"]).compute()
     axis.plot(np.arange(pad.size) + 0.14 * (i - 1.5), pad, "osD^"[i], markersize=5, label=policy)
 axis.axhline(0, color="k", linewidth=0.7)
-labels = [f"{r}\n{load_of:.0%}" for r, load_of in zip(load["region"].values, load.values, strict=True)]
+labels = [
+    f"{r}\n{load_of:.0%}" for r, load_of in zip(load["region"].values, load.values, strict=True)
+]
 axis.set_xticks(range(load.size), labels, fontsize=8)
 axis.set_xlabel("region and its lesioned part")
 axis.set_ylabel("corrected brain-PAD, years")
@@ -286,8 +296,8 @@ plt.show()
 # %% [markdown]
 # Doing nothing makes even untouched regions look decades older: brightness is relative to white
 # matter, and part of that is in the lesion. With any other policy they hardly move, as no region
-# looks into another. How far a lesion alone moves an age is measured by putting lesions into healthy
-# scans (`sb.lesion_artifact`); the study's report has that table.
+# looks into another. How far a lesion alone moves an age is measured by putting lesions into
+# healthy scans (`sb.lesion_artifact`); the study's report has that table.
 #
 # ## Save, load, and the model card
 #

@@ -113,9 +113,10 @@ plt.show()
 # %% [markdown]
 # ## Lesion volume and brain age: one mixed model a region
 #
-# `lmer(brain_pad_corrected ~ scale(log10(lesion_volume)) + ... + (1 | cohort))` for each region, with
-# Satterthwaite's degrees of freedom and q values over regions. `attrs` say who was dropped, and why:
-# the healthy, who have no lesion, and people outside the ages that the model was trained on.
+# `lmer(brain_pad_corrected ~ scale(log10(lesion_volume)) + ... + (1 | cohort))` for each region,
+# with Satterthwaite's degrees of freedom and q values over regions. `attrs` say who was dropped,
+# and why: the healthy, who have no lesion, and people outside the ages that the model was trained
+# on.
 
 # %%
 formula = "brain_pad_corrected ~ scale(log10(lesion_volume)) + age + sex + days_post_stroke + icv"
@@ -154,8 +155,8 @@ print(f"{recovery['inside'].sum()} of {len(recovery)} intervals hold what was pl
 # ## Which damage goes with a weak hand?
 #
 # In every voxel that enough people have lesioned: is their score lower? Freedman-Lane permutations
-# within cohorts correct for the number of voxels. In the simulation damage acts through the loads of
-# the tract (blue line) and of the salience regions, not voxel by voxel.
+# within cohorts correct for the number of voxels. In the simulation damage acts through the loads
+# of the tract (blue line) and of the salience regions, not voxel by voxel.
 
 # %%
 lsm = sb.lesion_symptom_map(ds, "motor_score ~ age + log10(lesion_volume)", n_permutations=200)
@@ -193,7 +194,13 @@ for path in paths["path"].values:
     low, high = float(one["std_ci_low"]), float(one["std_ci_high"])
     b = float(one["std_estimate"])
     color = "#999999" if low < 0 < high else "#d55e00" if b < 0 else "#0072b2"
-    arrow = {"arrowstyle": "-|>", "lw": 1 + 5 * abs(b), "color": color, "shrinkA": 24, "shrinkB": 24}
+    arrow = {
+        "arrowstyle": "-|>",
+        "lw": 1 + 5 * abs(b),
+        "color": color,
+        "shrinkA": 24,
+        "shrinkB": 24,
+    }
     axis.annotate("", places[end], places[start], arrowprops=arrow)
     far = 0.25 if {start, end} in ({"cst", "motor"}, {"ipsi", "contra"}) else 0.5
     x, y = (np.array(places[start]) * (1 - far) + np.array(places[end]) * far).tolist()
@@ -202,20 +209,22 @@ for path in paths["path"].values:
 axis.set(xlim=(-0.15, 1.15), ylim=(-0.12, 1.12))
 axis.axis("off")
 plt.show()
-paths[["model_chi2", "model_df", "model_aic", "model_bic", "model_equivalent"]].to_dataframe().round(2)
+paths[
+    ["model_chi2", "model_df", "model_aic", "model_bic", "model_equivalent"]
+].to_dataframe().round(2)
 
 # %%
 print("\n".join(f"- {sentence}" for sentence in paths.attrs["conclusions"]))
 
 # %% [markdown]
-# In this simulation the arrow runs from `contra` to `motor`, against the first model. The model with
-# that arrow (`reversed`) fits exactly as well: the data cannot say which is right, only we can.
+# In this simulation the arrow runs from `contra` to `motor`, against the first model. The model
+# with that arrow (`reversed`) fits exactly as well: the data cannot say which is right.
 #
 # ## How far does it hang on choices?
 #
-# The same effects under every lesion policy, with random intercepts, ComBat, both or neither, with and
-# without intracranial volume, raw or by rank. `verdict` says whether sign and interval agree. Intervals
-# draw whole cohorts, and there are few of them.
+# The same effects under every lesion policy, with random intercepts, ComBat, both or neither, with
+# and without intracranial volume, raw or by rank. `verdict` says whether sign and interval agree.
+# Intervals draw whole cohorts, and there are few of them.
 
 # %%
 people = strokes.isel(subject=np.flatnonzero(strokes["lesion_present"]))
@@ -240,9 +249,9 @@ many["verdict"].to_series().value_counts()
 # %% [markdown]
 # ## Where does one person lie?
 #
-# `normative` places a person's brain age among healthy people of the same age and sex. 90 means older
-# than in 90 of 100 of them. The interval tells how well so many healthy people place a value, not how
-# well the model finds the true deviation, whose own centile is the diamond.
+# `normative` places a person's brain age among healthy people of the same age and sex. 90 means
+# older than in 90 of 100 of them. The interval tells how well so many healthy people place a value,
+# not how well the model finds the true deviation, whose own centile is the diamond.
 
 # %%
 placed = sb.normative(ds, n_bootstrap=50)

@@ -14,12 +14,12 @@
 #
 # The same calls on many machines, with the store in object storage. This notebook rehearses that on
 # one machine: worker processes stand for the nodes of a cluster, and a server of S3 (moto) for the
-# bucket. What it shows holds for the real ones: the same numbers to the last bit, a worker that dies
-# costs nothing but time, and what a read costs in requests.
+# bucket. What it shows holds for the real ones: the same numbers to the last bit, a worker that
+# dies costs nothing but time, and what a read costs in requests.
 #
 # It takes 34 people of the simulated cohort that `make demo` leaves in `demo-out`; set
-# `SCALEBRAIN_STUDY` to another study whose scans lie in a folder `bids` inside or beside it. It needs
-# the packages of the tests: `pip install "scalebrain[test]"`.
+# `SCALEBRAIN_STUDY` to another study whose scans lie in a folder `bids` inside or beside it. It
+# needs the packages of the tests: `pip install "scalebrain[test]"`.
 
 # %%
 import logging
@@ -36,6 +36,7 @@ from pathlib import Path
 import boto3
 import matplotlib.pyplot as plt
 import pandas as pd
+import xarray as xr
 from distributed import Client, LocalCluster, get_task_stream
 from moto.server import ThreadedMotoServer
 
@@ -60,10 +61,9 @@ chosen.to_csv(work / "bids" / "participants.tsv", sep="\t", index=False)
 
 # %%
 def compute(ds):
-    """Compute the node features, loads and brain ages of everyone."""
-    ds = ds.assign(sb.node_features(ds)).assign(sb.lesion_load(ds)).assign(sb.tract_load(ds))
-    ages = sb.brain_age(ds, study / "model")
-    return ds[["node_features", "lesion_load", "tract_load"]].assign(ages).load()
+    """Compute the node features and the lesion loads of everyone."""
+    steps = (sb.node_features(ds), sb.lesion_load(ds), sb.tract_load(ds))
+    return xr.merge(steps, join="exact", compat="equals", combine_attrs="drop_conflicts").load()
 
 
 local = work / "local.zarr"
@@ -76,8 +76,9 @@ seconds = {"disk, threads": (ingested - begin, time.perf_counter() - ingested)}
 # %% [markdown]
 # ## A bucket
 #
-# Where a bucket lies and who may read it stands in the environment, as for every other S3 client, and
-# never in a url. With a real bucket leave the endpoint out and use your profile or the machine's role.
+# Where a bucket lies and who may read it stands in the environment, as for every other S3 client,
+# and never in a url. With a real bucket leave the endpoint out and use your profile or the
+# machine's role.
 
 # %%
 requests = Counter()
@@ -170,7 +171,8 @@ gone = pids[victim] not in client.run(os.getpid).values()
 print(f"ingested in {ingested:.1f} s; the killed worker is gone: {gone}")
 
 # %% [markdown]
-# Every object in the bucket equals the one on disk, byte for byte: the worker that died left no trace.
+# Every object in the bucket equals the one on disk, byte for byte: the worker that died left no
+# trace.
 # (When the whole job is killed, the same command goes on where it was.)
 
 # %%
@@ -190,7 +192,8 @@ print(f"{len(in_bucket)} objects in the bucket, {len(on_drive)} files, {sum(same
 # %% [markdown]
 # ## Compute on the workers, from the bucket
 #
-# `open_store` takes the url. The task stream is what the dashboard shows live: a bar is a task.
+# `open_store` takes the url. The task stream is what the dashboard shows live: a bar is a task. The
+# first task of a worker loads its libraries, so a few people win nothing from a cluster.
 
 # %%
 ds = sb.open_store(store)
@@ -206,26 +209,22 @@ pd.DataFrame(seconds, index=["ingest, s", "compute, s"]).round(1)
 # %%
 workers = sorted({task["worker"] for task in stream.data})
 start = min(task["startstops"][0]["start"] for task in stream.data)
-fig, axis = plt.subplots(figsize=(10, 1.8), layout="constrained")
-kinds = {"compute": "#0072b2", "transfer": "#d55e00", "deserialize": "#999999"}
+fig, axis = plt.subplots(figsize=(10, 1.6), layout="constrained")
 for task in stream.data:
+    row = (workers.index(task["worker"]) - 0.35, 0.7)
     for part in task["startstops"]:
         span = (part["start"] - start, part["stop"] - part["start"])
-        color = kinds.get(part["action"], "k")
-        axis.broken_barh([span], (workers.index(task["worker"]) - 0.35, 0.7), color=color)
-for kind, color in kinds.items():
-    axis.plot([], [], color=color, linewidth=6, label=kind)
+        axis.broken_barh([span], row, color="#0072b2", edgecolor="white")
 axis.set_yticks(range(len(workers)), [f"worker {i + 1}" for i in range(len(workers))])
 axis.set_xlabel(f"seconds, {len(stream.data)} tasks")
-fig.legend(loc="outside upper right", ncols=3, frameon=False)
 plt.show()
 
 # %% [markdown]
 # ## Sizes and tasks
 #
-# A shard holds the rows of 16 people and is one block of the Dask array: the number of tasks grows with
-# people / 16. It does not grow with voxels, because a task goes through its rows one by one and holds
-# the voxels of few people at a time.
+# A shard holds the rows of 16 people, and ingest has one task a shard. A computation reads rows one
+# by one, up to 128 MiB of them a task; in a small cohort fewer, so that all workers have some.
+# Tasks grow with the people, memory does not.
 
 # %%
 rows = []
@@ -245,16 +244,21 @@ pd.DataFrame(rows).set_index("array").round(1)
 
 # %%
 features = sb.node_features(ds)["node_features"]
-print(f"node features: {features.data.npartitions} blocks, {len(features.__dask_graph__())} tasks")
+print(
+    f"node features: {features.data.npartitions} blocks and {len(features.__dask_graph__())} tasks"
+)
 for people in (500, 5_000, 50_000):
     size = people * ds["t1w"].nbytes / ds.sizes["subject"] / 1e9
-    print(f"{people:>6} people: {-(-people // 16):>5} blocks; t1w {size:,.1f} GB in memory at once")
+    print(
+        f"{people:>6} people: {-(-people // 16):>5} blocks of t1w, {size:,.1f} GB if it were loaded"
+    )
 
 # %% [markdown]
 # ## What a read costs
 #
-# In a bucket a request costs more than a megabyte. One person is one range of one object; one voxel of
-# everyone touches every shard, and every row in it has to be decoded.
+# In a bucket far away a request takes as long as reading some megabytes. One person is the index of
+# a shard and one range of it; one voxel of everyone touches every shard, and every row has to be
+# decoded.
 
 
 # %%
