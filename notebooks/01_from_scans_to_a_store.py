@@ -34,6 +34,7 @@ import scalebrain as sb
 study = Path(os.environ.get("SCALEBRAIN_STUDY", "../demo-out"))
 bids = next(folder for folder in (study / "bids", study.parent / "bids") if folder.is_dir())
 
+pd.set_option("display.max_colwidth", None)  # messages in full
 work = Path(tempfile.mkdtemp())
 table = pd.read_csv(bids / "participants.tsv", sep="\t")
 chosen = pd.concat(

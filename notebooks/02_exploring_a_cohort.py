@@ -41,11 +41,14 @@ people = ds[["age", "sex", "cohort", "group"]].to_dataframe()
 people.groupby(["cohort", "group"])["age"].describe()[["count", "min", "mean", "max"]].round(1)
 
 # %% [markdown]
-# Who was left out, and why? An excluded person stays in the store, with a reason.
+# Who was left out, and why? An excluded person stays in the store, with a reason. `extrapolated`
+# people are younger or older than anyone that the brain-age model was trained on: they have an age,
+# and the models leave them out.
 
 # %%
 left_out = ds["exclusion_reason"].to_series()
-left_out[left_out != ""].value_counts()
+left_out[ds["extrapolated"].values & ds["included"].values] = "extrapolated"
+left_out[left_out != ""].groupby(ds["group"].to_series()).value_counts()
 
 # %% [markdown]
 # ## Where the lesions lie
@@ -68,7 +71,7 @@ for axis, z in zip(axes, (-10, 5, 20, 40), strict=True):
     axis.text(0.03, 0.92, "L", transform=axis.transAxes)
     axis.text(0.91, 0.92, "R", transform=axis.transAxes)
     axis.axis("off")
-fig.colorbar(image, ax=axes, label="part of the lesion masks", shrink=0.8)
+fig.colorbar(image, ax=axes, label="part of the people with a lesion", shrink=0.8)
 plt.show()
 
 # %% [markdown]
@@ -110,7 +113,8 @@ plt.show()
 # orange box lies above the blue one.
 
 # %%
-strokes = ds.isel(subject=np.flatnonzero((ds["group"] == "stroke") & ds["included"]))
+usable = ds["included"] & ~ds["extrapolated"]
+strokes = ds.isel(subject=np.flatnonzero((ds["group"] == "stroke") & usable))
 pad = sb.to_lesional_sides(strokes)["brain_pad_corrected"].compute()
 names = list(dict.fromkeys(str(region).rsplit("_", 1)[0] for region in pad["region"].values))
 fig, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")

@@ -65,9 +65,12 @@ def first_order(layer):
 def test_predict__training_subjects_are_out_of_fold_and_new_ones_are_not(model, references):
     known = model.predict(references)
     assert known["out_of_fold"].all()
+    assert set(model.folds_of(references)) == set(range(len(model.folds)))
     mae = np.abs(known["brain_pad"]).mean("subject")
     np.testing.assert_allclose(mae, [m["mae"] for m in model.metrics.values()], rtol=1e-9)
-    new = model.predict(cohort(10, seed=5).assign_coords(subject=[f"new{i}" for i in range(10)]))
+    others = cohort(10, seed=5).assign_coords(subject=[f"new{i}" for i in range(10)])
+    assert (model.folds_of(others) == -1).all()
+    new = model.predict(others)
     assert not new["out_of_fold"].any()
     assert np.isfinite(new["brain_age"]).all()
 
