@@ -60,10 +60,10 @@ plt.show()
 # ## Train
 #
 # Only healthy people train the model. It has one network a fold: each is trained without the people
-# of its fold and predicts them. 200 epochs are the default; 30 do for a look.
+# of its fold and predicts them. 5 folds and 200 epochs are the default; these do for a look.
 
 # %%
-training = sb.Training(folds=4, epochs=30)
+training = sb.Training(folds=3, epochs=15)
 model = sb.BrainAgeModel.fit(ds, training=training)
 
 # %% [markdown]

@@ -17,7 +17,7 @@
 # bucket. What it shows holds for the real ones: the same numbers to the last bit, a worker that
 # dies costs nothing but time, and what a read costs in requests.
 #
-# It takes 34 people of the simulated cohort that `make demo` leaves in `demo-out`; set
+# It takes 20 people of the simulated cohort that `make demo` leaves in `demo-out`; set
 # `SCALEBRAIN_STUDY` to another study whose scans lie in a folder `bids` inside or beside it. It
 # needs the packages of the tests: `pip install "scalebrain[test]"`.
 
@@ -47,7 +47,7 @@ bids = next(folder for folder in (study / "bids", study.parent / "bids") if fold
 
 work = Path(tempfile.mkdtemp())
 table = pd.read_csv(bids / "participants.tsv", sep="\t")
-chosen = pd.concat([table[table["group"] == g][:17] for g in ("reference", "stroke")])
+chosen = pd.concat([table[table["group"] == g][:10] for g in ("reference", "stroke")])
 for subject in chosen["participant_id"]:
     shutil.copytree(bids / subject, work / "bids" / subject)
 shutil.copy(bids / "dataset_description.json", work / "bids")
