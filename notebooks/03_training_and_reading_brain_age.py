@@ -40,9 +40,10 @@ healthy = ds.isel(subject=np.flatnonzero((ds["group"] == "reference") & ds["incl
 # %% [markdown]
 # ## What the network reads
 #
-# Grey matter is cut into some 900 nodes of about equal size. Of each, the T1w scan gives a few
-# numbers: grey-matter probability, brightness and its spread (as parts of white matter), and the
-# contrast with the white matter nearby. With age the first and the last fall, the others rise.
+# Grey matter is cut into some 900 nodes of about equal size. Of each, the scan gives a few numbers:
+# grey-matter probability, brightness and its spread (as parts of white matter), and the contrast
+# with the white matter nearby, of all voxels and of those that are grey matter nearly alone. With
+# age grey matter and contrast fall, the others rise.
 
 # %%
 features = healthy["node_features"].compute()
@@ -99,8 +100,9 @@ print(f"{graph.n_nodes} nodes, {len(graph.edges)} edges, {len(graph.regions)} re
 # %% [markdown]
 # Folds are drawn within narrow bands of age, and all scans of one person share a fold. Training
 # starts from a ridge regression (epoch 0) and stops when people who are in neither the fold nor the
-# training no longer profit. The network keeps its best epoch, so in a small cohort little is
-# gained beyond the ridge, and nothing is lost.
+# training no longer profit. The network keeps the first epoch whose validation error is within one
+# standard error of the lowest: in a small cohort that is often the ridge itself, and what looks
+# like learning in the dotted lines is not used.
 
 # %%
 fold = model.folds_of(healthy)
@@ -112,8 +114,6 @@ for number, learned in enumerate(model.folds):
     )
     axes[1].plot(learned.curve[:, 0], color=color, linewidth=1, linestyle=":")
     axes[1].plot(learned.curve[:, 1], color=color, linewidth=1.4)
-    best = int(np.argmin(learned.curve[:, 1]))
-    axes[1].plot(best, learned.curve[best, 1], "o", color=color, markersize=5)
 axes[0].set(xlabel="age, years", ylabel="fold", yticks=range(1, training.folds + 1))
 axes[1].set(xlabel="epoch", ylabel="mean absolute error, years")
 axes[1].plot([], [], "k:", label="training (with patches masked)")
