@@ -26,8 +26,6 @@ exclude_patterns = ["_build", "extensions", "templates", "images"]
 templates_path = ["templates"]
 root_doc = "index"
 language = "en"
-# Pages that not every version of the documentation has are named by a pattern.
-suppress_warnings = ["toc.empty_glob"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4

@@ -113,7 +113,7 @@ def lesion_symptom_map(
     Dataset
         In memory. Over ``voxel``: ``t``, ``estimate``, ``se``, ``p``, ``q``, ``p_fwe``,
         NaN where the voxel is not tested; ``n_lesioned``, everywhere. Over ``permutation``:
-        ``max_t``, the largest |t|. Over ``subject``: ``dropped`` and ``drop_reason``, empty
+        ``max_t``, the largest absolute t. Over ``subject``: ``dropped`` and ``drop_reason``, empty
         for people used. Single numbers: ``threshold``, ``df``, ``n``, ``n_dropped``,
         ``n_tested``, ``n_patterns``, ``n_collinear``, ``n_fixed``.
         ``attrs["rows_dropped"]`` counts the dropped people by reason.
@@ -137,7 +137,7 @@ def lesion_symptom_map(
     it is NaN and counted in ``n_collinear``.
 
     The permutations are those of Freedman and Lane: e is permuted within `groups` and made
-    orthogonal to Z again, ``e* = M P e``, and m'e* takes the place of m'e. The largest |t|
+    orthogonal to Z again, ``e* = M P e``, and m'e* takes the place of m'e. The largest absolute t
     over all voxels tested makes up the null distribution, and ``p_fwe = (1 + number of
     permutations with max |t*| >= |t|) / (1 + n_permutations)``, where values that differ by
     rounding alone are equal. Beyond ``threshold``, ``p_fwe <= alpha``. Exchange within

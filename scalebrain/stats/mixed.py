@@ -137,7 +137,7 @@ def mixed_model(
     A permutation exchanges the residuals of the model without the tested term within groups,
     so that differences between groups stay what they are, and fits the full model again, its
     ratio of variances too. ``p_permutation = (1 + b) / (1 + n_permutations)`` with b the
-    permutations of a |t| as large; ``p_fwe`` the same with the largest |t| of the family. The
+    permutations of an absolute t as large; ``p_fwe`` the same with the largest of the family. The
     same permutations serve all regions. A term that does not vary within groups cannot be
     tested in this way. The bootstrap draws as many whole groups as there are, with
     replacement, and fits each sample; its interval is the expanded percentile interval.
