@@ -10,12 +10,13 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 NEEDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup-dev lint constraints clean
+.PHONY: help demo test setup-dev lint docs constraints clean
 
 help:
 	@echo "make demo       simulate a cohort, run the whole study on it, write $(OUT)/report.html"
 	@echo "make test       run the tests"
 	@echo "make lint       ruff, mypy, numpydoc, codespell, import contracts"
+	@echo "make docs       build the documentation: docs/_build/html/index.html"
 	@echo "make clean      remove .venv and the caches"
 
 demo: $(VENV)/.ready
@@ -34,12 +35,19 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/codespell
 	$(VENV)/bin/lint-imports --no-logo
 
+# Everything anew: what is no longer there leaves no page. Warnings are errors, and so are links
+# that lead nowhere and public functions without a page. Nothing is downloaded.
+docs: $(VENV)/.ready-dev
+	rm -rf docs/_build docs/api docs/notebooks docs/project
+	$(VENV)/bin/python -m sphinx -E -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 $(VENV)/.ready: $(VENV)/bin/python $(NEEDS)
 	$(PIP) install -c constraints.txt -e ".[test]"
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/bin/python $(NEEDS)
-	$(PIP) install -c constraints.txt -e ".[test,dev]"
+	$(PIP) install -c constraints.txt -e ".[test,dev,docs]"
 	@touch $(VENV)/.ready $@
 
 # Some systems ship Python without ensurepip: there the interpreter's own pip fills .venv.
@@ -69,7 +77,7 @@ $(VENV)/bin/python:
 # environment from pyproject.toml, frozen. torch is named exactly, without the local version
 # that some indexes put behind it. aiobotocore (s3fs) wants python-dateutil 2 and a certain boto3
 # (moto), which pip alone finds out only after a long search.
-FROZEN = test,dev,cluster,cloud
+FROZEN = test,dev,docs,cluster,cloud
 constraints:
 	rm -rf $(VENV)-freeze
 	$(MAKE) VENV=$(VENV)-freeze $(VENV)-freeze/bin/python
@@ -78,4 +86,4 @@ constraints:
 	rm -rf $(VENV)-freeze
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) docs/_build docs/api docs/notebooks docs/project .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "extensions"), str(Path(__file__).parents[1])]
 
-import scalebrain
+import scalebrain  # noqa: E402
 
 project = "scalebrain"
 author = "scalebrain developers"

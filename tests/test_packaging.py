@@ -59,7 +59,9 @@ def test_constraints__satisfy_what_is_declared(
     project: dict[str, Any], pins: dict[str, str]
 ) -> None:
     extras = project["optional-dependencies"]
-    frozen = [line for extra in ("test", "dev", "cluster", "cloud") for line in extras[extra]]
+    frozen = [
+        line for extra in ("test", "dev", "docs", "cluster", "cloud") for line in extras[extra]
+    ]
     declared = requirements(project["dependencies"] + frozen)
     assert set(declared) <= set(pins)
     for name, requirement in declared.items():

@@ -84,9 +84,7 @@ def make_pages(_: Sphinx) -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = jupytext.read(path)
         cells = [
-            cell.source
-            if cell.cell_type == "markdown"
-            else f"```python\n{cell.source}\n```"
+            cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
             for cell in notebook.cells
             if cell.source.strip()
         ]

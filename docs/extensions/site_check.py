@@ -30,7 +30,7 @@ def problems(folder: Path) -> list[str]:
         for tag in page.find_all(["a", "img", "script", "link"]):
             target = str(tag.get("href") or tag.get("src") or "")
             parts = urlsplit(target)
-            if not target or parts.scheme or parts.netloc or target.startswith("#") and target == "#":
+            if not target or parts.scheme or parts.netloc or target == "#":
                 continue
             to = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not to.exists():

@@ -32,7 +32,9 @@ def main(report: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             page, shot = Path(folder) / "figure.html", Path(folder) / "figure.png"
             page.write_text(
-                f"{head}</head><body style='padding: 20px'><main>{figure}</figure></main></body></html>", encoding="utf-8"
+                f"{head}</head><body style='padding: 20px'>"
+                f"<main>{figure}</figure></main></body></html>",
+                encoding="utf-8",
             )
             flags = (
                 "--headless=new --no-sandbox --disable-quic --no-first-run --disable-sync "
