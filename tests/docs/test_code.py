@@ -74,6 +74,7 @@ def test_shell__commands_and_options_exist(page: Path) -> None:
         assert {word for word in rest if word.startswith("--")} <= known, f"{page.name}: {line}"
 
 
+@pytest.mark.slow
 def test_how_do_i__recipes_run(
     study: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
