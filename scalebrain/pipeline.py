@@ -44,6 +44,7 @@ from scalebrain.io.store import (
     save_store,
     store_attributes,
 )
+from scalebrain.stats.frame import tidy_tables
 from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
 from scalebrain.variables import SURFACE_FEATURES, validate
 
@@ -410,7 +411,7 @@ def predict_outcome(
             f"{out}: cannot be made: {error.strerror}. Give another folder."
         ) from error
     write_results({"motor": result}, folder / "motor.zarr", attrs={})
-    for dims, tidy in _tidy(result).items():
+    for dims, tidy in tidy_tables(result).items():
         _write_table(tidy, folder / f"motor_{dims}.tsv")
     return result
 
@@ -494,8 +495,9 @@ def _statistics(study: _Study) -> None:
     for kind in ("rejected", "warnings"):
         _write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
     for name, result in results.items():
-        for dims, table in _tidy(result).items():
-            suffix = "" if name == "accuracy" or len(_tidy(result)) == 1 else f"_{dims}"
+        tables = tidy_tables(result)
+        for dims, table in tables.items():
+            suffix = "" if name == "accuracy" or len(tables) == 1 else f"_{dims}"
             _write_table(table, study.tables / f"{name}{suffix}.tsv")
 
 
@@ -548,26 +550,6 @@ def _of_regions(result: xr.Dataset) -> xr.Dataset:
 def _write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a TSV, missing as n/a, as BIDS has it."""
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-
-
-def _tidy(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
-    """One long table for every combination of dims in a Dataset."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name, variable in ds.data_vars.items():
-        groups.setdefault(tuple(map(str, variable.dims)), []).append(str(name))
-    tables = {}
-    for dims, names in sorted(groups.items()):
-        if not dims:
-            row = {name: ds[name].item() for name in names}
-            tables["summary"] = pd.DataFrame({"name": list(row), "value": list(row.values())})
-        else:
-            chosen = ds[names]
-            frame = chosen.drop_vars([c for c in chosen.coords if c not in dims])
-            table = frame.to_dataframe(dim_order=list(dims))
-            if "subject" in dims and len(dims) > 1:  # of most people a model says nothing
-                table = table.dropna(how="all")
-            tables["_".join(dims)] = table.reset_index()
-    return tables
 
 
 def _write_subject_tables(ds: xr.Dataset, folder: Path) -> None:

@@ -309,7 +309,9 @@ def annotate(ds: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        Shallow copy whose registered variables carry ``units`` and ``long_name``.
+        Shallow copy whose registered variables carry ``units`` and ``long_name``. Where a
+        variable has its registered dimensions, they replace those that arithmetic has kept
+        from another variable.
     """
     out = ds.copy()
     for name in out.variables:
@@ -318,5 +320,8 @@ def annotate(ds: xr.Dataset) -> xr.Dataset:
             attrs = {"long_name": spec.long_name}
             if spec.units:
                 attrs["units"] = spec.units
-            out[name].attrs = {**attrs, **out[name].attrs}
+            held = dict(out[name].attrs)
+            if set(out[name].dims) == set(spec.dims):  # not those of what it was computed from
+                held = {k: v for k, v in held.items() if k not in ("long_name", "units")}
+            out[name].attrs = {**attrs, **held}
     return out

@@ -17,10 +17,19 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.stats.pads import find_pad
+from scalebrain.variables import annotate
 
-__all__ = ["calibrated_pad", "eligible_subjects", "lesional_measures", "subject_frame"]
+__all__ = [
+    "calibrated_pad",
+    "eligible_subjects",
+    "lesional_measures",
+    "subject_frame",
+    "table",
+    "tidy_tables",
+]
 
 _LESIONAL = ("_ipsilesional", "_contralesional")
+_IMAGE_DIMS = ("voxel", "vertex")
 
 
 def subject_frame(
@@ -236,6 +245,160 @@ def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
         small = small.drop_dims(native).drop_vars("lesion_hemisphere")
         small = small.merge(to_lesional_sides(part)[[n for n in names if n in part]])
     return small[list(names)]
+
+
+def table(
+    ds: xr.Dataset, names: Hashable | Iterable[Hashable] | None = None, *, wide: bool = False
+) -> pd.DataFrame:
+    """Tidy table: one row a subject, or a subject and region (tract, node, term, ...).
+
+    Parameters
+    ----------
+    ds
+        Dataset of a store or of a result. Only what is named is loaded.
+    names
+        Variables. One of them has all dimensions of the table; those of fewer dimensions are
+        repeated, as the age of a subject in each of its regions. Default: everything over
+        ``subject`` alone.
+    wide
+        One row a subject, and a column for each label of the other dimension,
+        ``brain_pad_SMN_L``.
+
+    Returns
+    -------
+    DataFrame
+        One column a dimension, then one a name, in that order; rows in the order of `ds`.
+        ``attrs["units"]`` and ``attrs["long_name"]`` hold those of the columns that have one,
+        ``attrs["simulated"]`` whether the people were simulated.
+
+    Raises
+    ------
+    MissingVariableError
+        If a name is not in `ds`.
+    StatisticsError
+        If no variable has all the dimensions (as a region's beside a tract's), for images, if
+        a label of a dimension is there twice, or if `wide` has no other dimension.
+    """
+    if names is None:
+        names = [n for n, v in ds.variables.items() if v.dims == ("subject",) and n != "subject"]
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    absent = [str(name) for name in names if name not in ds.variables]
+    if absent:
+        raise MissingVariableError(
+            f"Dataset: no variable {', '.join(map(repr, absent))}. It has: "
+            f"{', '.join(sorted(map(str, ds.variables)))}."
+        )
+    dims = max((ds[name].dims for name in names), key=len, default=())
+    images = [dim for name in names for dim in ds[name].dims if dim in _IMAGE_DIMS]
+    if images:
+        raise StatisticsError(
+            f"A table over '{images[0]}' has a row for each of {ds.sizes[images[0]]} points. "
+            "Reduce images first, e.g. with parcellate, or see them with unpack."
+        )
+    other = [f"'{name}' {ds[name].dims}" for name in names if not set(ds[name].dims) <= set(dims)]
+    if other or not dims:
+        raise StatisticsError(
+            f"A table over {_show(dims)} cannot hold {', '.join(other) or 'numbers alone'}. Make "
+            "one table for each set of dimensions."
+        )
+    small = _loaded(ds, names)
+    labels = {dim: _labels(small, dim) for dim in dims}
+    for dim, index in labels.items():
+        if not index.is_unique:
+            raise StatisticsError(
+                f"'{index[index.duplicated()][0]}' is on dimension '{dim}' twice, so that rows "
+                "could not be told apart. Select one of them."
+            )
+    shape = tuple(len(index) for index in labels.values())
+    rows = pd.MultiIndex.from_product(list(labels.values()), names=list(map(str, dims)))
+    full = xr.Variable(dims, np.empty(shape, dtype=np.bool_))
+    columns = {}
+    for name in (n for n in names if n not in dims):
+        values = small[name].variable.set_dims(dict(zip(full.dims, shape, strict=True)))
+        flat = values.transpose(*dims).values.reshape(-1)
+        columns[str(name)] = _column(flat, pd.RangeIndex(flat.size)).set_axis(rows)
+    out = pd.DataFrame(columns, index=rows)
+    if not wide:
+        return _described(out.reset_index(), ds, {column: column for column in columns})
+    rest = [dim for dim in dims if dim != "subject"]
+    if "subject" not in dims or len(rest) != 1:
+        raise StatisticsError(
+            f"A wide table has a column for each label of one dimension, got {_show(dims)}. Name a "
+            "variable over subject and one other dimension."
+        )
+    parts, origin = {}, {}
+    for name in columns:
+        if "subject" not in ds[name].dims or len(ds[name].dims) == 1:
+            parts[name] = out[name].groupby(level="subject", sort=False).first()
+            if "subject" not in ds[name].dims:
+                raise StatisticsError(f"'{name}' is not of subjects. Leave it out of a wide table.")
+            origin[name] = name
+            continue
+        spread = out[name].unstack(str(rest[0]))  # noqa: PD010
+        spread = spread.reindex(index=labels["subject"], columns=labels[rest[0]])
+        for label in spread.columns:
+            parts[f"{name}_{label}"] = spread[label]
+            origin[f"{name}_{label}"] = name
+    return _described(pd.DataFrame(parts).reset_index(names="subject"), ds, origin)
+
+
+def tidy_tables(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """One long table for every combination of dimensions in a small Dataset.
+
+    Parameters
+    ----------
+    ds
+        Result of statistics, in memory.
+
+    Returns
+    -------
+    dict of DataFrame
+        By the names of the dimensions joined by ``_``; ``summary`` holds the numbers without
+        one, as ``name`` and ``value``. Coordinates along a dimension that are not its labels
+        are columns too. Rows of people of whom a model says nothing are left out.
+    """
+    groups: dict[tuple[Hashable, ...], list[Hashable]] = {}
+    for name, variable in ds.data_vars.items():
+        groups.setdefault(variable.dims, []).append(name)
+    tables = {}
+    for dims, names in sorted(groups.items(), key=lambda group: tuple(map(str, group[0]))):
+        if not dims:
+            row = {str(name): ds[name].item() for name in names}
+            tables["summary"] = pd.DataFrame({"name": list(row), "value": list(row.values())})
+            continue
+        along = [c for c in ds.coords if c not in dims and set(ds[c].dims) <= set(dims)]
+        chosen = ds[names].drop_vars([c for c in ds[names].coords if c not in dims])
+        frame = chosen.to_dataframe(dim_order=list(dims))
+        if "subject" in dims and len(dims) > 1:
+            frame = frame.dropna(how="all")
+        frame = frame.reset_index()
+        for place, coordinate in enumerate(c for c in along if ds[c].ndim == 1):
+            (dim,) = ds[coordinate].dims
+            values = dict(zip(ds[dim].values.tolist(), ds[coordinate].values, strict=True))
+            frame.insert(len(dims) + place, str(coordinate), frame[str(dim)].map(values))
+        tables["_".join(map(str, dims))] = frame
+    return tables
+
+
+def _labels(small: xr.Dataset, dim: Hashable) -> pd.Index[Any]:
+    """Labels of a dimension, or positions where it has none."""
+    if dim not in small.coords:
+        return pd.RangeIndex(small.sizes[dim], name=str(dim))
+    values = small[dim].values
+    return pd.Index(values.astype(str) if values.dtype.kind in "UOT" else values, name=str(dim))
+
+
+def _described(frame: pd.DataFrame, ds: xr.Dataset, origin: Mapping[str, str]) -> pd.DataFrame:
+    """Put units and long names of the columns into the attributes of a table."""
+    known = annotate(ds[list(dict.fromkeys(origin.values()))]) if origin else ds
+    for key in ("units", "long_name"):
+        frame.attrs[key] = {
+            column: str(known[name].attrs[key])
+            for column, name in origin.items()
+            if key in known[name].attrs
+        }
+    frame.attrs["simulated"] = str(ds.attrs.get("simulated", "false")).lower() == "true"
+    return frame
 
 
 _WAY_OUT: Mapping[str, str] = {
