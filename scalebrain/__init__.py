@@ -38,11 +38,16 @@ if TYPE_CHECKING:
     from scalebrain.ingestion.cohort import ingest, problems, validate
     from scalebrain.ingestion.upkeep import store_info, verify_store, withdraw
     from scalebrain.io.store import open_store, save_store, unpack
+    from scalebrain.outputs.bids import export_bids
     from scalebrain.pipeline import run_study
     from scalebrain.predict.matched import matched_pairs, nearest_matches
     from scalebrain.predict.motor import predict_motor
     from scalebrain.report.person import person_report
+    from scalebrain.report.regionplot import plot_regions
+    from scalebrain.report.summary import summary
+    from scalebrain.report.viewer import view
     from scalebrain.simulate.cohort import simulate_cohort
+    from scalebrain.stats.frame import table
     from scalebrain.stats.lesion_symptom import lesion_symptom_map
     from scalebrain.stats.meta import meta
     from scalebrain.stats.mixed import mixed_model
@@ -65,6 +70,7 @@ _HOME = {
     "enantiomorphic": "features.lesion_policy",
     "harmonize": "harmonization.cohort",
     "explain": "graph.explain",
+    "export_bids": "outputs.bids",
     "import_ages": "graph.imported",
     "inclusion": "features.inclusion",
     "ingest": "ingestion.cohort",
@@ -89,6 +95,7 @@ _HOME = {
     "matched_pairs": "predict.matched",
     "nearest_matches": "predict.matched",
     "person_report": "report.person",
+    "plot_regions": "report.regionplot",
     "predict_motor": "predict.motor",
     "problems": "ingestion.cohort",
     "read_atlas": "atlas.files",
@@ -99,12 +106,15 @@ _HOME = {
     "simulate_cohort": "simulate.cohort",
     "site_summary": "stats.site_summary",
     "store_info": "ingestion.upkeep",
+    "summary": "report.summary",
     "surface_features": "features.surface_nodes",
+    "table": "stats.frame",
     "to_lesional_sides": "features.laterality",
     "tract_load": "features.lesion",
     "unpack": "io.store",
     "validate": "ingestion.cohort",
     "verify_store": "ingestion.upkeep",
+    "view": "report.viewer",
     "withdraw": "ingestion.upkeep",
 }
 
@@ -120,6 +130,7 @@ __all__ = [
     "brain_age",
     "enantiomorphic",
     "explain",
+    "export_bids",
     "harmonize",
     "import_ages",
     "inclusion",
@@ -145,6 +156,7 @@ __all__ = [
     "parcellate",
     "parcellate_files",
     "person_report",
+    "plot_regions",
     "predict_motor",
     "problems",
     "read_atlas",
@@ -155,12 +167,15 @@ __all__ = [
     "simulate_cohort",
     "site_summary",
     "store_info",
+    "summary",
     "surface_features",
+    "table",
     "to_lesional_sides",
     "tract_load",
     "unpack",
     "validate",
     "verify_store",
+    "view",
     "withdraw",
 ]
 

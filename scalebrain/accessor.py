@@ -1,10 +1,18 @@
 """``ds.scalebrain``: the public functions as methods of a Dataset."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 import scalebrain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from scalebrain.report.summary import Summary
 
 __all__ = ["ScalebrainAccessor"]
 
@@ -21,6 +29,34 @@ class ScalebrainAccessor:
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
+
+    def __repr__(self) -> str:
+        """Say what the Dataset holds."""
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        """Show what the Dataset holds in a notebook."""
+        return self.summary()._repr_html_()
+
+    def summary(self) -> "Summary":
+        """Who is in the Dataset and which results."""
+        return scalebrain.summary(self._ds)
+
+    def table(self, names: Any = None, **options: Any) -> "pd.DataFrame":
+        """Tidy table of variables."""
+        return scalebrain.table(self._ds, names, **options)
+
+    def plot_regions(self, variable: Any, **options: Any) -> "Figure":
+        """Draw values of regions on the cortex and as dots."""
+        return scalebrain.plot_regions(self._ds, variable, **options)
+
+    def view(self, variable: Any, **options: Any) -> Any:
+        """Look at a variable on the brain, interactively."""
+        return scalebrain.view(self._ds, variable, **options)
+
+    def export_bids(self, out: Any, **options: Any) -> "Path":
+        """Write everything as BIDS derivatives and Parquet."""
+        return scalebrain.export_bids(self._ds, out, **options)
 
     def parcellate(self, **options: Any) -> xr.Dataset:
         """Statistics of an image over every region."""

@@ -494,6 +494,15 @@ def demo(out: Path, scheduler: str | None, **options: Any) -> None:
     click.echo(report)
 
 
+@cli.command(epilog="R: read.delim('OUT/participants.tsv', na.strings = 'n/a').")
+@click.argument("store")
+@click.argument("out", type=_FOLDER)
+@click.option("--results", metavar="results.zarr", type=_EXISTING, help="Statistics of a study.")
+def export(store: str, out: Path, results: Path | None) -> None:
+    """Write what is in STORE to OUT as BIDS derivatives: TSV with JSON, and Parquet."""
+    click.echo(scalebrain.export_bids(scalebrain.open_store(store), out, results=results))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command: exit code 0 success, 1 failure, 2 usage, 3 partial success.
 

@@ -98,6 +98,11 @@ class _Study:
         """Store of the statistics."""
         return self.out / "results.zarr"
 
+    @property
+    def derivatives(self) -> Path:
+        """BIDS derivatives."""
+        return self.out / "derivatives"
+
 
 #: Name, work, and the settings that it depends on.
 _Stage = tuple[str, Callable[[_Study], None], tuple[str, ...]]
@@ -110,7 +115,7 @@ def run_study(
     *,
     truth: str | Path | None = None,
 ) -> Path:
-    """Run the whole study: ingest, features, train, predict, statistics, report.
+    """Run the whole study: ingest, features, train, predict, statistics, report, export.
 
     With ``ages`` in the configuration, the brain ages of another tool take the place of
     training and prediction.
@@ -121,7 +126,8 @@ def run_study(
         A dataset, as :func:`scalebrain.ingest` takes it.
     out
         Folder of the results: ``cohort.zarr``, ``model/``, ``tables/*.tsv``,
-        ``report.html``. A stage whose inputs and settings have not changed is not run again.
+        ``report.html``, and ``derivatives/``, which :func:`scalebrain.export_bids` writes. A
+        stage whose inputs and settings have not changed is not run again.
     config
         Configuration, as a YAML file or mapping; the defaults when None.
     truth
@@ -169,6 +175,7 @@ def run_study(
             ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed"),
         ),
         ("report", _report, ()),
+        ("export", _export, ()),
     )
     before, ran = "", 0
     for number, (name, stage, keys) in enumerate(stages, start=1):
@@ -623,3 +630,10 @@ def _report(study: _Study) -> None:
             missing=missing,
         ),
     )
+
+
+def _export(study: _Study) -> None:
+    """Write the BIDS derivatives."""
+    from scalebrain.outputs.bids import export_bids
+
+    export_bids(open_store(study.store), study.derivatives, results=study.results)

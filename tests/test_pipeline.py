@@ -258,7 +258,7 @@ def test_run_study__strokes_alone_with_ages_of_another_tool(strokes, caplog):
     caplog.set_level("INFO", logger="scalebrain")
     with pytest.warns(DataWarning, match="brain_pad_global"):
         scalebrain.run_study(strokes, out, ages_config(strokes, "global.csv"))
-    assert "2/5 features: done before" in caplog.text
+    assert "2/6 features: done before" in caplog.text
     results, attrs = read_results(out / "results.zarr")
     assert {"mixed", "sem", "motor"} <= set(results)
     assert "whole brain" in attrs["missing"]["mixed_load"]

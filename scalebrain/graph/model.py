@@ -21,6 +21,7 @@ from scalebrain.features.nodes import MAX_LESIONED, node_features
 from scalebrain.features.surface_nodes import surface_features, surface_level
 from scalebrain.graph.build import Graph, build_graph
 from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
+from scalebrain.graph.card import card_html, card_text
 from scalebrain.graph.checkpoint import Checkpoint
 from scalebrain.graph.impute import RegionImputer
 from scalebrain.graph.references import References
@@ -286,7 +287,8 @@ class BrainAgeModel:
         description.unlink(missing_ok=True)  # until it is whole again, there is no model
         arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
         save_file(arrays, folder / "weights.safetensors")
-        (folder / "MODEL_CARD.md").write_text(self._card(), encoding="utf-8")
+        card = card_text(self.training, self.features, self.metrics, self.about)
+        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         content = {**self._content(), "fingerprint": self.fingerprint}
         text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
         partial = folder / "model.json.part"
@@ -383,31 +385,9 @@ class BrainAgeModel:
             about=d["about"],
         )
 
-    def _card(self) -> str:
-        """Model card, in Markdown."""
-        about = self.about
-        simulated = (
-            "**Trained on simulated people. It says nothing about a real brain.**\n\n"
-            if about["simulated"] == "true"
-            else ""
-        )
-        rows = "\n".join(
-            f"| {region} | {m['mae']:.2f} | {m['mae_mean']:.2f} | {m['r']:.2f} |"
-            for region, m in self.metrics.items()
-        )
-        return (
-            f"# Regional brain-age model\n\n{simulated}"
-            "Research use only; not a medical device.\n\n"
-            f"- Layer: {self.training.layer}; {len(self.folds)} folds; seed {self.training.seed}\n"
-            f"- Node features: {', '.join(self.features)}\n"
-            f"- Space: {about['space']}\n"
-            f"- Trained on {about['n_training']} references aged {about['age_min']:.1f} to "
-            f"{about['age_max']:.1f} years; elsewhere predictions are marked as extrapolated\n"
-            f"- Interval: split-conformal, {about['coverage']:.0%}\n\n"
-            "Out-of-fold accuracy on the references, years:\n\n"
-            "| region | MAE | MAE of predicting the mean | r |\n| - | - | - | - |\n"
-            f"{rows}\n"
-        )
+    def _repr_html_(self) -> str:
+        """Show the model in a notebook."""
+        return card_html(self.training, self.features, self.metrics, self.about)
 
 
 def present_flag(ds: xr.Dataset) -> str:

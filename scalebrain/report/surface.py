@@ -13,7 +13,7 @@ from scalebrain.io.fsaverage import Hemisphere, read_mesh
 from scalebrain.report import drawing
 from scalebrain.variables import validate
 
-__all__ = ["surface_figure", "vertex_nodes", "vertex_parcels"]
+__all__ = ["surface_figure", "surface_picture", "vertex_nodes", "vertex_parcels"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -127,7 +127,7 @@ def surface_figure(
         for i, (side, lateral, title) in enumerate(views):
             axes = drawing.panel(figure, 0.05 + i * (width + 0.1), 0.25, width, 1.72)
             at_vertex = np.array([values.get(int(code), np.nan) for code in parcels[side]])
-            picture, extent = _picture(side, lateral, at_vertex, limits, colors)
+            picture, extent = surface_picture(side, lateral, at_vertex, limits, colors)
             axes.imshow(picture, extent=extent, origin="lower", interpolation="none")
             axes.set_title(title, fontsize=9.5, pad=3)
         bar_axes = drawing.panel(figure, 2.8, 2.16, 4.0, 0.11)
@@ -135,14 +135,35 @@ def surface_figure(
         return drawing.render(figure, key, alt)
 
 
-def _picture(
+def surface_picture(
     hemisphere: Hemisphere,
     lateral: bool,
     values: FloatArray,
     limits: tuple[float, float],
     colors: FloatArray,
 ) -> tuple[FloatArray, tuple[float, float, float, float]]:
-    """Rasterize one view: parallel projection along x, nearest triangle in front."""
+    """Rasterize one view: parallel projection along x, nearest triangle in front.
+
+    Parameters
+    ----------
+    hemisphere
+        Side of the mesh.
+    lateral
+        Seen from outside, else from the midline.
+    values
+        Value of every vertex, NaN is gray.
+    limits
+        Values of the first and the last color.
+    colors
+        Lookup table (n, 3).
+
+    Returns
+    -------
+    picture
+        RGBA in [0, 1], first row at the bottom.
+    extent
+        Its edges in mm.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure

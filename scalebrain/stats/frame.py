@@ -248,7 +248,7 @@ def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 
 
 def table(
-    ds: xr.Dataset, names: Hashable | Iterable[Hashable] | None = None, *, wide: bool = False
+    ds: xr.Dataset, names: str | Iterable[Hashable] | None = None, *, wide: bool = False
 ) -> pd.DataFrame:
     """Tidy table: one row a subject, or a subject and region (tract, node, term, ...).
 
@@ -334,7 +334,7 @@ def table(
                 raise StatisticsError(f"'{name}' is not of subjects. Leave it out of a wide table.")
             origin[name] = name
             continue
-        spread = out[name].unstack(str(rest[0]))  # noqa: PD010
+        spread = out[name].unstack(str(rest[0]))
         spread = spread.reindex(index=labels["subject"], columns=labels[rest[0]])
         for label in spread.columns:
             parts[f"{name}_{label}"] = spread[label]
@@ -385,7 +385,9 @@ def _labels(small: xr.Dataset, dim: Hashable) -> pd.Index[Any]:
     if dim not in small.coords:
         return pd.RangeIndex(small.sizes[dim], name=str(dim))
     values = small[dim].values
-    return pd.Index(values.astype(str) if values.dtype.kind in "UOT" else values, name=str(dim))
+    labels = values.astype(str) if values.dtype.kind in "UOT" else values
+    index: pd.Index[Any] = pd.Index(labels, name=str(dim))
+    return index
 
 
 def _described(frame: pd.DataFrame, ds: xr.Dataset, origin: Mapping[str, str]) -> pd.DataFrame:

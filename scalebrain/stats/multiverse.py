@@ -34,7 +34,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
-_VERDICTS = {
+#: Verdicts on an effect, and when they are given.
+VERDICTS = {
     "robust": "same sign and an interval without zero in every specification",
     "mostly": "same sign in every specification, an interval without zero in at least half",
     "weak": "an interval without zero in fewer than half of the specifications",
@@ -184,7 +185,7 @@ def multiverse(
         "bootstrap": f"{n_boot} replicates over {groups} ({n_groups} of them), seed {seed}, "
         "percentile interval widened for few of them",
         "confidence": confidence,
-        "verdicts": dict(_VERDICTS),
+        "verdicts": dict(VERDICTS),
         "failures": failures,
     }
     return out

@@ -1,0 +1,71 @@
+"""What has to be known of a brain-age model, as Markdown and for a notebook."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import escape
+
+if TYPE_CHECKING:
+    from scalebrain.graph.train import Training
+
+__all__ = ["card_html", "card_text"]
+
+_SIMULATED = "Trained on simulated people. It says nothing about a real brain."
+_USE = "Research use only; not a medical device."
+_COLUMNS = ("region", "MAE", "MAE of predicting the mean", "r")
+
+Metrics = Mapping[str, Mapping[str, float]]
+
+
+def card_text(
+    training: "Training", features: Sequence[str], metrics: Metrics, about: Mapping[str, Any]
+) -> str:
+    """Model card, in Markdown."""
+    simulated = f"**{_SIMULATED}**\n\n" if about["simulated"] == "true" else ""
+    facts = "\n".join(f"- {fact}" for fact in _facts(training, features, about))
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in _rows(metrics))
+    return (
+        f"# Regional brain-age model\n\n{simulated}{_USE}\n\n{facts}\n\n"
+        "Out-of-fold accuracy on the references, years:\n\n"
+        f"| {' | '.join(_COLUMNS)} |\n| - | - | - | - |\n{rows}\n"
+    )
+
+
+def card_html(
+    training: "Training", features: Sequence[str], metrics: Metrics, about: Mapping[str, Any]
+) -> str:
+    """Model card, as HTML for a notebook; all text is escaped."""
+    simulated = f"<p><strong>{_SIMULATED}</strong></p>" if about["simulated"] == "true" else ""
+    facts = "".join(f"<li>{escape(fact)}</li>" for fact in _facts(training, features, about))
+    head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>"
+        for row in _rows(metrics)
+    )
+    return (
+        f"<div><p><strong>Regional brain-age model</strong></p>{simulated}<p>{_USE}</p>"
+        f"<ul>{facts}</ul><details><summary>Out-of-fold accuracy of {len(metrics)} regions, years"
+        f"</summary><table><tr>{head}</tr>{rows}</table></details></div>"
+    )
+
+
+def _facts(
+    training: "Training", features: Sequence[str], about: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Say in sentences what the model is."""
+    ages = f"{about['age_min']:.1f} to {about['age_max']:.1f} years"
+    return (
+        f"Layer: {training.layer}; {training.folds} folds; seed {training.seed}",
+        f"Node features: {', '.join(features)}",
+        f"Space: {about['space']}",
+        f"Trained on {about['n_training']} references aged {ages}; outside them predictions are marked as extrapolated",
+        f"Interval: split-conformal, {about['coverage']:.0%}",
+    )
+
+
+def _rows(metrics: Metrics) -> list[tuple[str, ...]]:
+    """Scores of every region."""
+    return [
+        (region, f"{m['mae']:.2f}", f"{m['mae_mean']:.2f}", f"{m['r']:.2f}")
+        for region, m in metrics.items()
+    ]

@@ -1,0 +1,342 @@
+"""A study as BIDS derivatives: TSV with JSON beside it, and the same tables as Parquet."""
+
+import logging
+import re
+import shutil
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from scalebrain.errors import ConfigError
+from scalebrain.io.results import read_results
+from scalebrain.io.tabular import ParquetFile, write_json, write_tsv
+from scalebrain.outputs.columns import describe
+from scalebrain.outputs.people import bids_people
+from scalebrain.outputs.texts import BIDSIGNORE, description, readme
+from scalebrain.stats.frame import table, tidy_tables
+from scalebrain.variables import validate
+
+__all__ = ["export_bids"]
+
+logger = logging.getLogger(__name__)
+
+#: People that are loaded and written at a time.
+_BLOCK = 512
+_MEASURED = ("region", "tract", "network", "structure")
+_SEGMENTATIONS = {"region": "regions", "tract": "tracts", "network": "networks"}
+_OWN = ("phenotype", "group", "parquet")
+_ROOT = (
+    "README.md",
+    ".bidsignore",
+    "participants.tsv",
+    "participants.json",
+    "dataset_description.json",
+)
+_DEMOGRAPHIC = (
+    "age",
+    "sex",
+    "cohort",
+    "group",
+    "days_post_stroke",
+    "icv",
+    "motor_score",
+    "dataset",
+    "included",
+    "exclusion_reason",
+)
+
+
+def export_bids(
+    ds: xr.Dataset,
+    out: str | Path,
+    *,
+    results: str | Path | Mapping[str, xr.Dataset] | None = None,
+) -> Path:
+    """Write what is known of everyone, and the statistics, as a BIDS derivatives dataset.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a store. People are loaded some hundred at a time.
+    out
+        Folder; one that this function wrote is replaced, another one that is not empty is
+        refused.
+    results
+        Results by name, or the ``results.zarr`` of a study.
+
+    Returns
+    -------
+    Path
+        The folder: ``participants.tsv``; ``phenotype/*.tsv``, one row a person; a table of
+        regions and of tracts for every person under ``sub-*/``; ``group/*.tsv``, the
+        statistics; ``parquet/``, the same tables. Every table has a JSON file that says what its
+        columns mean. ``dataset_description.json`` is written last.
+
+    Raises
+    ------
+    ConfigError
+        When the folder holds something else, or cannot be written.
+    StoreError
+        When `results` is no finished store of results.
+
+    References
+    ----------
+    Gorgolewski et al. 2016, doi:10.1038/sdata.2016.44
+    """
+    validate(ds, dims=["subject"])
+    folder = Path(out)
+    if results is None:
+        results = {}
+    elif not isinstance(results, Mapping):
+        results, _ = read_results(results)
+    _prepare(folder)
+    people = bids_people(ds)
+    about = {
+        "simulated": str(ds.attrs.get("simulated", "false")).lower() == "true",
+        "version": version("scalebrain"),
+        "space": str(ds.attrs.get("space", "")),
+    }
+    try:
+        _write_people(ds, people, folder, about)
+        _write_results(results, people, folder, about)
+        (folder / ".bidsignore").write_text(BIDSIGNORE, encoding="utf-8")
+        (folder / "README.md").write_text(readme(ds, about), encoding="utf-8")
+        write_json(description(ds, about), folder / "dataset_description.json")
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be written: {error.strerror}. Give another folder."
+        ) from error
+    logger.info("%s: %d people", folder, people["participant_id"].nunique())
+    return folder
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and take away what an earlier export left."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held and ".bidsignore" not in held:
+        raise ConfigError(
+            f"{folder}: is not empty and holds no export of scalebrain. Give a new folder."
+        )
+    if held and (folder / ".bidsignore").read_text(encoding="utf-8") != BIDSIGNORE:
+        raise ConfigError(f"{folder}: is another BIDS dataset. Give a new folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dataset_description.json").unlink(missing_ok=True)
+        (folder / ".bidsignore").write_text(BIDSIGNORE, encoding="utf-8")
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and (path.name in _OWN or path.name.startswith("sub-")):
+                shutil.rmtree(path)
+            elif path.name in _ROOT or path.name.endswith("_morph.json"):
+                path.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be made: {error.strerror}. Give another folder."
+        ) from error
+
+
+def _write_people(
+    ds: xr.Dataset, people: pd.DataFrame, folder: Path, about: Mapping[str, Any]
+) -> None:
+    """Everything that has one value a person, region or tract, block by block."""
+    sessions = bool((people["session_id"] != "").any())
+    ids = ["participant_id", *(["session_id"] if sessions else [])]
+    plain = _phenotypes(ds)
+    measured = {dim: names for dim in _MEASURED if (names := _over(ds, dim))}
+    told: dict[str, dict[str, Any]] = {name: describe(name) for name in (*ids, "source_id")}
+    told["source_subject"] = describe("source_subject")
+    first = True
+    with ExitStack() as stack:
+        files: dict[str, ParquetFile] = {}
+
+        def parquet(name: str, columns: Mapping[str, Mapping[str, Any]]) -> ParquetFile:
+            if name not in files:
+                path = folder / "parquet" / f"{name}.parquet"
+                opened = ParquetFile(path, columns=columns, about={**about, "table": name})
+                files[name] = stack.enter_context(opened)
+            return files[name]
+
+        for rows in _blocks(len(people)):
+            some = ds.isel(subject=rows)
+            who = people.iloc[rows].reset_index(drop=True)
+            keys = who[ids]
+            keyed = keys.assign(source_subject=who["subject"])
+            for name, variables in plain.items():
+                frame = _side_by_side(keyed, table(some, variables), variables)
+                columns = told | {v: describe(v, ds) for v in variables}
+                parquet(name, columns).write(frame)
+                if name != "participants":
+                    path = folder / "phenotype" / f"{name}.tsv"
+                    _write_described(frame, path, columns, append=not first, measured=name)
+            for dim, variables in measured.items():
+                long = table(some, variables)
+                columns = told | {dim: describe(dim)} | {v: describe(v, ds) for v in variables}
+                key = keyed.loc[np.repeat(np.arange(len(who)), ds.sizes[dim])]
+                frame = _side_by_side(key.reset_index(drop=True), long, [dim, *variables])
+                parquet(f"{dim}s", columns).write(frame)
+                _write_each(ds, who, long, dim, variables, folder, first=first)
+                for variable in variables:
+                    wide = table(some, variable, wide=True)
+                    spread = [str(c) for c in wide.columns if c != "subject"]
+                    frame = _side_by_side(keyed, wide, spread)
+                    wide_columns = told | {
+                        c: _at(describe(variable, ds), c.removeprefix(f"{variable}_"))
+                        for c in spread
+                    }
+                    parquet(f"{variable}_by_{dim}", wide_columns).write(frame)
+                    path = folder / "phenotype" / f"{variable}.tsv"
+                    _write_described(frame, path, wide_columns, append=not first, measured=variable)
+            first = False
+    _write_participants(ds, people, plain["participants"], folder)
+
+
+def _at(column: dict[str, Any], label: str) -> dict[str, Any]:
+    """Describe a variable at one label of a wide table."""
+    return {**column, "Description": f"{column['Description']}, {label}"}
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    """Positions of the people, a block at a time."""
+    return (slice(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
+
+
+def _side_by_side(keys: pd.DataFrame, frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Keys in front of columns of the same rows."""
+    return pd.concat([keys, frame[columns]], axis=1)
+
+
+def _over(ds: xr.Dataset, dim: str) -> list[str]:
+    """Variables over subject and one other dimension."""
+    return [str(n) for n, v in ds.data_vars.items() if set(v.dims) == {"subject", dim}]
+
+
+def _phenotypes(ds: xr.Dataset) -> dict[str, list[str]]:
+    """Variables over subject alone: who someone is, the lesion, brain age, and the rest."""
+    out: dict[str, list[str]] = {"participants": [], "lesion": [], "brain": [], "quality": []}
+    for name in map(str, ds.variables):
+        if ds[name].dims != ("subject",) or name in ("subject", "person", "session"):
+            continue
+        if name in _DEMOGRAPHIC:
+            kind = "participants"
+        elif name.startswith(("lesion_", "laterality_", "paresis_")) and name != "lesion_present":
+            kind = "lesion"
+        elif name.startswith(("brain_", "extrapolated", "out_of_fold", "centile", "harmoni")):
+            kind = "brain"
+        else:
+            kind = "quality"
+        out[kind].append(name)
+    out["participants"].sort(key=_DEMOGRAPHIC.index)
+    return {kind: names for kind, names in out.items() if names or kind == "participants"}
+
+
+def _write_described(
+    frame: pd.DataFrame,
+    path: Path,
+    columns: Mapping[str, Mapping[str, Any]],
+    *,
+    append: bool,
+    measured: str = "",
+) -> None:
+    """Write a TSV and, with its first rows, the JSON that describes its columns."""
+    write_tsv(frame, path, append=append)
+    if not append:
+        sidecar: dict[str, Any] = {str(c): dict(columns[str(c)]) for c in frame.columns}
+        if measured:
+            about = {"Description": f"scalebrain {version('scalebrain')}: {measured}"}
+            sidecar = {"MeasurementToolMetadata": about} | sidecar
+        write_json(sidecar, path.with_suffix(".json"))
+
+
+def _write_each(
+    ds: xr.Dataset,
+    who: pd.DataFrame,
+    long: pd.DataFrame,
+    dim: str,
+    variables: list[str],
+    folder: Path,
+    *,
+    first: bool,
+) -> None:
+    """One file a person (and session) that has any value."""
+    size = ds.sizes[dim]
+    name = f"seg-{_segmentation(ds, dim, variables)}_desc-scalebrain_morph"
+    if first:
+        sidecar = {dim: describe(dim)} | {v: describe(v, ds) for v in variables}
+        write_json(sidecar, folder / f"{name}.json")
+    values = long[[dim, *variables]]
+    known = long[variables].drop(columns=[v for v in variables if v == "imputed_fraction"])
+    present = known.notna().any(axis=1).to_numpy().reshape(-1, size).any(axis=1)
+    for i in np.flatnonzero(present):
+        subject, session = who["participant_id"].iloc[i], who["session_id"].iloc[i]
+        place = folder / subject / session / "anat" if session else folder / subject / "anat"
+        stem = f"{subject}_{session}" if session else subject
+        write_tsv(values.iloc[i * size : (i + 1) * size], place / f"{stem}_{name}.tsv")
+
+
+def _segmentation(ds: xr.Dataset, dim: str, variables: list[str]) -> str:
+    """Label of the seg entity: the region set where it is known."""
+    names = {str(ds[v].attrs["atlas"]) for v in variables if ds[v].attrs.get("atlas")}
+    if len(names) == 1:
+        return re.sub("[^0-9a-zA-Z]", "", names.pop()) or _SEGMENTATIONS.get(dim, dim)
+    return _SEGMENTATIONS.get(dim, dim)
+
+
+def _write_participants(
+    ds: xr.Dataset, people: pd.DataFrame, variables: list[str], folder: Path
+) -> None:
+    """Tables of participants and, where there are any, of their sessions."""
+    told = {n: describe(n) for n in ("participant_id", "session_id", "source_id")}
+    told |= {name: describe(name, ds) for name in variables}
+    frame = table(ds, variables) if variables else people[["subject"]]
+    frame = pd.concat([people.drop(columns="subject"), frame.drop(columns="subject")], axis=1)
+    frame = frame.rename(columns={"person": "source_id"})
+    constant = variables
+    if (frame["session_id"] != "").any():
+        counts = frame.groupby("participant_id", sort=False)[variables].nunique(dropna=False)
+        constant = [name for name in variables if (counts[name] <= 1).all()]
+        varying = [name for name in variables if name not in constant]
+        for label, some in frame.groupby("participant_id", sort=False):
+            if (some["session_id"] != "").all():
+                path = folder / str(label) / f"{label}_sessions.tsv"
+                _write_described(some[["session_id", *varying]], path, told, append=False)
+    columns = ["participant_id", "source_id", *constant]
+    one = frame.drop_duplicates("participant_id")[columns]
+    _write_described(one, folder / "participants.tsv", told, append=False)
+
+
+def _write_results(
+    results: Mapping[str, xr.Dataset], people: pd.DataFrame, folder: Path, about: Mapping[str, Any]
+) -> None:
+    """Statistics, one table for every set of dimensions."""
+    ids = people.set_index("subject")
+    for name, ds in results.items():
+        tables = tidy_tables(ds)
+        for dims, tidy in tables.items():
+            columns = {str(column): describe(str(column), ds) for column in tidy.columns}
+            frame = _with_participants(tidy, ids, columns) if "subject" in tidy else tidy
+            stem = name if len(tables) == 1 else f"{name}_{dims}"
+            _write_described(frame, folder / "group" / f"{stem}.tsv", columns, append=False)
+            told = {**about, "table": stem} | {f"model_{k}": str(v) for k, v in ds.attrs.items()}
+            path = folder / "parquet" / f"group_{stem}.parquet"
+            with ParquetFile(path, columns=columns, about=told) as file:
+                file.write(frame)
+
+
+def _with_participants(
+    tidy: pd.DataFrame, ids: pd.DataFrame, columns: dict[str, dict[str, Any]]
+) -> pd.DataFrame:
+    """Put the labels of BIDS in the place of the subjects of a store."""
+    frame = tidy.copy()
+    place = list(frame.columns).index("subject")
+    subjects: list[Hashable] = frame.pop("subject").tolist()
+    found = ids.reindex(subjects)
+    frame.insert(place, "participant_id", found["participant_id"].to_numpy())
+    if (ids["session_id"] != "").any():
+        frame.insert(place + 1, "session_id", found["session_id"].to_numpy())
+    columns |= {name: describe(name) for name in ("participant_id", "session_id")}
+    return frame
