@@ -54,11 +54,12 @@ def _facts(
 ) -> tuple[str, ...]:
     """Say in sentences what the model is."""
     ages = f"{about['age_min']:.1f} to {about['age_max']:.1f} years"
+    people = f"Trained on {about['n_training']} references aged {ages}"
     return (
         f"Layer: {training.layer}; {training.folds} folds; seed {training.seed}",
         f"Node features: {', '.join(features)}",
         f"Space: {about['space']}",
-        f"Trained on {about['n_training']} references aged {ages}; outside them predictions are marked as extrapolated",
+        f"{people}; elsewhere predictions are marked as extrapolated",
         f"Interval: split-conformal, {about['coverage']:.0%}",
     )
 

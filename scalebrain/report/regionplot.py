@@ -163,7 +163,7 @@ def plot_regions(
     networks = list(dict.fromkeys(split_region(str(r))[0] for r in value["region"].values))
     label = _label(value)
     surface, dots = kind in ("both", "surface"), kind in ("both", "dots")
-    top, bottom = (2.85 if surface else 0.55), (0.36 * len(networks) + 0.95 if dots else 0.0)
+    top, bottom = (3.0 if surface else 0.6), (0.36 * len(networks) + 0.68 if dots else 0.0)
     with drawing.drawing():
         figure = drawing.canvas(9.6, top + bottom)
         figure.patch.set_facecolor("white")
@@ -174,7 +174,7 @@ def plot_regions(
             bar.xaxis.label.set_color(_INK)
             bar.tick_params(colors=_GRAY, labelcolor=_INK)
         if dots:
-            axes = drawing.panel(figure, 2.2, top, 6.9, 0.36 * len(networks) + 0.1)
+            axes = drawing.panel(figure, 2.6, top, 6.6, 0.36 * len(networks) + 0.1)
             _draw_dots(axes, value, everyone, networks, label)
         figure.text(
             0.01,

@@ -10,6 +10,8 @@ from scalebrain.stats.frame import (
     eligible_subjects,
     lesional_measures,
     subject_frame,
+    table,
+    tidy_tables,
 )
 
 
@@ -123,3 +125,63 @@ def test_eligible_subjects__group_and_filter(cohort):
     assert eligible_subjects(cohort, included=None).sum() == 60
     assert eligible_subjects(cohort, group=None, included=None).all()
     assert pd.Series(eligible_subjects(cohort.drop_vars(["group", "included"]))).all()
+
+
+@pytest.fixture
+def small():
+    return xr.Dataset(
+        {
+            "brain_pad": (("subject", "region"), [[1.0, 2.0], [3.0, np.nan]]),
+            "tract_load": (("subject", "tract"), [[0.1], [0.2]]),
+            "age": ("subject", [50.0, 60.0]),
+            "t1w": (("subject", "voxel"), np.zeros((2, 3))),
+        },
+        coords={"subject": ["b", "a"], "region": ["SMN_L", "SMN_R"], "tract": ["CST_L"]},
+        attrs={"simulated": "true"},
+    )
+
+
+def test_table__keeps_order_and_repeats_what_has_fewer_dimensions(small):
+    found = table(small, ["age", "brain_pad"])
+    assert found.columns.tolist() == ["subject", "region", "age", "brain_pad"]
+    assert found["subject"].tolist() == ["b", "b", "a", "a"]
+    assert found["age"].tolist() == [50, 50, 60, 60]
+    assert found.attrs["units"] == {"age": "years", "brain_pad": "years"}
+    assert found.attrs["simulated"]
+    assert table(small).columns.tolist() == ["subject", "age"]
+
+
+def test_table__wide(small):
+    found = table(small, ["age", "brain_pad"], wide=True)
+    assert found.columns.tolist() == ["subject", "age", "brain_pad_SMN_L", "brain_pad_SMN_R"]
+    assert found["subject"].tolist() == ["b", "a"]
+    assert found["brain_pad_SMN_L"].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "error", "match"),
+    [
+        (["nothing"], {}, MissingVariableError, "nothing"),
+        (["brain_pad", "tract_load"], {}, StatisticsError, "one table for each"),
+        ("t1w", {}, StatisticsError, "parcellate"),
+        ("age", {"wide": True}, StatisticsError, "wide"),
+    ],
+)
+def test_table__refuses(small, names, options, error, match):
+    with pytest.raises(error, match=match):
+        table(small, names, **options)
+
+
+def test_table__refuses_a_subject_that_is_there_twice(small):
+    with pytest.raises(StatisticsError, match="twice"):
+        table(xr.concat([small, small], dim="subject"), "brain_pad")
+
+
+def test_tidy_tables__keeps_coordinates_along_a_dimension():
+    ds = xr.Dataset(
+        {"estimate": (("effect", "specification"), [[1.0, 2.0]]), "n": ((), 3)},
+        coords={"effect": ["a"], "policy": ("specification", ["mask", "as_is"])},
+    )
+    found = tidy_tables(ds)
+    assert found["effect_specification"]["policy"].tolist() == ["mask", "as_is"]
+    assert found["summary"]["value"].tolist() == [3]

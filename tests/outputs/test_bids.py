@@ -1,0 +1,197 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+
+import scalebrain
+from scalebrain.errors import ConfigError
+from scalebrain.outputs import bids
+from scalebrain.outputs.bids import export_bids
+from scalebrain.outputs.people import bids_people
+from tests.conftest import missing
+from tests.phantom import tree_bytes
+
+
+@pytest.fixture(scope="module")
+def exported(study):
+    return study / "derivatives"
+
+
+def validated(folder):
+    """Issues of the official validator, which needs no network."""
+    command = [str(Path(sys.executable).with_name("bids-validator-deno")), str(folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return json.loads(done.stdout)["issues"]["issues"]
+
+
+def read(path):
+    return pd.read_csv(path, sep="\t", na_values="n/a", keep_default_na=False)
+
+
+def test_export_bids__passes_the_official_validator(exported):
+    issues = validated(exported)
+    assert [i for i in issues if i["severity"] == "error"] == []
+    known = {"SIDECAR_KEY_RECOMMENDED", "TOO_FEW_AUTHORS"}
+    codes = {i["code"] for i in issues} - known
+    assert {c for c in codes if not c.endswith("_RECOMMENDED")} == set()
+
+
+def test_export_bids__validator_refuses_a_broken_one(exported, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    (copy / "dataset_description.json").write_text('{"Name": "x"}')
+    (copy / "odd.txt").write_text("x")
+    assert {"NOT_INCLUDED"} <= {i["code"] for i in validated(copy) if i["severity"] == "error"}
+
+
+def test_export_bids__every_column_is_described(exported):
+    checked = 0
+    for path in exported.rglob("*.tsv"):
+        sidecar = path.with_suffix(".json")
+        if path.name.endswith("_morph.tsv"):
+            sidecar = exported / f"{path.stem.split('_', 1)[1]}.json"
+        told = json.loads(sidecar.read_text())
+        for column in path.read_text().split("\n", 1)[0].split("\t"):
+            assert told[column]["Description"], (path, column)
+            assert not told[column]["Description"].startswith("Variable "), (path, column)
+            checked += 1
+    assert checked > 500
+    told = json.loads((exported / "phenotype" / "brain_pad_corrected.json").read_text())
+    assert told["brain_pad_corrected_SMN_L"]["Units"] == "years"
+
+
+def test_export_bids__numbers_are_those_of_the_store(exported, study):
+    ds = scalebrain.open_store(study / "cohort.zarr")
+    people = read(exported / "participants.tsv")
+    assert people["source_id"].tolist() == ds["subject"].values.tolist()
+    np.testing.assert_array_equal(people["age"], ds["age"].values)
+    wide = read(exported / "phenotype" / "brain_age.tsv")
+    expected = ds["brain_age"].sel(region="FPN_R").values
+    np.testing.assert_array_equal(wide["brain_age_FPN_R"], expected)
+    long = pq.read_table(exported / "parquet" / "regions.parquet")
+    frame = long.to_pandas()
+    np.testing.assert_array_equal(frame["brain_pad"], ds["brain_pad"].values.ravel())
+    one = read(
+        exported
+        / "sub-stroke003"
+        / "anat"
+        / next(p.name for p in (exported / "sub-stroke003" / "anat").glob("*networks9x2*"))
+    )
+    np.testing.assert_array_equal(
+        one["lesion_load"], ds["lesion_load"].sel(subject="sub-stroke003")
+    )
+
+
+def test_export_bids__missing_is_never_zero_or_empty(exported):
+    loads = read(exported / "phenotype" / "lesion_load.tsv").set_index("participant_id")
+    assert loads.loc["sub-ref001"].drop("source_subject").isna().all()
+    assert not list((exported / "sub-ref001" / "anat").glob("*seg-tracts*")), "it has no lesion"
+    for path in exported.rglob("*.tsv"):
+        cells = [line.split("\t") for line in path.read_text().splitlines()]
+        assert all(cell != "" for row in cells for cell in row), path
+    column = pq.read_table(exported / "parquet" / "regions.parquet")["lesion_load"]
+    assert column.null_count > 0
+
+
+def test_export_bids__simulated_data_say_so_everywhere(exported):
+    told = json.loads((exported / "dataset_description.json").read_text())
+    assert told["Simulated"] is True
+    assert "simulated" in told["Name"]
+    assert "Simulated data" in (exported / "README.md").read_text()
+    for path in (exported / "parquet").glob("*.parquet"):
+        schema = pq.read_schema(path)
+        assert json.loads(schema.metadata[b"scalebrain"])["simulated"] is True
+        assert all(b"Description" in field.metadata for field in schema), path
+    field = pq.read_schema(exported / "parquet" / "regions.parquet").field("brain_pad")
+    assert field.metadata[b"Units"] == b"years"
+
+
+def test_export_bids__blocks_change_nothing(exported, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(bids, "_BLOCK", 7)
+    ds = scalebrain.open_store(study / "cohort.zarr")
+    again = export_bids(ds, tmp_path / "again", results=study / "results.zarr")
+
+    def texts(folder):
+        return {k: v for k, v in tree_bytes(folder).items() if not str(k).endswith(".parquet")}
+
+    assert texts(again) == texts(exported)
+    file = pq.ParquetFile(again / "parquet" / "regions.parquet")
+    assert file.metadata.num_row_groups > 5
+    before = tree_bytes(again)
+    assert tree_bytes(export_bids(ds, again, results=study / "results.zarr")) == before
+
+
+def test_export_bids__loads_no_image(study, tmp_path):
+    ds = scalebrain.open_store(study / "cohort.zarr")
+    ds["t1w"].data = dask.array.map_blocks(
+        lambda block: 1 / 0, ds["t1w"].data, dtype=np.float32, meta=np.empty((0, 0), np.float32)
+    )
+    export_bids(ds.isel(subject=[0, 1]), tmp_path / "out")
+
+
+def test_export_bids__refuses_a_folder_of_something_else(cohort_of_sessions, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        export_bids(cohort_of_sessions, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / ".bidsignore").write_text("*.txt\n")
+    with pytest.raises(ConfigError, match="another BIDS dataset"):
+        export_bids(cohort_of_sessions, tmp_path)
+
+
+@pytest.fixture
+def cohort_of_sessions():
+    return xr.Dataset(
+        {
+            "person": ("subject", ["sub-a", "sub-a", "sub-b c"]),
+            "session": ("subject", ["1", "2", "1"]),
+            "age": ("subject", [50.0, 52.0, 60.0]),
+            "sex": ("subject", ["F", "F", ""]),
+            "brain_age": (("subject", "region"), [[1.0, np.nan], [3.0, 4.0], [np.nan, np.nan]]),
+        },
+        coords={"subject": ["sub-a_ses-1", "sub-a_ses-2", "b"], "region": ["SMN_L", "SMN_R"]},
+    )
+
+
+def test_export_bids__sessions(cohort_of_sessions, tmp_path):
+    out = export_bids(cohort_of_sessions, tmp_path / "out")
+    people = read(out / "participants.tsv")
+    assert people["participant_id"].tolist() == ["sub-a", "sub-bc"]
+    assert "age" not in people
+    assert people["sex"].tolist()[0] == "F"
+    assert read(out / "sub-a" / "sub-a_sessions.tsv")["age"].tolist() == [50, 52]
+    assert (out / "sub-a" / "ses-2" / "anat").is_dir()
+    assert not (out / "sub-bc" / "ses-1").exists(), "no value, no file"
+    assert [i["code"] for i in validated(out) if i["severity"] == "error"] == []
+
+
+def test_bids_people__labels_are_unique():
+    ds = xr.Dataset(coords={"subject": ["sub-a_1", "sub-a1", "sub-A1", "sub-é"]})
+    labels = bids_people(ds)["participant_id"].tolist()
+    assert labels == ["sub-a1", "sub-a1x2", "sub-A1x3", "sub-x"]
+
+
+def test_export_bids__opens_in_r_with_three_lines(exported):
+    if shutil.which("Rscript") is None:
+        missing("R")
+    script = (
+        f"setwd('{exported}')\n"
+        "people <- read.delim('participants.tsv', na.strings = 'n/a')\n"
+        "ages <- read.delim('phenotype/brain_pad_corrected.tsv', na.strings = 'n/a')\n"
+        "both <- merge(people, ages, by = 'participant_id')\n"
+        "stopifnot(is.logical(both$included), is.numeric(both$brain_pad_corrected_SMN_L))\n"
+        "cat(nrow(both), mean(both$age))\n"
+    )
+    done = subprocess.run(["Rscript", "-e", script], capture_output=True, text=True, check=True)
+    n, age = done.stdout.split()
+    people = read(exported / "participants.tsv")
+    assert int(n) == len(people)
+    assert float(age) == pytest.approx(people["age"].mean(), rel=1e-5)
