@@ -1,5 +1,6 @@
 """Look at one variable on the brain, interactively and without a network: nilearn's viewers."""
 
+import re
 from collections.abc import Hashable
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from scalebrain.variables import validate
 __all__ = ["view"]
 
 FloatArray = npt.NDArray[np.float64]
+
+_ICON = re.compile(r'<link\s+rel="icon"[^>]*>')
 
 
 def view(
@@ -140,11 +143,9 @@ def _on_volume(
     ds: xr.Dataset, background: FloatArray, values: FloatArray | None, title: str
 ) -> Any:
     """Three planes with a crosshair."""
-    from nilearn.plotting import view_img
-
     under = _image(ds, background)
     if values is None or not np.isfinite(values).any():
-        return view_img(
+        return _offline(
             under,
             bg_img=False,
             cmap="gray",
@@ -158,7 +159,7 @@ def _on_volume(
     diverging = bool(finite.min() < 0)
     flat = bool(finite.min() == finite.max())
     small = float(np.abs(finite[finite != 0]).min()) if (finite != 0).any() else 0.0
-    return view_img(
+    return _offline(
         _image(ds, values),
         bg_img=under,
         cmap="RdBu_r" if diverging else "autumn" if flat else "inferno",
@@ -171,3 +172,12 @@ def _on_volume(
         black_bg=True,
         resampling_interpolation="nearest",
     )
+
+
+def _offline(image: nib.Nifti1Image, **options: Any) -> Any:
+    """Make the page of nilearn without its icon, which a browser would fetch from a network."""
+    from nilearn.plotting import view_img
+
+    page = view_img(image, **options)
+    page.html = _ICON.sub("", page.html)
+    return page

@@ -82,6 +82,7 @@ def test_plot_regions__refuses(ds, variable, options, error, match):
 def test_view__is_offline_and_reads_one_row(ds):
     page = ds.scalebrain.view("t1w", subject="sub-stroke003").html
     assert "<script src=" not in page
+    assert "https://" not in page
     assert len(page) > 50_000
     assert "canvas" in scalebrain.view(ds, "brain_pad_corrected").html
 
