@@ -146,6 +146,7 @@ def _write_people(
     """Everything that has one value a person, region or tract, block by block."""
     sessions = bool((people["session_id"] != "").any())
     ids = ["participant_id", *(["session_id"] if sessions else [])]
+    tables = folder / ("group" if sessions else "phenotype")  # BIDS: one row a participant
     plain = _phenotypes(ds)
     measured = {dim: names for dim in _MEASURED if (names := _over(ds, dim))}
     told: dict[str, dict[str, Any]] = {name: describe(name) for name in (*ids, "source_id")}
@@ -171,7 +172,7 @@ def _write_people(
                 columns = told | {v: describe(v, ds) for v in variables}
                 parquet(name, columns).write(frame)
                 if name != "participants":
-                    path = folder / "phenotype" / f"{name}.tsv"
+                    path = tables / f"{name}.tsv"
                     _write_described(frame, path, columns, append=not first, measured=name)
             for dim, variables in measured.items():
                 long = table(some, variables)
@@ -189,7 +190,7 @@ def _write_people(
                         for c in spread
                     }
                     parquet(f"{variable}_by_{dim}", wide_columns).write(frame)
-                    path = folder / "phenotype" / f"{variable}.tsv"
+                    path = tables / f"{variable}.tsv"
                     _write_described(frame, path, wide_columns, append=not first, measured=variable)
             first = False
     _write_participants(ds, people, plain["participants"], folder)

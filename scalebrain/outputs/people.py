@@ -37,11 +37,10 @@ def bids_people(ds: xr.Dataset) -> pd.DataFrame:
     people = _unique("sub-", list(dict.fromkeys(person.tolist())))
     out = pd.DataFrame({"subject": subject, "person": person})
     out["participant_id"] = out["person"].map(people)
-    labels = []
-    for _, chosen in out.assign(session=session).groupby("person", sort=False):
-        found = _unique("ses-", [s for s in dict.fromkeys(chosen["session"]) if s])
-        labels.append(chosen["session"].map(found).fillna(""))
-    out["session_id"] = pd.concat(labels).sort_index() if labels else ""
+    out["session_id"] = ""
+    for _, chosen in pd.Series(session).groupby(person, sort=False):
+        found = _unique("ses-", [name for name in dict.fromkeys(chosen) if name])
+        out.loc[chosen.index, "session_id"] = [found.get(name, "") for name in chosen]
     return out
 
 

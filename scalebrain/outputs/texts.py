@@ -96,7 +96,7 @@ def readme(ds: xr.Dataset, about: Mapping[str, Any]) -> str:
 {about["space"] or "an unknown space"}. Research use only; not a medical device.
 
 - `participants.tsv`: who took part, and why someone was excluded.
-- `phenotype/`: one row a person (and session). `lesion.tsv`, `brain.tsv` and `quality.tsv` hold
+- `phenotype/` (`group/` where people have sessions): one row a scan. `lesion.tsv`, `brain.tsv` and `quality.tsv` hold
   single numbers, the others one variable with a column for each region or tract.
 - `sub-*/anat/*_morph.tsv`: the same numbers, one file a person, one row a region or tract.
 - `group/`: the statistics, one row an estimate. A model that could not be fitted has no table.

@@ -169,6 +169,11 @@ def test_export_bids__sessions(cohort_of_sessions, tmp_path):
     assert people["sex"].tolist()[0] == "F"
     assert read(out / "sub-a" / "sub-a_sessions.tsv")["age"].tolist() == [50, 52]
     assert (out / "sub-a" / "ses-2" / "anat").is_dir()
+    assert read(out / "group" / "brain_age.tsv")["session_id"].tolist() == [
+        "ses-1",
+        "ses-2",
+        "ses-1",
+    ]
     assert not (out / "sub-bc" / "ses-1").exists(), "no value, no file"
     assert [i["code"] for i in validated(out) if i["severity"] == "error"] == []
 
