@@ -96,8 +96,8 @@ def readme(ds: xr.Dataset, about: Mapping[str, Any]) -> str:
 {about["space"] or "an unknown space"}. Research use only; not a medical device.
 
 - `participants.tsv`: who took part, and why someone was excluded.
-- `phenotype/` (`group/` where people have sessions): one row a scan. `lesion.tsv`, `brain.tsv` and `quality.tsv` hold
-  single numbers, the others one variable with a column for each region or tract.
+- `phenotype/` (`group/` where people have sessions): one row a scan. `lesion.tsv`, `brain.tsv` and
+  `quality.tsv` hold single numbers, the others one variable, a column for each region or tract.
 - `sub-*/anat/*_morph.tsv`: the same numbers, one file a person, one row a region or tract.
 - `group/`: the statistics, one row an estimate. A model that could not be fitted has no table.
 - `parquet/`: the same tables. Units and descriptions are in the metadata of the fields.
