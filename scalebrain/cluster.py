@@ -32,6 +32,7 @@ R = TypeVar("R")
 
 _ROUNDS = 3
 _MEMORY_PER_WORKER = 1.5 * 2**30
+_LEAST_MEMORY = 2**28
 #: glibc returns large blocks to the system at once, and each scan pays for them anew;
 #: workers keep them instead.
 WORKER_ENVIRONMENT = {
@@ -44,7 +45,9 @@ WORKER_ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def open_client(spec: str | None = None) -> Iterator["Client | None"]:
+def open_client(
+    spec: str | None = None, *, n_workers: int | None = None, memory: str | int | None = None
+) -> Iterator["Client | None"]:
     """Open the Dask client that a study runs on, and close what was opened.
 
     Parameters
@@ -53,6 +56,11 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
         None for worker processes on this machine, one a core as far as memory allows
         (container limits respected); ``"threads"`` for no cluster at all; or the address
         of a running scheduler, e.g. ``"tcp://10.0.0.1:8786"``.
+    n_workers
+        Worker processes on this machine, or threads; None for one a core.
+    memory
+        Memory of this machine that its workers may use together, in bytes or as ``"8GB"``; None
+        for all of it. It also bounds how many workers there are when `n_workers` is None.
 
     Yields
     ------
@@ -62,19 +70,37 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
     Raises
     ------
     ConfigError
-        When `spec` is none of these, or no scheduler answers at the address.
+        When `spec` is none of these, no scheduler answers at the address, or `n_workers` or
+        `memory` is given where it means nothing.
     """
-    if spec == "threads":
-        yield None
-        return
     import dask
+
+    if n_workers is not None and n_workers < 1:
+        raise ConfigError(f"{n_workers} workers: expected 1 or more.")
+    limit = None if memory is None else _bytes(memory)
+    if spec == "threads":
+        if limit is not None:
+            raise ConfigError(
+                "Nothing bounds the memory of threads. Leave the memory out, or the scheduler: "
+                "then workers of this machine keep within it."
+            )
+        with dask.config.set({} if n_workers is None else {"num_workers": n_workers}):
+            yield None
+        return
+    if spec is not None and "://" not in spec:
+        raise ConfigError(
+            f"Scheduler '{spec}' is not known. Give nothing for this machine, 'threads', or the "
+            "address of a scheduler such as tcp://10.0.0.1:8786."
+        )
+    if spec is not None and (n_workers is not None or limit is not None):
+        raise ConfigError(
+            "The workers of a running scheduler have their number and memory already. Leave both "
+            "out, or the scheduler."
+        )
     from distributed import Client, LocalCluster
 
     if spec is None:
-        from dask.system import CPU_COUNT
-        from distributed.system import MEMORY_LIMIT
-
-        n_workers = max(1, min(CPU_COUNT, int(MEMORY_LIMIT // _MEMORY_PER_WORKER)))
+        workers, each = _local_workers(n_workers, limit)
         settings = {
             "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
             "distributed.scheduler.worker-saturation": "inf",
@@ -82,8 +108,9 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
         with (
             dask.config.set(settings),
             LocalCluster(
-                n_workers=n_workers,
+                n_workers=workers,
                 threads_per_worker=1,
+                memory_limit="auto" if limit is None else each,
                 dashboard_address="127.0.0.1:0",
                 host="127.0.0.1",
                 # a worker that is told to stop complains of the connection that it loses
@@ -91,21 +118,51 @@ def open_client(spec: str | None = None) -> Iterator["Client | None"]:
             ) as local,
             Client(local) as client,
         ):
-            logger.info("%d workers; dashboard at %s", n_workers, client.dashboard_link)
+            logger.info("%d workers; dashboard at %s", workers, client.dashboard_link)
             yield client
         return
-    if "://" not in spec:
-        raise ConfigError(
-            f"Scheduler '{spec}' is not known. Give nothing for this machine, 'threads', or the "
-            "address of a scheduler such as tcp://10.0.0.1:8786."
-        )
     try:
         client = Client(spec, timeout="20s")
-    except OSError as error:
-        raise ConfigError(f"No Dask scheduler answers at {spec}: {error}") from error
+    except (OSError, ValueError) as error:  # a protocol that Dask does not know is a ValueError
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"No Dask scheduler answers at {spec}: {reason}") from error
     with client:
         logger.info("scheduler %s; dashboard at %s", spec, client.dashboard_link)
         yield client
+
+
+def _bytes(memory: str | int) -> int:
+    """Bytes of an amount of memory."""
+    from dask.utils import parse_bytes
+
+    try:
+        found = int(parse_bytes(memory))
+    except ValueError as error:
+        raise ConfigError(f"Memory '{memory}': expected an amount such as 8GB or 500MiB.") from error
+    if found < _LEAST_MEMORY:
+        raise ConfigError(
+            f"Memory '{memory}' is {found} bytes, too few for one worker. Expected an amount with "
+            "its unit, such as 8GB."
+        )
+    return found
+
+
+def _local_workers(n_workers: int | None, memory: int | None) -> tuple[int, int]:
+    """Number of workers of this machine, and the bytes of each."""
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    room = int(MEMORY_LIMIT)
+    if memory is not None and memory > room:
+        logger.warning("this machine has %.1f GB of memory: no more is used", room / 1e9)
+    room = room if memory is None else min(memory, room)
+    number = n_workers or max(1, min(CPU_COUNT, int(room // _MEMORY_PER_WORKER)))
+    if number * _MEMORY_PER_WORKER > room:
+        wanted = number * _MEMORY_PER_WORKER / 1e9
+        logger.warning(
+            "%d workers have %.1f GB together; %.1f would be safe", number, room / 1e9, wanted
+        )
+    return number, room // number
 
 
 _entering = threading.Lock()
@@ -190,7 +247,10 @@ def map_tasks(
     client = active_client()
     more = () if shared is None else (shared,)
     if client is None:
-        with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
+        import dask
+
+        n_threads = threads or dask.config.get("num_workers", None) or os.cpu_count() or 1
+        with ThreadPoolExecutor(max_workers=n_threads) as pool:
             running = {pool.submit(function, item, *more): i for i, item in enumerate(items)}
             try:
                 for task in as_completed(running):
