@@ -138,7 +138,9 @@ def _bytes(memory: str | int) -> int:
     try:
         found = int(parse_bytes(memory))
     except ValueError as error:
-        raise ConfigError(f"Memory '{memory}': expected an amount such as 8GB or 500MiB.") from error
+        raise ConfigError(
+            f"Memory '{memory}': expected an amount such as 8GB or 500MiB."
+        ) from error
     if found < _LEAST_MEMORY:
         raise ConfigError(
             f"Memory '{memory}' is {found} bytes, too few for one worker. Expected an amount with "
@@ -148,7 +150,7 @@ def _bytes(memory: str | int) -> int:
 
 
 def _local_workers(n_workers: int | None, memory: int | None) -> tuple[int, int]:
-    """Number of workers of this machine, and the bytes of each."""
+    """Choose how many workers this machine has, and the bytes of each."""
     from dask.system import CPU_COUNT
     from distributed.system import MEMORY_LIMIT
 

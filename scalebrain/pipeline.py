@@ -7,11 +7,11 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ from scalebrain.features.surface_nodes import (
 )
 from scalebrain.graph.imported import import_ages, imported_from, save_ages
 from scalebrain.ingestion.cohort import ingest, problems
+from scalebrain.ingestion.preview import IngestPreview, preview_ingest
 from scalebrain.io.measures import read_measures
 from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
@@ -48,7 +49,15 @@ from scalebrain.stats.frame import tidy_tables
 from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
 from scalebrain.variables import SURFACE_FEATURES, validate
 
-__all__ = ["compute_features", "predict_ages", "predict_outcome", "run_study", "train_model"]
+__all__ = [
+    "StudyPreview",
+    "compute_features",
+    "predict_ages",
+    "predict_outcome",
+    "preview_study",
+    "run_study",
+    "train_model",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +76,28 @@ _PACKAGES = (
 )
 
 
+Level = Literal["all", "participant", "group"]
+
+
+@dataclass(frozen=True)
+class StudyPreview:
+    """What a study would do.
+
+    Parameters
+    ----------
+    store
+        Cohort store.
+    ingest
+        What its ingest would do; None of the level ``group``.
+    stages
+        Name of every stage in order, and whether it is finished.
+    """
+
+    store: Path
+    ingest: IngestPreview | None
+    stages: tuple[tuple[str, bool], ...]
+
+
 @dataclass
 class _Study:
     """Where a study lies, and which of its stages are done."""
@@ -75,7 +106,8 @@ class _Study:
     out: Path
     config: StudyConfig
     truth: Path | None
-    done: dict[str, str] = field(default_factory=dict)
+    level: Level = "all"
+    participants: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -104,8 +136,13 @@ class _Study:
         return self.out / "derivatives"
 
 
-#: Name, work, and the settings that it depends on.
-_Stage = tuple[str, Callable[[_Study], None], tuple[str, ...]]
+@dataclass(frozen=True)
+class _Stage:
+    """One stage, and the settings that it depends on."""
+
+    name: str
+    work: Callable[[_Study], None]
+    keys: tuple[str, ...]
 
 
 def run_study(
@@ -114,6 +151,8 @@ def run_study(
     config: str | Path | Mapping[str, Any] | StudyConfig | None = None,
     *,
     truth: str | Path | None = None,
+    level: Level = "all",
+    participants: Sequence[str] = (),
 ) -> Path:
     """Run the whole study: ingest, features, train, predict, statistics, report, export.
 
@@ -133,70 +172,46 @@ def run_study(
     truth
         ``truth.json`` of a simulated cohort: only the report reads it, to put planted
         effects beside the estimates.
+    level
+        ``participant`` for ingest and features alone; ``group`` for all the others, on the
+        store that is there.
+    participants
+        Labels of the people to ingest, beside those whom the store holds; everyone when empty.
 
     Returns
     -------
     Path
-        The report.
+        The report; of the level ``participant`` the store.
 
     Raises
     ------
     ScalebrainError
         When an input is unusable; what is done stays, and the next run goes on from it.
     """
-    folder = Path(out)
+    study = _open_study(bids_dir, out, config, truth, level, participants)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        study.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{out}: cannot be made: {error.strerror}. Give another folder."
         ) from error
-    study = _Study(
-        Path(bids_dir), folder, read_config(config), Path(truth) if truth is not None else None
-    )
-    if study.truth is not None and not study.truth.is_file():
-        raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
-    if study.config.ages and not _table_of_ages(study).is_file():
-        raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
-    settings = study.config.as_dict()
-    ages: tuple[_Stage, ...] = (
-        ("train", _train, ("training", "coverage")),
-        ("predict", _predict, ()),
-    )
-    if study.config.ages:
-        ages = (("ages", _ages, ("ages",)),)
-    stages: tuple[_Stage, ...] = (
-        ("ingest", _ingest, ("ingest",)),
-        ("features", _features, ("min_days_post_stroke", "nodes", "lesion_policy")),
-        *ages,
-        (
-            "statistics",
-            _statistics,
-            ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed"),
-        ),
-        ("report", _report, ()),
-        ("export", _export, ()),
-    )
-    before, ran = "", 0
-    for number, (name, stage, keys) in enumerate(stages, start=1):
-        chosen = json.dumps({key: settings[key] for key in keys}, sort_keys=True, default=str)
-        wanted = hashlib.sha256(f"{before}{name}{chosen}{version('scalebrain')}".encode())
-        if name == "report" and study.truth is not None:
-            wanted.update(study.truth.read_bytes())
-        if name == "ages":
-            wanted.update(_table_of_ages(study).read_bytes())
-        record = folder / "stages" / f"{name}.json"
+    stages = _stages(study)
+    before, ran = _before(study), 0
+    for number, stage in enumerate(stages, start=1):
+        name, told = stage.name, {"stage": stage.name}
+        wanted = _fingerprint(study, stage, before)
+        record = _record(study, name)
         always = name == "ingest"  # cheap when complete, and the one that sees changed inputs
         if not always and _recorded(record) == wanted.hexdigest():
-            logger.info("%d/%d %s: done before", number, len(stages), name)
+            logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
         else:
             start = time.perf_counter()
             held = _ingested(study)
             record.unlink(missing_ok=True)
-            logger.info("%d/%d %s", number, len(stages), name)
-            stage(study)
+            logger.info("%d/%d %s", number, len(stages), name, extra=told)
+            stage.work(study)
             if always and held and held == _ingested(study):
-                logger.info("%d/%d %s: done before", number, len(stages), name)
+                logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
             else:
                 ran += 1
             study.seconds[name] = time.perf_counter() - start
@@ -205,8 +220,122 @@ def run_study(
             _write_json(record, {"fingerprint": wanted.hexdigest()})
         before = _recorded(record)
     if not ran:
-        logger.info("nothing to do: every stage is done and nothing changed")
-    return folder / "report.html"
+        logger.info("nothing to do: every stage is done and nothing changed", extra={"stage": ""})
+    return study.store if level == "participant" else study.out / "report.html"
+
+
+def preview_study(
+    bids_dir: str | Path,
+    out: str | Path,
+    config: str | Path | Mapping[str, Any] | StudyConfig | None = None,
+    *,
+    truth: str | Path | None = None,
+    level: Level = "all",
+    participants: Sequence[str] = (),
+) -> StudyPreview:
+    """Say what :func:`run_study` would do, and write nothing.
+
+    Parameters
+    ----------
+    bids_dir, out, config, truth, level, participants
+        As for :func:`run_study`.
+
+    Returns
+    -------
+    StudyPreview
+        What the ingest would do, and which stages are finished.
+
+    Raises
+    ------
+    ScalebrainError
+        When the study could not begin.
+    """
+    study = _open_study(bids_dir, out, config, truth, level, participants)
+    if study.out.exists() and not study.out.is_dir():
+        raise ConfigError(f"{out}: is a file. Give another folder.")
+    before, stages, scans, stale = _before(study), [], None, False
+    for stage in _stages(study):
+        wanted = _fingerprint(study, stage, before)
+        if stage.name == "ingest":
+            _check_source(study)
+            scans = preview_ingest(
+                study.bids_dir, study.store, participants=participants, **study.config.ingest
+            )
+            stale = not scans.is_current
+            wanted.update(_ingested(study).encode())
+        before = _recorded(_record(study, stage.name))
+        stale = stale or before != wanted.hexdigest()
+        stages.append((stage.name, not stale))
+    return StudyPreview(study.store, scans, tuple(stages))
+
+
+def _open_study(
+    bids_dir: str | Path,
+    out: str | Path,
+    config: str | Path | Mapping[str, Any] | StudyConfig | None,
+    truth: str | Path | None,
+    level: Level,
+    participants: Sequence[str],
+) -> _Study:
+    """Study with settings that were checked."""
+    if level not in get_args(Level):
+        raise ConfigError(f"Level '{level}': expected one of {', '.join(get_args(Level))}.")
+    study = _Study(
+        Path(bids_dir),
+        Path(out),
+        read_config(config),
+        Path(truth) if truth is not None else None,
+        level,
+        tuple(participants),
+    )
+    if study.truth is not None and not study.truth.is_file():
+        raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
+    if study.config.ages and not _table_of_ages(study).is_file():
+        raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
+    if level == "group" and not (_ingested(study) and _recorded(_record(study, "ingest"))):
+        raise StoreError(
+            f"{study.store}: no finished store of the level participant. Run that level first."
+        )
+    return study
+
+
+def _stages(study: _Study) -> list[_Stage]:
+    """Stages of a level, in order."""
+    ages = [_Stage("train", _train, ("training", "coverage")), _Stage("predict", _predict, ())]
+    if study.config.ages:
+        ages = [_Stage("ages", _ages, ("ages",))]
+    settings = ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed")
+    stages = [
+        _Stage("ingest", _ingest, ("ingest",)),
+        _Stage("features", _features, ("min_days_post_stroke", "nodes", "lesion_policy")),
+        *ages,
+        _Stage("statistics", _statistics, settings),
+        _Stage("report", _report, ()),
+        _Stage("export", _export, ()),
+    ]
+    return {"all": stages, "participant": stages[:2], "group": stages[1:]}[study.level]
+
+
+def _before(study: _Study) -> str:
+    """Fingerprint of what comes before the first stage of a level."""
+    return _recorded(_record(study, "ingest")) if study.level == "group" else ""
+
+
+def _fingerprint(study: _Study, stage: _Stage, before: str) -> Any:
+    """Hash over everything that a stage depends on."""
+    settings = study.config.as_dict()
+    chosen = json.dumps({key: settings[key] for key in stage.keys}, sort_keys=True, default=str)
+    wanted = hashlib.sha256(f"{before}{stage.name}{chosen}{version('scalebrain')}".encode())
+    if stage.name == "report" and study.truth is not None:
+        wanted.update(study.truth.read_bytes())
+    if stage.name == "ages":
+        wanted.update(_table_of_ages(study).read_bytes())
+    return wanted
+
+
+def _record(study: _Study, name: str) -> Path:
+    """File that says that a stage is finished."""
+    return study.out / "stages" / f"{name}.json"
 
 
 def _ingested(study: _Study) -> str:
@@ -231,8 +360,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _ingest(study: _Study) -> None:
-    """Read the scans into the store, and those that changed since."""
+def _check_source(study: _Study) -> None:
+    """Refuse a store of another dataset."""
     held = store_attributes(study.store).get("sources", {})
     source = study.bids_dir.resolve()
     name = source.stem if source.is_file() else source.name
@@ -240,7 +369,13 @@ def _ingest(study: _Study) -> None:
         raise StoreError(
             f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
         )
-    ingest(study.bids_dir, study.store, update=True, **study.config.ingest)
+
+
+def _ingest(study: _Study) -> None:
+    """Read the scans into the store, and those that changed since."""
+    _check_source(study)
+    people = study.participants
+    ingest(study.bids_dir, study.store, update=True, participants=people, **study.config.ingest)
 
 
 def compute_features(

@@ -47,6 +47,7 @@ from scalebrain.ingestion.plan import (
     prepare,
     source_fingerprint,
 )
+from scalebrain.ingestion.selection import select_people
 from scalebrain.ingestion.subjects import (
     gather_problems,
     problem_table,
@@ -94,6 +95,7 @@ def ingest(
     lesion_labels: Sequence[int] = (),
     min_lesion: float = 0.0,
     verify: bool = False,
+    participants: Sequence[str] = (),
 ) -> str | Path:
     """Read datasets into a cohort store.
 
@@ -133,6 +135,9 @@ def ingest(
         Connected components of a lesion below this volume (mL) are left out.
     verify
         Check the content of what was written before, and write again what is damaged.
+    participants
+        Labels, with or without ``sub-``, of the people to take; whom the store knows already
+        stays. Everyone when empty.
 
     Returns
     -------
@@ -160,17 +165,18 @@ def ingest(
     attrs = store_attributes(location)
     _check_store(location, attrs)
     check_grid(attrs, resolution=resolution, whole_head=whole_head)
-    gone = _withdrawn(location, withdrawn, prefix)
-    datasets = _prepare(source, session, prefix, root, options, gone)
+    gone = withdrawn_people(location, withdrawn, prefix)
     plan = read_plan(location)
+    known = known_people(location, plan) if participants else frozenset()
+    datasets = prepare_all(source, session, prefix, root, options, gone, participants, known)
     check_ids(datasets, plan)
     changed = True
     if attrs.get("complete") and plan is not None:
         records = read_records(location, plan)
         _check_withdrawn(store, records, gone)
-        mended = _mended(records, datasets)
+        mended = mended_subjects(records, datasets)
         sources = {s: key for s, key in source_hashes(records).items() if s not in mended}
-        changed = not all(_is_current(location, attrs, sources, d, gone) for d in datasets)
+        changed = not all(is_current(location, attrs, sources, d, gone) for d in datasets)
         if not changed and not verify:
             logger.info("%s is complete: nothing to ingest", store)
             if strict:
@@ -186,7 +192,10 @@ def ingest(
     check_modulated(location, datasets)
     static, geometry = static_of(attrs, datasets, resolution=resolution, whole_head=whole_head)
     with hold_lease(location) as lease:
-        if store_attributes(location) != attrs or _withdrawn(location, withdrawn, prefix) != gone:
+        if (
+            store_attributes(location) != attrs
+            or withdrawn_people(location, withdrawn, prefix) != gone
+        ):
             raise StoreError(f"{store}: another process wrote it meanwhile. Run this one again.")
         location.sweep()
         plan = read_plan(location)
@@ -206,7 +215,7 @@ def ingest(
         mask = "" if static is None else str(static.attrs["mask_sha256"])
         partitions = _partitions(plan, datasets, mask)
         with ThreadPoolExecutor() as pool:
-            mended = _mended(records, datasets)
+            mended = mended_subjects(records, datasets)
             done = pool.map(
                 lambda part: (
                     not mended & {scan.subject for scan in part.scans if scan is not None}
@@ -245,7 +254,7 @@ def _present(records: Mapping[int, Record]) -> list[str]:
     return [e["subject"] for r in records.values() for e in r["subjects"] if "values" in e]
 
 
-def _mended(records: Mapping[int, Record], datasets: Sequence[Dataset]) -> frozenset[str]:
+def mended_subjects(records: Mapping[int, Record], datasets: Sequence[Dataset]) -> frozenset[str]:
     """Rejected subjects whose files are others by now, though gzip and zip say the same of them."""
     scans = {subject: scan for dataset in datasets for subject, scan in dataset.scans.items()}
     rejected = {
@@ -276,7 +285,7 @@ def _check_withdrawn(
     )
 
 
-def _withdrawn(location: Location, path: str | Path | None, prefix: str) -> frozenset[str]:
+def withdrawn_people(location: Location, path: str | Path | None, prefix: str) -> frozenset[str]:
     """Hashes of everyone who withdrew: by the store, and by a list of the sources' own ids."""
     known = frozenset(read_object(location, "withdrawn") or ())
     if path is None:
@@ -285,21 +294,36 @@ def _withdrawn(location: Location, path: str | Path | None, prefix: str) -> froz
     return known | {id_hash(f"sub-{prefix}{label}") for label in labels}
 
 
-def _prepare(
+def known_people(location: Location, plan: Plan | None) -> frozenset[str]:
+    """Everyone whom a store knows: those with a row, and those who were rejected."""
+    found = read_object(location, "problems") or {}
+    told = [one[0] for kinds in found.values() for listed in kinds.values() for one in listed]
+    return frozenset(map(person_of, [*(plan.subjects() if plan else ()), *told]))
+
+
+def prepare_all(
     source: Sources,
     session: str | None,
     prefix: str,
     root: str | Path | None,
     options: ReadOptions,
     withdrawn: frozenset[str],
+    participants: Sequence[str] = (),
+    known: frozenset[str] = frozenset(),
 ) -> list[Dataset]:
-    """Find and fingerprint every dataset."""
+    """Find and fingerprint every dataset, or of each the participants and whom a store knows."""
     given = [source] if isinstance(source, str | Path) else list(source)
+    cohorts = [
+        find_cohort(one, session=session, prefix=prefix, root=None if root is None else Path(root))
+        for one in given
+    ]
+    if participants:
+        chosen = select_people(cohorts, participants, known, prefix)
+        pairs = [(one, c) for one, c in zip(given, chosen, strict=True) if c.scans or c.rejected]
+    else:
+        pairs = list(zip(given, cohorts, strict=True))
     out = []
-    for one in given:
-        cohort = find_cohort(
-            one, session=session, prefix=prefix, root=None if root is None else Path(root)
-        )
+    for one, cohort in pairs:
         dataset = prepare(cohort, options, withdrawn)
         if dataset.n_withdrawn:
             logger.info("%s: %d withdrawn people left out", cohort.name, dataset.n_withdrawn)
@@ -319,7 +343,7 @@ def _prepare(
     return out
 
 
-def _is_current(
+def is_current(
     location: Location,
     attrs: Mapping[str, Any],
     sources: Mapping[str, str],
@@ -582,7 +606,7 @@ def validate(
         When nothing is usable.
     """
     options = ReadOptions(assume_space, volume, tuple(lesion_labels))
-    datasets = _prepare(source, session, prefix, root, options, frozenset())
+    datasets = prepare_all(source, session, prefix, root, options, frozenset())
     check_ids(datasets, None)
     plan = make_plan(None, datasets, frozenset())
     _, geometry = static_of({}, datasets, resolution=None, whole_head=False)
