@@ -104,9 +104,10 @@ def _refuse_aliases(path: str | Path, text: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             mark = event.start_mark
+            where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
             raise ConfigError(
-                f"{path}:{mark.line + 1}:{mark.column + 1}: '*{event.anchor}' refers to another "
-                "place of the file. Write the value itself."
+                f"{where}: '*{event.anchor}' refers to another place of the file. Write the value "
+                "itself."
             )
 
 

@@ -1,0 +1,5 @@
+"""``python -m scalebrain.cli``."""
+
+from scalebrain.cli import main
+
+main()

@@ -1,0 +1,100 @@
+"""The command that all others belong to, and how any of them ends."""
+
+import difflib
+import errno
+import sys
+from typing import Any
+
+import click
+
+from scalebrain.cli.logfile import redact
+from scalebrain.cli.versions import print_versions
+from scalebrain.cli.watch import watched
+from scalebrain.errors import ScalebrainError
+
+__all__ = ["cli", "main", "run_command", "version_option"]
+
+
+class _Group(click.Group):
+    """Group that says which command was meant."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command, or name the one that is nearest."""
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            near = difflib.get_close_matches(args[0], known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(known)}."
+            ctx.fail(f"No command '{args[0]}'. {hint}")
+        return super().resolve_command(ctx, args)
+
+
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_versions,
+    help="Show the versions of scalebrain and of what it computes with.",
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
+def cli() -> None:
+    """Regional brain age and stroke lesion statistics for large MRI cohorts."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command: exit code 0 success, 1 failure, 2 usage, 3 partial success.
+
+    Parameters
+    ----------
+    arguments
+        Command line without the program's name; that of the process when None.
+    """
+    run_command(cli, arguments, "scalebrain")
+
+
+def run_command(command: click.Command, arguments: list[str] | None, program: str) -> None:
+    """Run a command, and end with one line for what a user can mend.
+
+    Parameters
+    ----------
+    command
+        Command.
+    arguments
+        Command line without the program's name; that of the process when None.
+    program
+        Name of the program.
+    """
+    try:
+        with watched():
+            code = command.main(args=arguments, prog_name=program, standalone_mode=False)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else program
+        _tell(f"{error.format_message()} See {where} --help.")
+        sys.exit(2)
+    except click.ClickException as error:
+        _tell(error.format_message())
+        sys.exit(1)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(1)
+    except ScalebrainError as error:
+        _tell(str(error))
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.EPIPE:  # else nobody reads on, as of 'scalebrain ... | head'
+            _tell(
+                ": ".join(filter(None, [str(error.filename or ""), error.strerror or str(error)]))
+            )
+        sys.exit(1)
+    if code:
+        sys.exit(code)
+
+
+def _tell(message: str) -> None:
+    """Print an error."""
+    click.secho(f"error: {redact(message)}", fg="red", err=True)

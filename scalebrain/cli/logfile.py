@@ -1,0 +1,133 @@
+"""A log that programs read: one JSON object a line, without secrets."""
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from scalebrain.errors import ConfigError
+
+__all__ = ["JsonLines", "log_to", "redact"]
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>|]+)")
+_NAMED = re.compile(
+    r"(?i)\b(?P<name>[\w-]*(?:secret|token|password|passwd|signature|credential|access_key)[\w-]*)"
+    r"(?P<sign>\s*[=:]\s*)(?P<value>[^\s,;&'\"]+)"
+)
+_SUBJECT = re.compile(r"\bsub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?\b")
+
+
+def redact(text: str) -> str:
+    """Take credentials out of a text: users and queries of urls, and values named as secrets.
+
+    Parameters
+    ----------
+    text
+        Any text.
+
+    Returns
+    -------
+    str
+        The same with ``***`` in their place.
+    """
+    return _NAMED.sub(r"\g<name>\g<sign>***", _URL.sub(_redact_url, text))
+
+
+def _redact_url(found: re.Match[str]) -> str:
+    """Url without its user, password, query and fragment."""
+    rest = found["rest"]
+    _, at, place = rest.rpartition("@")
+    kept, *hidden = re.split(r"[?#]", place, maxsplit=1)
+    return f"{found['scheme']}{'***@' if at else ''}{kept}{'?***' if hidden else ''}"
+
+
+class JsonLines(logging.Handler):
+    """Handler that appends to a file.
+
+    Parameters
+    ----------
+    path
+        File.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("a", encoding="utf-8")
+        self._stage = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; one with a stage says what those behind it belong to."""
+        try:
+            self._stage = getattr(record, "stage", self._stage)
+            message = redact(record.getMessage())
+            moment = datetime.fromtimestamp(record.created).astimezone()
+            row = {
+                "time": moment.isoformat("T", "milliseconds"),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": message,
+            }
+            if self._stage:
+                row["stage"] = self._stage
+            subjects = set(_SUBJECT.findall(message))
+            if len(subjects) == 1:
+                row["subject"] = subjects.pop()
+            if record.exc_info and record.exc_info[0] is not None:
+                row["exception"] = record.exc_info[0].__name__
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.flush()
+        except (OSError, ValueError):
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def log_to(path: Path | None, arguments: str) -> Iterator[None]:
+    """Write the log of everything inside the block, and how it ended, to a file.
+
+    Parameters
+    ----------
+    path
+        File, to which is appended; None for no file.
+    arguments
+        What the first line says.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = JsonLines(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the log cannot be written: {error.strerror}. Give another place."
+        ) from error
+    package = logging.getLogger("scalebrain")
+    package.addHandler(handler)
+
+    def say(level: int, message: str, error: BaseException | None = None) -> None:
+        """Write to the file alone."""
+        exc_info = None if error is None else (type(error), error, None)
+        handler.handle(
+            logging.LogRecord("scalebrain.cli", level, __file__, 0, message, None, exc_info)
+        )
+
+    try:
+        say(logging.INFO, f"began: {arguments}")
+        yield
+        say(logging.INFO, "finished")
+    except BaseException as error:
+        code = getattr(error, "exit_code", None)  # a command ends by an exception, too
+        words = f"ended with exit code {code}" if code is not None else f"failed: {error}"
+        say(logging.WARNING if code is not None else logging.ERROR, words, error)
+        raise
+    finally:
+        package.removeHandler(handler)
+        handler.close()
