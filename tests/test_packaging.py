@@ -89,8 +89,11 @@ def test_dependencies__declare_every_import(repository: Path, project: dict[str,
     assert not undeclared
 
 
-def test_script__calls_the_command_line(project: dict[str, Any]) -> None:
-    assert project["scripts"] == {"scalebrain": "scalebrain.cli:main"}
+def test_scripts__call_the_command_lines(project: dict[str, Any]) -> None:
+    assert project["scripts"] == {
+        "scalebrain": "scalebrain.cli:main",
+        "scalebrain-bids": "scalebrain.cli:bids_main",
+    }
 
 
 def test_changelog_and_citation__name_the_version(

@@ -1,0 +1,124 @@
+import json
+import logging
+
+import pytest
+
+import scalebrain
+from scalebrain import cli
+from tests.phantom import write_tree
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    yield
+    logging.getLogger("scalebrain").propagate = True
+
+
+def run(capsys, main, *arguments):
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        code = ended.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def bids_tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("app") / "bids")
+
+
+def test_bids_app__takes_participants_and_adds_others_later(capsys, bids_tree, tmp_path):
+    out = tmp_path / "out"
+    threads = ("--scheduler", "threads")
+    first = (bids_tree, out, "participant", "--participant-label", "sub-001", "002", *threads)
+    code, told, err = run(capsys, cli.bids_main, *first)
+    assert code == 0, err
+    assert told.strip() == str(out / "cohort.zarr")
+    store = scalebrain.open_store(out / "cohort.zarr")
+    assert store["subject"].values.tolist() == ["sub-001", "sub-002"]
+    second = (bids_tree, out, "participant", "--participant-label", "003", *threads)
+    assert run(capsys, cli.bids_main, *second)[0] == 0
+    store = scalebrain.open_store(out / "cohort.zarr")
+    assert sorted(store["subject"].values.tolist()) == ["sub-001", "sub-002", "sub-003"]
+    assert "node_features" in store
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+
+
+def test_bids_app__dry_run_writes_nothing(capsys, bids_tree, tmp_path):
+    out = tmp_path / "out"
+    code, told, _ = run(capsys, cli.bids_main, bids_tree, out, "participant", "--dry-run")
+    assert code == 0
+    assert "1/2 ingest: would run" in told
+    assert "nothing was written" in told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("level", "more", "code", "words"),
+    [
+        ("participant", ("--participant-label", "0O1"), 1, "'0O1' is not in the dataset"),
+        ("group", (), 1, "participant"),
+        ("group", ("--participant-label", "001"), 2, "everyone in the store"),
+        ("session", (), 2, "participant"),
+        ("participant", ("--memory", "much"), 1, "much"),
+        ("participant", ("--n-workers", "0"), 2, "--n-workers"),
+        ("participant", ("--config", "none.yaml"), 2, "none.yaml"),
+        ("participant", ("--scheduler", "spark"), 1, "threads"),
+    ],
+)
+def test_bids_app__mistakes_are_one_line(capsys, bids_tree, tmp_path, level, more, code, words):
+    ended, _, err = run(capsys, cli.bids_main, bids_tree, tmp_path / "out", level, *more)
+    assert ended == code
+    assert words in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("features", "missing.zarr"),
+        ("train", "missing.zarr", "model"),
+        ("predict", "missing.zarr", "."),
+        ("motor", "missing.zarr", "out"),
+        ("person", "missing.zarr", "sub-001", "out"),
+        ("export", "missing.zarr", "out"),
+        ("store", "info", "missing.zarr"),
+        ("store", "verify", "missing.zarr"),
+        ("store", "withdraw", "missing.zarr", "sub-001"),
+        ("import-ages", "missing.zarr", "ages.tsv", "--tool", "x"),
+        ("site-summary", "missing.zarr", "out.json"),
+        ("meta", "missing.json"),
+        ("ingest", "missing", "c.zarr"),
+        ("run", "missing", "out"),
+        ("ingst",),
+        ("simulate", "file.txt/out"),
+    ],
+)
+def test_main__mistakes_are_one_line(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("no folder")
+    plain = ("store", "meta", "export", "ingst", "import-ages", "site-summary")
+    threads = () if arguments[0] in plain else ("--scheduler", "threads")
+    code, _, err = run(capsys, cli.main, *arguments, *threads)
+    assert code in (1, 2)
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_main__completes_commands(monkeypatch, capsys):
+    from click.shell_completion import BashComplete
+
+    found = BashComplete(cli.cli, {}, "scalebrain", "_X").get_completions([], "ing")
+    assert [item.value for item in found] == ["ingest"]
+
+
+def test_redact__blanks_out_what_is_secret():
+    from scalebrain.cli.logfile import redact
+
+    shown = redact("s3://key:word@host/a?X-Amz-Signature=abcdef and more")
+    assert "word" not in shown.replace("more", "")
+    assert "abcdef" not in shown

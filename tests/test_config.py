@@ -1,0 +1,84 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from scalebrain.config import StudyConfig, config_schema, default_yaml, expected, read_config
+from scalebrain.errors import ConfigError
+from scalebrain.graph.train import Training
+
+
+def test_config_schema__is_a_schema_of_every_setting_with_its_default():
+    schema = config_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    keys = schema["properties"]
+    plain = StudyConfig()
+    assert list(keys) == [field.name for field in dataclasses.fields(StudyConfig)]
+    for name, key in keys.items():
+        if key["type"] != "object":
+            assert key["default"] == getattr(plain, name)
+    training = {f.name: f.default for f in dataclasses.fields(Training)}
+    assert {k: v["default"] for k, v in keys["training"]["properties"].items()} == training
+
+
+def test_default_yaml__means_the_defaults(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(default_yaml())
+    config = read_config(path)
+    for field in dataclasses.fields(StudyConfig):
+        if field.name not in ("ingest", "training"):
+            assert getattr(config, field.name) == getattr(StudyConfig(), field.name)
+    assert Training(**config.training) == Training()
+
+
+def test_configuration_page__has_every_key():
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    for name, key in config_schema()["properties"].items():
+        inner = key.get("properties", {"": key})
+        for sub, one in inner.items():
+            full = f"{name}.{sub}" if sub else name
+            default = f"`{json.dumps(one['default'])}`" if "default" in one else ""
+            assert f"| `{full}` | {expected(one)} | {default} | {one['description']} |" in page
+
+
+def test_read_config__tells_all_that_is_wrong_with_line_and_column(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("coverge: 0.9\ntraining:\n  folds: 1\n  layer: chebb\nseed: soon\n")
+    with pytest.raises(ConfigError) as error:
+        read_config(path)
+    words = str(error.value)
+    assert f"{path}:1:1: coverge: unknown key. Did you mean 'coverage'?" in words
+    assert f"{path}:3:3: training.folds: expected a whole number of at least 2, found 1." in words
+    assert f"{path}:4:3: training.layer" in words
+    assert f"{path}:5:1: seed" in words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: 1\nseed: 2\n",
+        "a: &a [1]\nb: *a\n",
+        "seed: !!python/object/apply:os.getcwd []\n",
+        "- 1\n",
+        "seed: [\n",
+        "coverage: .nan\n",
+        "ages: {table: a.tsv}\n",
+    ],
+)
+def test_read_config__refuses(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"study\.yaml"):
+        read_config(path)
+
+
+def test_read_config__keeps_what_is_right(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"seed": 3, "min_days_post_stroke": 90, "ingest": {}}))
+    config = read_config(path)
+    assert config.seed == 3
+    assert config.min_days_post_stroke == 90.0
+    assert read_config(config) is config
