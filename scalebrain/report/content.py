@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import xarray as xr
 from markupsafe import Markup
 
 from scalebrain.atlas.regions import NETWORKS, RegionSet
+
+if TYPE_CHECKING:
+    from scalebrain.report.niivue import Viewer
 
 __all__ = [
     "MINUS",
@@ -182,7 +185,7 @@ class Flows:
     kind: str = field(default="flow", init=False)
 
 
-Block = Table | Figure | Note | Flows
+Block = Union[Table, Figure, Note, Flows, "Viewer"]
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ from scalebrain.report.content import (
     split_region,
 )
 from scalebrain.report.effects import SIDES, Effects, read_models
+from scalebrain.report.niivue import Overlay
 from scalebrain.report.surface import surface_figure, vertex_parcels
 from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["effect_map_section"]
+__all__ = ["effect_map_section", "effect_overlays"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -72,6 +73,36 @@ def effect_map_section(
     if results.mixed_load is None:
         blocks.append(Note(results.why_missing("mixed_load"), "missing"))
     return Section("map", title, _strongest(models[0]), blocks)
+
+
+def effect_overlays(ds: xr.Dataset, results: StudyResults) -> list[Overlay]:
+    """Make the effects into maps for the viewer: every parcel shows the mean of its regions."""
+    if "parcel" not in ds.variables:
+        return []
+    regions = results.regions or default_regions()
+    parcel = np.asarray(ds["parcel"].values)
+    overlays = []
+    for effects in read_models(results):
+        values, _ = _parcel_values(effects, regions)
+        if not values:
+            continue
+        painted = np.full(parcel.shape, math.nan)
+        for code, value in values.items():
+            painted[parcel == code] = value
+        limit = _limit(effects)
+        overlays.append(
+            Overlay(
+                label=f"Effect of {effects.cause}",
+                volume=to_volume(ds, painted),
+                colors=_diverging(),
+                limit=limit,
+                unit=f"years {effects.unit}".strip(),
+                step=limit / 100,
+                sides=SIDES,
+                signed=True,
+            )
+        )
+    return overlays
 
 
 def _strongest(effects: Effects) -> str:

@@ -1,6 +1,6 @@
 """Where the lesions lie: how many people have one at each place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from scalebrain.report.content import (
     percent,
     plural,
 )
+from scalebrain.report.niivue import Overlay, Viewer
 from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 
 if TYPE_CHECKING:
@@ -28,9 +29,13 @@ __all__ = ["cuts_through", "lesion_section", "mark_sides"]
 
 
 def lesion_section(
-    ds: xr.Dataset, table: pd.DataFrame, background: npt.NDArray[np.float64]
+    ds: xr.Dataset,
+    table: pd.DataFrame,
+    background: npt.NDArray[np.float64],
+    *,
+    overlays: Sequence[Overlay] = (),
 ) -> Section:
-    """Map how many people have a lesion at each place."""
+    """Map how many people have a lesion at each place; the viewer shows further maps too."""
     title = "Where the lesions lie"
     if "lesion_frequency" not in ds.variables:
         reason = "The data set has no lesion_frequency: no subject has a lesion mask, or the "
@@ -78,7 +83,28 @@ def lesion_section(
     if np.isfinite(days).any():
         details.append(f"Median time since stroke {number(np.nanmedian(days) / 365.25, 1)} years.")
     figure = _lesion_figure(volume, gray, n, takeaway)
-    return Section("lesions", title, takeaway, [figure, Note(" ".join(details))])
+    colors = _count_colors(top)
+    counted = Overlay(
+        label="People with a lesion",
+        volume=volume,
+        colors=np.concatenate([colors[:1], colors]),  # the first is of nobody, and not shown
+        limit=float(top),
+        unit=f"of {n} people",
+        step=1.0,
+    )
+    viewer = Viewer("brain", "Look closer", gray, [counted, *overlays])
+    return Section("lesions", title, takeaway, [figure, Note(" ".join(details)), viewer])
+
+
+def _count_colors(top: int) -> npt.NDArray[np.float64]:
+    """One color for each count: no color stands for a number of people that cannot be."""
+    import matplotlib
+
+    colormap = matplotlib.colormaps["inferno"]
+    colors: npt.NDArray[np.float64] = np.asarray(
+        colormap(np.linspace(0.25, 0.97, top) if top > 1 else [0.7]), dtype=np.float64
+    )
+    return colors[:, :3]
 
 
 def _n_masks(attrs: Mapping[Any, Any], table: pd.DataFrame) -> int:
@@ -98,12 +124,8 @@ def cuts_through(volume: Volume, axis: int, n: int) -> npt.NDArray[np.float64]:
 
 
 def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figure:
-    import matplotlib
-
     top = max(1, int(np.nanmax(volume.data)))
-    colormap = matplotlib.colormaps["inferno"]
-    # One color for each count: no color stands for a number of people that cannot be.
-    colors = np.asarray(colormap(np.linspace(0.25, 0.97, top) if top > 1 else [0.7]))[:, :3]
+    colors = _count_colors(top)
     cuts = [(2, at) for at in cuts_through(volume, 2, 8)] + [
         (1, at) for at in cuts_through(volume, 1, 4)
     ]

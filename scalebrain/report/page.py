@@ -15,13 +15,14 @@ from scalebrain.graph.imported import imported_from
 from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.cohort import cohort_section, facts, people
 from scalebrain.report.content import Section, StudyResults
-from scalebrain.report.effectmap import effect_map_section
+from scalebrain.report.effectmap import effect_map_section, effect_overlays
 from scalebrain.report.effects import forest_section
 from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.methods import REFERENCES, methods_facts, provenance_blocks
 from scalebrain.report.motor import motor_section
 from scalebrain.report.multiverse import multiverse_sections
 from scalebrain.report.network import network_section
+from scalebrain.report.niivue import Viewer, viewer_scripts
 from scalebrain.report.pathmodel import sem_section
 from scalebrain.report.recovery import recovery_section
 from scalebrain.report.templating import environment, source
@@ -86,7 +87,7 @@ def render_report(
     simulated = str(ds.attrs.get("simulated", "false")).lower() == "true"
     sections = [
         cohort_section(table, results, imported=imported_from(ds)),
-        lesion_section(ds, table, gray),
+        lesion_section(ds, table, gray, overlays=effect_overlays(ds, results)),
         accuracy_section(ds, results),
         network_section(ds, results),
         effect_map_section(ds, results, gray),
@@ -111,14 +112,38 @@ def render_report(
 
 
 def render_page(template: str, **content: Any) -> str:
-    """Fill a template of a page, with the style and the script that all pages share."""
-    script = source("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    """Fill a template of a page, with the style and the scripts that all pages share.
+
+    The policy of the page allows these scripts alone, by their hashes.
+    """
+    viewers = [
+        block
+        for section in content.get("sections", ())
+        for block in section.blocks
+        if isinstance(block, Viewer)
+    ]
+    script, vendored = source("page.js"), ""
+    if viewers:
+        script += source("viewer.js").removeprefix('"use strict";\n')
+        vendored = viewer_scripts()
+    scripts = [script, vendored] if viewers else [script]
     return (
         environment()
         .get_template(template)
-        .render(style=source("page.css"), script=script, script_hash=f"sha256-{digest}", **content)
+        .render(
+            style=source("page.css"),
+            script=script,
+            vendored=vendored,
+            viewers=viewers,
+            hashes=[_hash(text) for text in scripts],
+            **content,
+        )
     )
+
+
+def _hash(script: str) -> str:
+    """Hash of a script, as a policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def write_report(
