@@ -101,7 +101,7 @@ def _described(overlay: Overlay) -> dict[str, Any]:
         "sides": list(overlay.sides),
         "ends": [number(low, 0 if float(low).is_integer() else 2), number(overlay.limit)]
         if overlay.signed
-        else ["0", number(overlay.limit, 0)],
+        else [number(overlay.step, 0), number(overlay.limit, 0)],
         "gradient": [f"rgb({r},{g},{b})" for r, g, b in stops.tolist()],
     }
 

@@ -29,10 +29,10 @@ document.body.dataset.report = JSON.stringify(report);
 """
 
 
-def probed(page: str) -> str:
+def probed(page: str, probe: str = PROBE) -> str:
     """The same page with the probe behind its script, and a policy that allows both."""
     script = page[page.index("<script>") + 8 : page.rindex("</script>")]
-    both = script + PROBE
+    both = script + probe
     old, new = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, both)
     )
