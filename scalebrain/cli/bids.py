@@ -24,7 +24,16 @@ _LEVELS = ("participant", "group")
 _LABELS = ("--participant-label", "--participant_label")
 
 
+_HELP = """Run scalebrain on BIDS_DIR as a BIDS App.
+
+The level participant reads scans into OUTPUT_DIR/cohort.zarr and computes features, loads and
+measures of each person; it can be called again with other labels. The level group trains,
+predicts, fits the statistics and writes the report, on everyone who is in the store.
+"""
+
+
 @click.command(
+    help=_HELP,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit code 3: some subjects were rejected, the others are in the store.",
 )
@@ -59,12 +68,7 @@ def bids(
     dry_run: bool,
     client: Client,
 ) -> None:
-    """Run scalebrain on BIDS_DIR as a BIDS App.
-
-    The level participant reads scans into OUTPUT_DIR/cohort.zarr and computes features, loads and
-    measures of each person; it can be called again with other labels. The level group trains,
-    predicts, fits the statistics and writes the report, on everyone who is in the store.
-    """
+    """Run scalebrain on BIDS_DIR as a BIDS App."""
     if level == "group" and (labels or session):
         raise click.UsageError(
             "The level group takes everyone in the store: it has no labels of people or sessions."

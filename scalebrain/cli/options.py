@@ -66,6 +66,11 @@ def computing(default_log: LogOf = lambda _: None) -> Callable[[Command], Comman
     ----------
     default_log
         Says from the other options where the log goes when the user does not.
+
+    Returns
+    -------
+    callable
+        Decorator.
     """
 
     def decorate(command: Command) -> Command:

@@ -114,7 +114,17 @@ def render_report(
 def render_page(template: str, **content: Any) -> str:
     """Fill a template of a page, with the style and the scripts that all pages share.
 
-    The policy of the page allows these scripts alone, by their hashes.
+    Parameters
+    ----------
+    template
+        Name of the template.
+    **content
+        What it shows.
+
+    Returns
+    -------
+    str
+        HTML, whose policy allows these scripts alone, by their hashes.
     """
     viewers = [
         block
