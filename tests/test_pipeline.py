@@ -278,7 +278,7 @@ def test_run_study__strokes_alone_with_ages_of_another_tool(strokes, caplog):
 def test_read_config__ages_need_a_table_and_a_tool(tmp_path):
     with pytest.raises(ConfigError, match="ages: lacks table"):
         read_config({"ages": {"tool": "brainageR"}})
-    with pytest.raises(ConfigError, match="ages.file: unknown key"):
+    with pytest.raises(ConfigError, match=r"ages\.file: unknown key"):
         read_config({"ages": {"file": "x", "tool": "y"}})
     with pytest.raises(ConfigError, match="tool_version: expected text"):
         read_config({"ages": {"table": "x.tsv", "tool": "y", "tool_version": 2.1}})

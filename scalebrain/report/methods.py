@@ -1,6 +1,7 @@
 """Methods, sources, limits and provenance."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,15 @@ __all__ = [
     "REFERENCES",
     "Provenance",
     "Reference",
+    "bibtex",
     "methods_facts",
     "provenance_blocks",
 ]
+
+
+_PARTS = re.compile(
+    r"(?P<authors>.+?)\. (?P<title>.+?)\. (?P<journal>[^.]+?)(?: (?P<year>\d{4}))?\."
+)
 
 
 @dataclass(frozen=True)
@@ -98,13 +105,13 @@ REFERENCES: tuple[Reference, ...] = (
     Reference(
         "Meshcheryakov 2021",
         "Meshcheryakov, Igolkina and Samsonova. semopy 2: a structural equation modeling "
-        "package with random effects in Python. 2021.",
+        "package with random effects in Python. arXiv 2021.",
         "10.48550/arXiv.2106.01140",
     ),
     Reference("nilearn", "Nilearn contributors. nilearn. Zenodo.", "10.5281/zenodo.8397156"),
     Reference(
         "Fey 2019",
-        "Fey and Lenssen. Fast graph representation learning with PyTorch Geometric. 2019.",
+        "Fey and Lenssen. Fast graph representation learning with PyTorch Geometric. arXiv 2019.",
         "10.48550/arXiv.1903.02428",
     ),
     Reference(
@@ -120,6 +127,27 @@ REFERENCES: tuple[Reference, ...] = (
         "10.25080/Majora-7b98e3ed-013",
     ),
 )
+
+
+def bibtex() -> str:
+    """Return the sources as BibTeX, each with its DOI."""
+    entries = []
+    for reference in REFERENCES:
+        found = _PARTS.match(reference.words)
+        if found is None:
+            raise ValueError(f"{reference.key}: expected 'Authors. Title. Journal year.'")
+        names = re.split(", | and ", found["authors"].removesuffix(" et al"))
+        others = ["others"] if found["authors"].endswith(" et al") else []
+        fields = {
+            "author": " and ".join([*(f"{{{name}}}" for name in names), *others]),
+            "title": f"{{{found['title']}}}",
+            "journal": found["journal"],
+            "year": found["year"],
+            "doi": reference.doi,
+        }
+        lines = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
+        entries.append(f"@article{{{re.sub('[^A-Za-z0-9]', '', reference.key)},\n{lines}\n}}")
+    return "\n\n".join(entries) + "\n"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from scalebrain.report.content import Section, StudyResults
 from scalebrain.report.effectmap import effect_map_section, effect_overlays
 from scalebrain.report.effects import forest_section
 from scalebrain.report.lesionmap import lesion_section
-from scalebrain.report.methods import REFERENCES, methods_facts, provenance_blocks
+from scalebrain.report.methods import REFERENCES, bibtex, methods_facts, provenance_blocks
 from scalebrain.report.motor import motor_section
 from scalebrain.report.multiverse import multiverse_sections
 from scalebrain.report.network import network_section
@@ -107,6 +107,7 @@ def render_report(
         nav=_nav(sections),
         methods=methods_facts(ds, results),
         references=REFERENCES,
+        bibtex=bibtex(),
         provenance=provenance_blocks(ds, results.provenance),
     )
 

@@ -14,6 +14,15 @@ from scalebrain.report.niivue import Overlay, Viewer, nifti_base64, viewer_scrip
 from scalebrain.report.volume import Volume
 from tests.report.test_browser import browse, probed
 
+OPENED = """
+(async () => {
+  const box = document.querySelector(".viewer");
+  box.querySelector('[data-part="start"]').click();
+  while (!box.dataset.state) await new Promise((done) => setTimeout(done, 20));
+  const status = box.querySelector('[data-part="status"]').textContent;
+  document.body.dataset.report = JSON.stringify({ state: box.dataset.state, status });
+})();
+"""
 PROBE = """
 (async () => {
   const box = document.querySelector(".viewer");
@@ -63,6 +72,12 @@ def test_viewer__opens_and_is_used_without_a_network(chromium: str, page: str, t
     assert found["maps"] > 1
     assert found["effect"].startswith("years")
     assert found["loaded"] == []
+
+
+def test_viewer__says_so_where_there_is_no_webgl(chromium: str, page: str, tmp_path: Path):
+    found, _ = browse(chromium, probed(page, OPENED), tmp_path, "--disable-3d-apis")
+    assert found["state"] == "failed"
+    assert "it has no WebGL2. The slices above show the same map." in found["status"]
 
 
 def test_niivue__is_the_file_that_its_note_names():

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from scalebrain.errors import GeometryError, MissingVariableError
+from scalebrain.report.methods import REFERENCES, bibtex
 from scalebrain.report.page import StudyResults, render_report, write_report
 from tests.report.conftest import Study, make_study
 
@@ -235,3 +236,14 @@ def test_page__is_imported_without_the_heavy_packages():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[]", "['scipy.ndimage']")
+
+
+def test_bibtex__has_every_source_with_its_doi(page: str) -> None:
+    entries = bibtex().split("\n\n")
+    assert len(entries) == len(REFERENCES)
+    for entry, reference in zip(entries, REFERENCES, strict=True):
+        assert f"doi = {{{reference.doi}}}" in entry
+        assert all(f"  {key} = {{" in entry for key in ("author", "title", "journal"))
+    assert "  author = {{Park} and others},\n" in entries[0]
+    assert "  journal = {Lancet Digital Health},\n  year = {2026},\n" in entries[0]
+    assert html.escape(entries[0], quote=False) in page
