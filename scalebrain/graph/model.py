@@ -635,6 +635,7 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     for name in ("brain_age", "brain_pad_corrected"):
         out[name].attrs["model_fingerprint"] = model.fingerprint
         out[name].attrs["model_trained_on_simulated"] = model.about["simulated"]
+        out[name].attrs["model_layer"] = model.training.layer
     out["brain_age_low"].attrs["coverage"] = model.about["coverage"]
     if ds["node_features"].attrs.get("lesion_policy") == "exclude_region":
         out = _without_lesioned_regions(out, ds, model.graph)

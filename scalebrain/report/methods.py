@@ -21,6 +21,12 @@ __all__ = [
 ]
 
 
+_LAYERS = {
+    "cheb": "Chebyshev filters (Defferrard 2016, Fey 2019)",
+    "gcn": "first-order graph convolutions (Fey 2019)",
+    "spectral": "spectral convolutions on the graph's Laplacian",
+}
+
 _PARTS = re.compile(
     r"(?P<authors>.+?)\. (?P<title>.+?)\. (?P<journal>[^.]+?)(?: (?P<year>\d{4}))?\."
 )
@@ -172,8 +178,8 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``on_surface``, ``imported`` and
-        ``correction`` (``""`` where unknown), and ``formulas``.
+        ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``on_surface``,
+        ``imported`` and ``correction`` (``""`` where unknown), and ``formulas``.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -193,6 +199,7 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "correction": str(setting(pad, "age_bias_correction") or ""),
         "trained_on_simulated": str(setting(pad, "model_trained_on_simulated") or ""),
         "lesion_policy": str(setting("node_features", "lesion_policy") or ""),
+        "layer": _LAYERS.get(str(setting("brain_age", "model_layer") or ""), "graph convolutions"),
         "on_surface": str(setting("node_features", "nodes") or "").startswith("surface"),
         "formulas": [
             str(model.attrs["formula"])
