@@ -6,7 +6,7 @@ from sklearn.linear_model import RidgeCV
 
 from scalebrain import BrainAgeModel
 from scalebrain.atlas.regions import default_regions
-from scalebrain.graph.model import subject_keys
+from scalebrain.graph.model import brain_age, subject_keys
 from scalebrain.graph.train import Training
 
 
@@ -34,7 +34,8 @@ def make_cohort(
 
     age = rng.uniform(45, 82, total)
     shared = np.linalg.cholesky(0.5 + 0.5 * np.eye(len(codes)))
-    years = (age[:, None] + 4 * rng.normal(size=(total, len(codes))) @ shared.T)[:, parcel] - 60
+    deviation = 4 * rng.normal(size=(total, len(codes))) @ shared.T
+    years = (age[:, None] + deviation)[:, parcel] - 60
     volume = 0.06 * (rng.normal(size=(total, len(codes)))[:, parcel] + rng.normal(size=(total, 1)))
     loss = atlas.uniform(0.002, 0.005, n_nodes) * years
     fading = atlas.uniform(0.003, 0.006, n_nodes) * years
@@ -57,25 +58,34 @@ def make_cohort(
             "included": ("subject", np.ones(total, dtype=bool)),
             "scan_present": ("subject", np.ones(total, dtype=bool)),
             "scan_hash": ("subject", np.array([f"hash of {i}" for i in ids])),
+            "deviation": (("subject", "code"), deviation),
         },
         coords={
             "subject": ids,
             "age": ("subject", age),
             "group": ("subject", np.repeat(["reference", "stroke"], [n, n_stroke])),
+            "code": codes,
             "feature": ["gm_mean", "t1w_mean", "t1w_sd", "contrast"],
         },
         attrs={"space": "MNI152NLin2009aSym", "simulated": "true"},
     )
 
 
-def test_fit__beats_the_mean_everywhere_and_is_near_ridge():
+def correlation(pad: np.ndarray, age: np.ndarray, truth: np.ndarray) -> float:
+    """Correlation of what a line on age leaves of brain-PAD with the true deviation."""
+    line = np.polynomial.polynomial.Polynomial.fit(age, pad, 1)
+    return float(np.corrcoef(pad - line(age), truth)[0, 1])
+
+
+def test_fit__beats_the_mean_everywhere_and_keeps_more_of_the_deviation_than_ridge():
     ds = make_cohort(120, 0, per_region=14)
     model = BrainAgeModel.fit(ds, training=Training(epochs=30))
     age = ds["age"].values
     fold = np.array([model.fold_of[key] for key in subject_keys(ds)])
     x = ds["node_features"].values.astype(np.float64)
-    ridge = []
-    for members in model.graph.members:
+    found = brain_age(ds, model)["brain_age"]
+    ridge, ours, theirs = [], [], []
+    for region, members in zip(model.graph.regions, model.graph.members, strict=True):
         predicted = np.empty(len(age))
         for k in range(5):
             train = fold != k
@@ -84,7 +94,12 @@ def test_fit__beats_the_mean_everywhere_and_is_near_ridge():
             fit = RidgeCV(np.logspace(-1, 6, 29)).fit(z[train], age[train])
             predicted[~train] = fit.predict(z[~train])
         ridge.append(np.abs(predicted - age).mean())
+        truth = ds["deviation"].sel(code=list(default_regions().parcels[region])).mean("code")
+        theirs.append(correlation(predicted - age, age, truth.values))
+        ours.append(correlation(found.sel(region=region).values - age, age, truth.values))
     for region, score in model.metrics.items():
-        assert score["mae"] < 0.8 * score["mae_mean"], region
+        assert score["mae"] < 0.85 * score["mae_mean"], region
+    # the simplest model within one standard error of the best costs some of its error
     mae = np.mean([score["mae"] for score in model.metrics.values()])
-    assert mae < 1.06 * np.mean(ridge)
+    assert mae < (1 + np.sqrt(2 / len(age)) / 2) * np.mean(ridge)
+    assert np.mean(ours) > np.mean(theirs)
