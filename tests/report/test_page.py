@@ -15,6 +15,7 @@ import pytest
 
 from scalebrain.errors import GeometryError, MissingVariableError
 from scalebrain.report.methods import REFERENCES, bibtex
+from scalebrain.report.niivue import viewer_scripts
 from scalebrain.report.page import StudyResults, render_report, write_report
 from tests.report.conftest import Study, make_study
 
@@ -111,11 +112,14 @@ def test_render_report__loads_nothing_from_elsewhere(page: str):
     assert "@import" not in style
 
 
-def test_render_report__allows_only_its_own_script(page: str):
+def test_render_report__allows_only_its_own_scripts(page: str):
     policy = next(a["content"] for a in Outline(page).of("meta") if "http-equiv" in a)
-    script = page[page.index("<script>") + 8 : page.index("</script>")]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in policy
+    script = page[page.index("<script>") + 8 : page.rindex("</script>")]
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for text in (script, viewer_scripts())
+    ]
+    assert f"script-src {' '.join(hashes)};" in policy
     assert "default-src 'none'" in policy
 
 
@@ -142,7 +146,11 @@ def evil_page() -> str:
 def test_render_report__escapes_every_text(evil_page: str):
     page = evil_page
     outline = Outline(page)
-    assert len(outline.of("script")) == 1
+    assert [(a.get("type"), a.get("id")) for a in outline.of("script")] == [
+        ("application/json", "viewer-brain-data"),
+        ("text/plain", "niivue-source"),
+        (None, None),
+    ]
     assert not outline.of("img")
     assert not [a for _, a in outline.tags if any(name.startswith("on") for name in a)]
     for before in ("site A", "Title", "sensorimotor", "SMN ipsilesional", "contra"):
