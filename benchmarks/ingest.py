@@ -133,7 +133,7 @@ def time_ingest(tree: Path, workers: int, folder: Path) -> tuple[float, float, l
     import dask
     import distributed
 
-    from scalebrain.cluster import WORKER_ENVIRONMENT
+    from scalebrain.cluster.threads import WORKER_ENVIRONMENT
 
     store = folder / "ours.zarr"
     with (

@@ -367,7 +367,7 @@ def scaling(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Throughput against workers and cohort size, and the cost of Dask."""
     from distributed import Client, LocalCluster
 
-    from scalebrain.cluster import WORKER_ENVIRONMENT
+    from scalebrain.cluster.threads import WORKER_ENVIRONMENT
 
     grid = template_grid(2.0 if not options.quick else 4.0)
     out: dict[str, Any] = {"ms_per_scan": {}}

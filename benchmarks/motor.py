@@ -23,7 +23,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 
 from benchmarks.meta import cohort_sizes
 from scalebrain.atlas.regions import NETWORKS
-from scalebrain.cluster import open_client
+from scalebrain.cluster.client import open_client
 from scalebrain.harmonization.transformer import ComBat
 from scalebrain.predict.learners import LEARNERS, make_pipeline
 from scalebrain.predict.motor import predict_motor

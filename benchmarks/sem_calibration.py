@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scalebrain.cluster import map_tasks, open_client
+from scalebrain.cluster.client import open_client
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.stats.sem_boot import Replicates, bootstrap
 from scalebrain.stats.sem_fit import fit_sem
 from scalebrain.stats.sem_model import parse_model

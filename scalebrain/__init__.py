@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scalebrain.atlas.files import read_atlas
     from scalebrain.atlas.registry import available_atlases, load_atlas
     from scalebrain.atlas.tables import read_regions
-    from scalebrain.cluster import open_client
+    from scalebrain.cluster.client import open_client
     from scalebrain.features.inclusion import inclusion
     from scalebrain.features.laterality import to_lesional_sides
     from scalebrain.features.lesion import (

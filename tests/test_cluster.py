@@ -8,7 +8,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from scalebrain.cluster import one_thread_each
+from scalebrain.cluster.threads import one_thread_each
 
 
 def blas_threads() -> set[int]:

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 import scalebrain
 from scalebrain.cli.logfile import log_to
+from scalebrain.cluster.client import ENGINES
 
 __all__ = ["EXISTING", "FOLDER", "NODES", "STORE", "Client", "computing", "reading", "simulation"]
 
@@ -44,7 +45,7 @@ STORE = _Store()
 
 def _schedulers(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Words that a scheduler can begin with."""
-    words = {"threads": "no worker processes", "tcp://": "a scheduler", "tls://": "a scheduler"}
+    words = {"threads": "no worker processes", **ENGINES}
     return [
         CompletionItem(word, help=text)
         for word, text in words.items()
@@ -80,11 +81,16 @@ def computing(default_log: LogOf = lambda _: None) -> Callable[[Command], Comman
             scheduler: str | None,
             n_workers: int | None,
             memory: str | None,
+            profiles: Path | None,
             log_file: Path | None,
             **options: Any,
         ) -> Any:
             client = functools.partial(
-                scalebrain.open_client, scheduler, n_workers=n_workers, memory=memory
+                scalebrain.open_client,
+                scheduler,
+                n_workers=n_workers,
+                memory=memory,
+                profiles=profiles,
             )
             with log_to(log_file or default_log(options), _command_line()):
                 return command(*arguments, client=client, **options)
@@ -109,13 +115,20 @@ _COMPUTING = [
         "--n-workers",
         type=click.IntRange(1),
         metavar="N",
-        help="Workers of this machine; default: one a core, as far as memory allows.",
+        help="Workers; default: one a core as far as memory allows, or what a cluster gives.",
+    ),
+    click.option(
+        "--profiles",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="YAML file of the profiles of slurm:PROFILE; default: $SCALEBRAIN_PROFILES, else "
+        "~/.config/scalebrain/profiles.yaml.",
     ),
     click.option(
         "--scheduler",
         metavar="SPEC",
         shell_complete=_schedulers,
-        help="'threads', or the address of a Dask scheduler; default: workers on this machine.",
+        help="'threads', the address of a Dask scheduler, slurm:PROFILE, gateway:URL or "
+        "kubernetes:FILE; default: workers on this machine.",
     ),
 ]
 

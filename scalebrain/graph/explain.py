@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.cluster import one_thread_each
+from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.impute import impute

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.regions import RegionSet
-from scalebrain.cluster import map_tasks, once_per_worker, one_thread_each
+from scalebrain.cluster.tasks import map_tasks, once_per_worker
+from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ModelFileError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.features.lesion_policy import POLICIES, LesionPolicy

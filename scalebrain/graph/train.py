@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.cluster import one_thread_each
+from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.checkpoint import Checkpoint

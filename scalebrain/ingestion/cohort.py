@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from scalebrain.atlas.space import SPACE
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import ImageError, Problem, StoreError, check_all
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.journal import (

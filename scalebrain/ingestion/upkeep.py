@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import StoreError, TableError, check_all
 from scalebrain.ingestion.cohort import problems, write_problems
 from scalebrain.ingestion.journal import (

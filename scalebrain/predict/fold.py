@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.cluster import one_thread_each
+from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.predict.conformal import Likeness, half_width, likeness
 from scalebrain.predict.harmonized import FoldHarmonizer

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import ConfigError
 from scalebrain.predict.conformal import COHORTS, NO_INTERVAL
 from scalebrain.predict.fold import FoldJob, FoldResult, FoldWork, fit_fold

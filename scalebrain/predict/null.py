@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.predict.fold import FoldJob, FoldResult, FoldWork, NullJob, refit_permuted
 from scalebrain.predict.task import MotorTask
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.space import SPACE
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import ConfigError
 from scalebrain.simulate.anatomy import anatomy, territory
 from scalebrain.simulate.draw import draw_scan

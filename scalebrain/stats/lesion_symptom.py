@@ -15,7 +15,7 @@ import scipy.special
 import scipy.stats
 import xarray as xr
 
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.stats.design import (

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.cluster import one_thread_each
+from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import MissingVariableError, StatisticsError, check_all
 from scalebrain.features.inclusion import same_people
 from scalebrain.stats.design import ParsedFormula, parse_formula

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.stats
 
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import StatisticsError
 from scalebrain.stats.mixed_basis import Basis, sum_by
 from scalebrain.stats.mixed_fit import fit_intercepts, ratio_grid, unit_residuals

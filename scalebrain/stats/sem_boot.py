@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import StatisticsError
 from scalebrain.stats.sem_engine import Engine, PatternSums
 from scalebrain.stats.sem_fit import SemFit, all_names, with_defined

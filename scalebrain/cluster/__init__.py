@@ -1,0 +1,1 @@
+"""Dask: clients on any engine, tasks, and the threads within them."""

@@ -1,0 +1,157 @@
+"""The Dask client that a study runs on: this machine, a scheduler, or a cluster's engine."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from scalebrain.cluster.local import local_client, parsed_memory
+from scalebrain.cluster.profiles import read_profile
+from scalebrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["ENGINES", "open_client"]
+
+logger = logging.getLogger(__name__)
+
+#: Beginnings of a scheduler's specification, and what follows.
+ENGINES = {
+    "slurm:": "a profile",
+    "gateway:": "the URL of a dask-gateway",
+    "kubernetes:": "a file with a DaskCluster",
+    "tcp://": "a running scheduler",
+    "tls://": "a running scheduler, encrypted",
+}
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@contextlib.contextmanager
+def open_client(
+    spec: str | None = None,
+    *,
+    n_workers: int | None = None,
+    memory: str | int | None = None,
+    profiles: str | Path | None = None,
+) -> Iterator["Client | None"]:
+    """Open the Dask client that a study runs on, and close what was opened.
+
+    Parameters
+    ----------
+    spec
+        None for worker processes on this machine, one a core as far as memory allows
+        (container limits respected); ``"threads"`` for no cluster at all; the address of a
+        running scheduler, e.g. ``"tls://10.0.0.1:8786"``, which is left running;
+        ``"slurm:NAME"`` for jobs of SLURM as a profile describes them; ``"gateway:URL"`` for a
+        new cluster of a dask-gateway; or ``"kubernetes:FILE"`` for the ``DaskCluster`` of a
+        manifest, made by the Dask operator.
+    n_workers
+        How many workers; None for one a core of this machine, and for as many as the work
+        needs, within the limits of profile or gateway, on a cluster.
+    memory
+        Memory of this machine that its workers may use together, in bytes or as ``"8GB"``; None
+        for all of it. It also bounds how many workers there are when `n_workers` is None.
+    profiles
+        YAML file of the profiles; None for that of ``SCALEBRAIN_PROFILES``, else
+        ``~/.config/scalebrain/profiles.yaml``.
+
+    Yields
+    ------
+    Client or None
+        None for ``"threads"``. On a cluster at least one worker has come.
+
+    Raises
+    ------
+    ConfigError
+        When `spec` is none of these, its profile or file is not valid, no scheduler answers, the
+        engine refuses the jobs, or `n_workers` or `memory` is given where it means nothing.
+    ScalebrainError
+        When all jobs ended before a worker came.
+    """
+    if n_workers is not None and n_workers < 1:
+        raise ConfigError(f"{n_workers} workers: expected 1 or more.")
+    limit = None if memory is None else parsed_memory(memory)
+    if spec is None:
+        with local_client(n_workers, limit) as client:
+            yield client
+        return
+    if limit is not None:
+        _refuse_memory(spec)
+    if spec == "threads":
+        import dask
+
+        with dask.config.set({} if n_workers is None else {"num_workers": n_workers}):
+            yield None
+        return
+    with _cluster_client(spec, n_workers, profiles) as client:
+        yield client
+
+
+def _refuse_memory(spec: str) -> None:
+    """Say where the memory of workers that are not on this machine is said."""
+    if spec == "threads":
+        raise ConfigError(
+            "Nothing bounds the memory of threads. Leave the memory out, or the scheduler: "
+            "then workers of this machine keep within it."
+        )
+    raise ConfigError(
+        "The memory of a cluster's workers stands in its profile or manifest, and those of a "
+        "running scheduler have theirs already. Leave the memory out, or the scheduler."
+    )
+
+
+@contextlib.contextmanager
+def _cluster_client(
+    spec: str, n_workers: int | None, profiles: str | Path | None
+) -> Iterator["Client"]:
+    """Client of a scheduler that is not one of this machine."""
+    engine, _, rest = spec.partition(":")
+    if "://" in spec and engine in ("tcp", "tls", "ws", "wss", "ucx", "ucxx"):
+        if n_workers is not None:
+            raise ConfigError(
+                "The workers of a running scheduler are as many as they are. Leave their number "
+                "out, or the scheduler."
+            )
+        with _running_scheduler(spec) as client:
+            yield client
+        return
+    if engine not in ("slurm", "gateway", "kubernetes") or not rest:
+        known = "".join(f"; {start}... ({what})" for start, what in ENGINES.items())
+        raise ConfigError(
+            f"Scheduler '{spec}' is not known. Give nothing for this machine, 'threads'{known}."
+        )
+    if engine == "slurm":
+        from scalebrain.cluster.slurm import slurm_client
+
+        opened = slurm_client(read_profile(rest, profiles), rest, n_workers)
+    elif engine == "gateway":
+        from scalebrain.cluster.gateway import gateway_client
+
+        opened = gateway_client(rest, n_workers)
+    else:
+        from scalebrain.cluster.kubernetes import kubernetes_client
+
+        opened = kubernetes_client(Path(rest), n_workers)
+    with opened as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _running_scheduler(address: str) -> Iterator["Client"]:
+    """Client of a scheduler that somebody else has started, and that goes on."""
+    from distributed import Client
+
+    if address.startswith("tcp://") and urlsplit(address).hostname not in _LOOPBACK:
+        logger.warning("%s is not encrypted: whoever is on that network can run code", address)
+    try:
+        client = Client(address, timeout="20s")
+    except (OSError, ValueError, TypeError) as error:
+        # a protocol that Dask does not know is a ValueError, TLS without certificates a TypeError
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"No Dask scheduler answers at {address}: {reason}") from error
+    with client:
+        logger.info("scheduler %s; dashboard at %s", address, client.dashboard_link)
+        yield client

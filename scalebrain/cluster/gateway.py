@@ -1,0 +1,73 @@
+"""Workers by a dask-gateway."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from scalebrain.cluster.waiting import first_worker
+from scalebrain.errors import ConfigError, ScalebrainError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["gateway_client"]
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def gateway_client(url: str, n_workers: int | None) -> Iterator["Client"]:
+    """Start a cluster of a dask-gateway, and end it.
+
+    Parameters
+    ----------
+    url
+        Address of the gateway, such as ``https://gateway.example.org``. Who one is, the
+        configuration of dask-gateway says (``gateway.auth``), never the address.
+    n_workers
+        Workers; None for as many as the work needs, within the limits of the gateway.
+
+    Yields
+    ------
+    Client
+        Client with at least one worker; its connection is encrypted.
+
+    Raises
+    ------
+    ConfigError
+        When dask-gateway is not installed, or no gateway answers.
+    ScalebrainError
+        When the gateway does not start the cluster.
+    """
+    try:
+        from dask_gateway import Gateway, GatewayClusterError
+    except ImportError as error:
+        raise ConfigError(
+            "A gateway needs dask-gateway: pip install 'scalebrain[cluster]'."
+        ) from error
+    from aiohttp import ClientError
+
+    with contextlib.ExitStack() as stack:
+        try:
+            gateway = stack.enter_context(Gateway(url))
+            cluster = stack.enter_context(gateway.new_cluster(shutdown_on_close=True))
+        except GatewayClusterError as error:
+            raise ScalebrainError(f"{url}: the gateway started no cluster: {error}") from error
+        except (ClientError, OSError, ValueError) as error:
+            raise ConfigError(f"No dask-gateway answers at {url}: {error}") from error
+        if n_workers is None:
+            cluster.adapt(minimum=1)
+        else:
+            cluster.scale(n_workers)
+        client = stack.enter_context(cluster.get_client())
+
+        def check() -> str:
+            status = gateway.get_cluster(cluster.name).status if client.status != "running" else ""
+            if client.status in ("closed", "closing"):
+                raise ScalebrainError(f"{url}: the gateway ended cluster {cluster.name}.")
+            return f"cluster {cluster.name} {status}".strip()
+
+        first_worker(client, check)
+        logger.info("workers by the gateway; dashboard at %s", cluster.dashboard_link)
+        yield client

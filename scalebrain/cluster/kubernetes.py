@@ -1,0 +1,194 @@
+"""Workers on Kubernetes, by the Dask operator."""
+
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalebrain.cluster.waiting import first_worker
+from scalebrain.errors import ConfigError, ScalebrainError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["kubernetes_client", "read_manifest"]
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 2**20
+_POLL = 0.5
+_OPERATOR_SECONDS = 60.0
+_SCHEDULER_SECONDS = 600.0
+_PORT = "tcp-comm"
+
+
+@contextlib.contextmanager
+def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client"]:
+    """Make the resources of a manifest, and remove those that were made.
+
+    Parameters
+    ----------
+    manifest
+        YAML with one ``DaskCluster``, and whatever else it needs, such as ``DaskWorkerGroup`` of
+        workers with a GPU. What is in the cluster already is used as it is, and stays.
+    n_workers
+        Workers of the default group; None for as many as the manifest says.
+
+    Yields
+    ------
+    Client
+        Client with at least one worker, encrypted where Dask's configuration here names
+        certificates (``distributed.comm.tls``).
+
+    Raises
+    ------
+    ConfigError
+        When dask-kubernetes is not installed, no cluster answers, or the manifest is not valid.
+    ScalebrainError
+        When no operator takes up the ``DaskCluster``, or its scheduler does not start.
+    """
+    try:
+        import kr8s
+        from kr8s.objects import new_class, object_from_spec
+    except ImportError as error:
+        raise ConfigError(
+            "Kubernetes needs dask-kubernetes: pip install 'scalebrain[cluster]'."
+        ) from error
+    from distributed import Client
+    from distributed.security import Security
+
+    resources = read_manifest(manifest)
+    try:
+        api = kr8s.api()
+        objects = [object_from_spec(one, api, allow_unknown_type=True) for one in resources]
+        version = api.version()
+    except (OSError, ValueError, kr8s.APITimeoutError, kr8s.ConnectionClosedError) as error:
+        raise ConfigError(f"No Kubernetes cluster answers: {error}") from error
+    logger.info("Kubernetes %s", version.get("gitVersion", ""))
+    cluster = next(one for one in objects if one.kind == "DaskCluster")
+    security = Security()
+    with contextlib.ExitStack() as stack:
+        for one in objects:
+            _made(one, stack)
+        _until_running(cluster)
+        if n_workers is not None:
+            group = new_class("DaskWorkerGroup", "kubernetes.dask.org/v1")
+            default = group.get(f"{cluster.name}-default", namespace=cluster.namespace, api=api)
+            default.patch({"spec": {"worker": {"replicas": n_workers}}})
+        host, port = stack.enter_context(_scheduler(cluster, api))
+        protocol = "tls" if security.get_tls_config_for_role("client")["ca_file"] else "tcp"
+        client = stack.enter_context(
+            Client(f"{protocol}://{host}:{port}", timeout=_OPERATOR_SECONDS)
+        )
+        first_worker(client, lambda: f"DaskCluster {cluster.name}")
+        logger.info("workers by Kubernetes, namespace %s", cluster.namespace)
+        yield client
+
+
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """Read the resources of a manifest.
+
+    Parameters
+    ----------
+    path
+        YAML of one or more documents.
+
+    Returns
+    -------
+    list of dict
+        Resources in their order.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read, or has no or several ``DaskCluster``.
+    """
+    import yaml
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST)
+        found = [one for one in yaml.safe_load_all(text) if one is not None]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML: {reason}") from error
+    for one in found:
+        if not isinstance(one, dict) or not {"apiVersion", "kind", "metadata"} <= set(one):
+            raise ConfigError(f"{path}: expected resources with apiVersion, kind and metadata.")
+    clusters = [one["metadata"].get("name") for one in found if one["kind"] == "DaskCluster"]
+    if len(clusters) != 1:
+        raise ConfigError(f"{path}: expected one DaskCluster, found {len(clusters)}.")
+    return found
+
+
+def _made(resource: Any, stack: contextlib.ExitStack) -> None:
+    """Create a resource unless it is there, and remove it at the end if it was created."""
+    import kr8s
+
+    if resource.exists():
+        logger.info("%s %s is there already", resource.kind, resource.name)
+        return
+    try:
+        resource.create()
+    except kr8s.ServerError as error:
+        raise ConfigError(
+            f"{resource.kind} {resource.name}: the cluster refuses it: {error}"
+        ) from error
+    logger.info("%s %s made", resource.kind, resource.name)
+    stack.callback(_removed, resource)
+
+
+def _removed(resource: Any) -> None:
+    """Remove a resource; that somebody else has done so is no error."""
+    import kr8s
+
+    with contextlib.suppress(kr8s.NotFoundError):
+        resource.delete()
+
+
+def _until_running(cluster: Any) -> None:
+    """Wait for the operator, then for the scheduler."""
+    begin = time.monotonic()
+    while True:
+        cluster.refresh()
+        phase = cluster.raw.get("status", {}).get("phase", "")
+        if phase == "Running":
+            return
+        waited = time.monotonic() - begin
+        if not phase and waited > _OPERATOR_SECONDS:
+            raise ScalebrainError(
+                f"DaskCluster {cluster.name}: no operator has taken it up in "
+                f"{_OPERATOR_SECONDS:g} s. Install the Dask operator, or see its logs."
+            )
+        if waited > _SCHEDULER_SECONDS:
+            raise ScalebrainError(
+                f"DaskCluster {cluster.name}: its scheduler is not running after "
+                f"{_SCHEDULER_SECONDS:g} s (phase {phase}). See the pods' events."
+            )
+        time.sleep(_POLL)
+
+
+@contextlib.contextmanager
+def _scheduler(cluster: Any, api: Any) -> Iterator[tuple[str, int]]:
+    """Host and port of the scheduler: the service's inside the cluster, else forwarded."""
+    from kr8s.objects import Service
+
+    service = Service.get(f"{cluster.name}-scheduler", namespace=cluster.namespace, api=api)
+    port = next(int(one["port"]) for one in service.raw["spec"]["ports"] if one["name"] == _PORT)
+    host = f"{service.name}.{service.namespace}"
+    try:
+        socket.getaddrinfo(host, port)
+    except socket.gaierror:
+        forward = service.portforward(port, local_port="auto")
+        forward.start()
+        try:
+            yield "127.0.0.1", int(forward.local_port)
+        finally:
+            forward.stop()
+    else:
+        yield host, port

@@ -1,0 +1,228 @@
+"""Workers as jobs of SLURM, through dask-jobqueue."""
+
+import contextlib
+import logging
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalebrain.cluster.profiles import Profile
+from scalebrain.cluster.security import transport
+from scalebrain.cluster.threads import WORKER_ENVIRONMENT
+from scalebrain.cluster.waiting import first_worker
+from scalebrain.errors import ConfigError, ScalebrainError
+
+if TYPE_CHECKING:
+    from dask_jobqueue import SLURMCluster
+    from distributed import Client
+
+__all__ = ["slurm_client"]
+
+logger = logging.getLogger(__name__)
+
+#: A worker hands back what it holds this share of the walltime before its job is ended.
+_LIFETIME = 0.9
+_WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
+_LOG_LINES = 15
+
+
+@contextlib.contextmanager
+def slurm_client(profile: Profile, name: str, n_workers: int | None) -> Iterator["Client"]:
+    """Start a scheduler here and workers as jobs, and end them.
+
+    Parameters
+    ----------
+    profile
+        What the jobs are.
+    name
+        Name of the profile.
+    n_workers
+        Workers, rounded up to whole jobs; None for as many jobs as the work needs within the
+        profile's limits.
+
+    Yields
+    ------
+    Client
+        Client with at least one worker.
+
+    Raises
+    ------
+    ConfigError
+        When dask-jobqueue is not installed, there is no ``sbatch``, or SLURM refuses the jobs.
+    ScalebrainError
+        When all jobs ended before a worker came.
+    """
+    import dask
+    from distributed import Client
+
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise ConfigError(
+            "Jobs of SLURM need dask-jobqueue: pip install 'scalebrain[cluster]'."
+        ) from error
+    fewest, most = profile.n_jobs
+    if n_workers is not None:
+        fewest = most = -(-n_workers // profile.workers_of_job)
+    logs = Path(profile.log_directory or "scalebrain-logs").expanduser().resolve()
+    with (
+        dask.config.set({"distributed.scheduler.worker-saturation": "inf"}),
+        transport(profile.tls, profile.shared_directory) as security,
+        SLURMCluster(
+            **_job(profile, logs),
+            **security,
+            scheduler_options={"dashboard_address": profile.dashboard},
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        _check_accepted(cluster.job_script(), name)
+        if profile.gpu or fewest == most:
+            # Adaptive even so: it replaces the jobs that end.
+            fewest = most
+        cluster.adapt(minimum_jobs=fewest, maximum_jobs=most)
+        with _gpu_jobs(cluster, profile, logs, name):
+            first_worker(client, lambda: _waiting(cluster, logs))
+            logger.info("workers by SLURM; dashboard at %s", client.dashboard_link)
+            yield client
+
+
+def _job(profile: Profile, logs: Path) -> dict[str, Any]:
+    """Arguments of a job."""
+    seconds = _seconds(profile.walltime)
+    lifetime = [
+        "--lifetime",
+        f"{int(_LIFETIME * seconds)}s",
+        "--lifetime-stagger",
+        f"{max(1, int((1 - _LIFETIME) * seconds / 2))}s",
+    ]
+    return {
+        "cores": profile.cores,
+        "processes": profile.workers_of_job,
+        "memory": profile.memory,
+        "walltime": profile.walltime,
+        "queue": profile.queue or None,
+        "account": profile.account or None,
+        "interface": profile.interface or None,
+        "job_extra_directives": list(profile.job_extra),
+        "job_script_prologue": [
+            *(f"export {key}={value}" for key, value in WORKER_ENVIRONMENT.items()),
+            *profile.prologue,
+        ],
+        "log_directory": str(logs),
+        "local_directory": profile.local_directory or None,
+        "worker_extra_args": ["--dashboard-address", profile.dashboard, *lifetime],
+        "job_name": "scalebrain",
+    }
+
+
+def _seconds(walltime: str) -> int:
+    """Seconds of a time limit in one of SLURM's notations."""
+    found = _WALLTIME.fullmatch(walltime.strip())
+    if found is None:
+        raise ConfigError(
+            f"Walltime '{walltime}': expected HH:MM:SS or D-HH:MM:SS, such as 04:00:00."
+        )
+    parts = [int(part) for part in found["clock"].split(":")]
+    if found["days"] is not None:  # days-hours[:minutes[:seconds]]
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+        return int(found["days"]) * 86400 + hours * 3600 + minutes * 60 + seconds
+    if len(parts) == 3:
+        return parts[0] * 3600 + parts[1] * 60 + parts[2]
+    return parts[0] * 60 + (parts[1] if len(parts) == 2 else 0)  # minutes[:seconds]
+
+
+def _check_accepted(script: str, name: str) -> None:
+    """Let SLURM say what it thinks of a job, before any is submitted."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        try:
+            told = subprocess.run(
+                ["sbatch", "--test-only", file.name],
+                capture_output=True,
+                text=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except FileNotFoundError as error:
+            raise ConfigError(
+                "No sbatch on this machine. Run scalebrain where jobs are submitted."
+            ) from error
+    if told.returncode:
+        reason = (told.stderr or told.stdout).strip().splitlines()
+        raise ConfigError(
+            f"Profile '{name}': SLURM refuses its jobs: {reason[-1] if reason else 'no reason'}"
+        )
+
+
+@contextlib.contextmanager
+def _gpu_jobs(cluster: "SLURMCluster", profile: Profile, logs: Path, name: str) -> Iterator[None]:
+    """Jobs with a GPU beside the others; their workers carry the resource ``GPU``."""
+    if not profile.gpu:
+        yield
+        return
+    arguments = _job(profile, logs)
+    for key in ("queue", "cores", "memory"):
+        if profile.gpu.get(key):
+            arguments[key] = profile.gpu[key]
+    arguments["job_extra_directives"] = profile.gpu.get("job_extra", ["--gres=gpu:1"])
+    arguments["worker_extra_args"] += ["--resources", "GPU=1"]
+    arguments["processes"] = 1  # one process has the GPU
+    jobs = [
+        cluster.job_cls(
+            cluster.scheduler_address,
+            name=f"gpu-{number}",
+            security=cluster._job_kwargs["security"],
+            protocol=cluster._job_kwargs["protocol"],
+            config_name="slurm",
+            **arguments,
+        )
+        for number in range(profile.gpu["jobs"])
+    ]
+    _check_accepted(jobs[0].job_script(), f"{name}: gpu")
+    started: list[Any] = []
+    try:
+        for job in jobs:
+            cluster.sync(job.start)
+            started.append(job)
+        yield
+    finally:
+        for job in started:
+            cluster.sync(job.close)
+
+
+def _waiting(cluster: "SLURMCluster", logs: Path) -> str:
+    """Say how many jobs there are; that all have ended is an error."""
+    ids = [job.job_id for job in cluster.workers.values() if job.job_id]
+    if ids and not _alive(ids):
+        raise ScalebrainError(
+            f"All jobs of SLURM ended before a worker came. {_last_log(logs, ids)}"
+        )
+    return f"{len(ids)} jobs are in the queue"
+
+
+def _alive(ids: list[str]) -> bool:
+    """Whether any job waits or runs."""
+    told = subprocess.run(
+        ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    # Of ids that it has forgotten squeue says that they are not valid; all else may pass.
+    return bool(told.stdout.strip()) if not told.returncode else "Invalid job id" not in told.stderr
+
+
+def _last_log(logs: Path, ids: list[str]) -> str:
+    """End of the log of a job."""
+    for job in ids:
+        for path in sorted(logs.glob(f"*-{job}.err")):
+            lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            if lines:
+                return f"{path} ends with:\n" + "\n".join(lines[-_LOG_LINES:])
+    return f"See their logs in {logs}."
