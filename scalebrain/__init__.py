@@ -88,7 +88,7 @@ _HOME = {
     "multiverse": "stats.multiverse",
     "node_features": "features.nodes",
     "normative": "stats.normative",
-    "open_client": "cluster",
+    "open_client": "cluster.client",
     "open_store": "io.store",
     "parcellate": "features.parcellation",
     "parcellate_files": "features.parcellate_files",

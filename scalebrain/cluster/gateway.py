@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalebrain.cluster.waiting import first_worker
 from scalebrain.errors import ConfigError, ScalebrainError
@@ -50,12 +50,14 @@ def gateway_client(url: str, n_workers: int | None) -> Iterator["Client"]:
 
     with contextlib.ExitStack() as stack:
         try:
-            gateway = stack.enter_context(Gateway(url))
-            cluster = stack.enter_context(gateway.new_cluster(shutdown_on_close=True))
+            gateway = stack.enter_context(_once(Gateway(url)))
+            cluster = gateway.new_cluster(shutdown_on_close=True)
         except GatewayClusterError as error:
             raise ScalebrainError(f"{url}: the gateway started no cluster: {error}") from error
         except (ClientError, OSError, ValueError) as error:
             raise ConfigError(f"No dask-gateway answers at {url}: {error}") from error
+        stack.enter_context(_once(cluster.gateway))
+        stack.enter_context(cluster)
         if n_workers is None:
             cluster.adapt(minimum=1)
         else:
@@ -71,3 +73,18 @@ def gateway_client(url: str, n_workers: int | None) -> Iterator["Client"]:
         first_worker(client, check)
         logger.info("workers by the gateway; dashboard at %s", cluster.dashboard_link)
         yield client
+
+
+@contextlib.contextmanager
+def _once(gateway: Any) -> Iterator[Any]:
+    """Close a gateway, and keep it from closing itself again when it is collected.
+
+    The second time it asks for a loop that no longer runs, which current versions of distributed
+    answer with an error on the terminal.
+    """
+    try:
+        yield gateway
+    finally:
+        with contextlib.suppress(RuntimeError):  # its cluster may have closed it
+            gateway.close()
+        gateway._asynchronous = True  # what its finalizer looks at

@@ -51,6 +51,7 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
         When no operator takes up the ``DaskCluster``, or its scheduler does not start.
     """
     try:
+        import httpx
         import kr8s
         from kr8s.objects import new_class, object_from_spec
     except ImportError as error:
@@ -65,7 +66,7 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
         api = kr8s.api()
         objects = [object_from_spec(one, api, allow_unknown_type=True) for one in resources]
         version = api.version()
-    except (OSError, ValueError, kr8s.APITimeoutError, kr8s.ConnectionClosedError) as error:
+    except (httpx.HTTPError, OSError, ValueError, kr8s.APITimeoutError, kr8s.ServerError) as error:
         raise ConfigError(f"No Kubernetes cluster answers: {error}") from error
     logger.info("Kubernetes %s", version.get("gitVersion", ""))
     cluster = next(one for one in objects if one.kind == "DaskCluster")

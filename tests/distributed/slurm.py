@@ -98,9 +98,7 @@ def running_slurm(work: Path) -> Iterator[None]:
             for command in commands:
                 log = stack.enter_context((work / f"{'-'.join(command)}.out").open("wb"))
                 daemons.append(
-                    subprocess.Popen(
-                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                    )
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
                 )
             _until(lambda: idle_nodes() == len(NODES), 30, "SLURM")
             yield
