@@ -16,22 +16,15 @@ def digests(out: Path) -> dict[str, str]:
     }
 
 
-def differing(one: Path, other: Path) -> list[str]:
-    """Files that only one of two results has, or whose bytes differ."""
-    ours, theirs = digests(one), digests(other)
-    assert ours
-    return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+def differing(one: Path, other: Path, *, only_ours: bool = False) -> list[str]:
+    """Files whose bytes differ between two results, or that one of them lacks.
 
-
-def differing_features(out: Path, whole: Path) -> list[str]:
-    """Files of the store that ingest and features have written and a whole study has otherwise.
-
-    The root's metadata are left out: they list the variables that later stages add.
+    With `only_ours`, the first has only run ingest and features: what the other has beyond them
+    is left out, and so are the metadata of the store's root, which list it.
     """
-    ours, theirs = digests(out), digests(whole)
+    ours, theirs = digests(one), digests(other)
     assert any("node_features" in name for name in ours)
-    return [
-        name
-        for name, digest in ours.items()
-        if name != "cohort.zarr/zarr.json" and theirs.get(name) != digest
-    ]
+    if only_ours:
+        ours.pop("cohort.zarr/zarr.json")
+        return [name for name, digest in ours.items() if theirs.get(name) != digest]
+    return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
