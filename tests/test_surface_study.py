@@ -1,5 +1,6 @@
 """A study of the cortical surface, from FreeSurfer folders and lesion masks to the report."""
 
+import html
 import re
 from pathlib import Path
 
@@ -115,3 +116,15 @@ def test_view__of_regions_nodes_and_vertices_is_on_the_surface(ds, tmp_path, chr
 
 def test_view__regions_on_slices_if_asked(ds):
     assert "canvas" in scalebrain.view(ds, "brain_pad_corrected", surface=False).html
+
+
+def test_person_report__lesion_is_drawn_on_the_template_where_there_is_no_scan(ds):
+    page = scalebrain.person_report(ds, "sub-stroke001").html
+    assert "The template, for want of the person's own scan, with the lesion in orange." in (
+        html.unescape(page)
+    )
+    alone = ds.drop_dims("voxel")
+    assert (
+        "There is no usable T1-weighted scan"
+        in scalebrain.person_report(alone, "sub-stroke001").html
+    )
