@@ -10,7 +10,7 @@ import pytest
 
 import scalebrain
 from scalebrain.atlas.surface import surface_nodes
-from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.report.surface import vertex_nodes, vertex_parcels
 from tests.io.freesurfer_phantom import SIDES, fsaverage5, truth, write_subject, write_values
 from tests.report.test_browser import browse
@@ -94,6 +94,8 @@ def test_view__of_regions_nodes_and_vertices_is_on_the_surface(ds, tmp_path, chr
         ds.scalebrain.view("node_features")
     with pytest.raises(MissingVariableError, match="nobody"):
         ds.scalebrain.view("thickness", subject="nobody")
+    with pytest.raises(ConfigError, match="pie"):
+        ds.scalebrain.view("thickness", reduce="pie")
     page = ds.scalebrain.view("thickness", reduce="mean")
     assert "Simulated data" in page.html
     assert "20,484 of 20,484 vertices" in page.html

@@ -132,7 +132,7 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
         )
     caption = (
         f"{whose}, {what}. Axial, coronal and sagittal slices "
-        "through it; left is drawn on the left (L, R), sagittal slices face left."
+        "through it; left is drawn on the left (L, R), sagittal slices face right."
         if lesion is not None
         else f"{whose}. Left is drawn on the left (L, R)."
     )

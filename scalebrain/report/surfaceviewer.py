@@ -19,7 +19,7 @@ from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_mesh
 from scalebrain.report.content import count, number
 from scalebrain.report.niivue import viewer_scripts
-from scalebrain.report.regionplot import parcel_values, values_of_regions
+from scalebrain.report.regionplot import check_reduce, parcel_values, values_of_regions
 from scalebrain.report.surface import vertex_nodes, vertex_parcels
 from scalebrain.report.templating import environment, script_hash, source
 from scalebrain.variables import REGISTRY
@@ -66,7 +66,10 @@ def view_surface(
         When there is no such subject, or nothing says where the values lie.
     StatisticsError
         When the array has other dimensions, or no value.
+    ConfigError
+        When `reduce` is another word.
     """
+    check_reduce(reduce)
     values = _at_vertices(ds, array, subject, reduce, regions)
     finite = values[np.isfinite(values)]
     if not finite.size:
