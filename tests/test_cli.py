@@ -1,10 +1,12 @@
 import logging
+from pathlib import Path
 
 import pytest
 import yaml
 
 import scalebrain
 from scalebrain import cli
+from scalebrain.cli.study import log_of_study
 from tests.phantom import image_path, write_tree
 
 
@@ -123,3 +125,9 @@ def test_main__ages_of_another_tool_go_into_a_store(capsys, tmp_path):
     assert "--replace" in err
     assert run(capsys, "import-ages", store, table, "--tool", "pyment", "--replace")[0] == 0
     assert run(capsys, "import-ages", store, tmp_path / "none.tsv", "--tool", "x")[0] == 1
+
+
+def test_log_of_study__is_beside_the_results_of_run_and_demo():
+    assert log_of_study({"out": Path("OUT")}) == Path("OUT/log.jsonl")
+    assert log_of_study({"out": Path("OUT"), "dry_run": False}) == Path("OUT/log.jsonl")
+    assert log_of_study({"out": Path("OUT"), "dry_run": True}) is None

@@ -21,12 +21,13 @@ FIGURES = {
 WIDTH, HEIGHT = 1000, 1600
 
 
-def main(report: Path) -> None:
+def draw(report: Path, figures: dict[str, str]) -> None:
+    """Draw figures of a report, by their id without "fig-", into files beside this one."""
     text = report.read_text(encoding="utf-8")
     head = text[: text.index("</head>")]
     blocked = r"<meta[^>]*Content-Security-Policy[^>]*>|<script.*?</script>"
     head = re.sub(blocked, "", head, flags=re.DOTALL)
-    for name, file in FIGURES.items():
+    for name, file in figures.items():
         start = text.index(f'<figure id="fig-{name}"')
         figure = text[start : text.index("<figcaption", start)]
         with tempfile.TemporaryDirectory() as folder:
@@ -55,4 +56,4 @@ def main(report: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    draw(Path(sys.argv[1]), FIGURES)

@@ -10,24 +10,29 @@ from PIL import Image
 WIDTH, HEIGHT = 1200, 5400
 
 
-def main(report: Path) -> None:
+def shoot(page: Path, width: int, height: int) -> Image.Image:
+    """Take a picture of the top of a page."""
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "page.png"
         flags = (
             "--headless=new --no-sandbox --disable-quic --no-first-run --disable-sync "
-            "--disable-component-update --disable-background-networking "
-            f"--virtual-time-budget=5000 --window-size={WIDTH},{HEIGHT} --screenshot={shot}"
+            "--disable-component-update --disable-background-networking --hide-scrollbars "
+            f"--user-data-dir={folder}/profile --virtual-time-budget=5000 "
+            f"--window-size={width},{height} --screenshot={shot}"
         ).split()
-        subprocess.run(["chromium", *flags, report.resolve().as_uri()], check=True)
-        page = Image.open(shot).convert("RGB")
+        command = ["chromium", *flags, page.resolve().as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        return Image.open(shot).convert("RGB")
+
+
+def main(report: Path) -> None:
+    page = shoot(report, WIDTH, HEIGHT)
     half = HEIGHT // 2
-    columns = [page.crop((0, top, WIDTH - 20, top + half)) for top in (0, half)]
     picture = Image.new("RGB", (2 * WIDTH, half), "white")
-    for i, column in enumerate(columns):
-        picture.paste(column, (i * WIDTH, 0))
+    for i, top in enumerate((0, half)):
+        picture.paste(page.crop((0, top, WIDTH, top + half)), (i * WIDTH, 0))
     small = picture.resize((WIDTH, half // 2), Image.Resampling.LANCZOS)
-    target = Path(__file__).parent / "report.png"
-    small.quantize(192).save(target, optimize=True)
+    small.quantize(192).save(Path(__file__).parent / "report.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _ONE_GB = 1e9
 
 def log_of_study(options: dict[str, Any]) -> Path | None:
     """Log of a study: beside its results, unless nothing is written."""
-    return None if options["dry_run"] else options["out"] / "log.jsonl"
+    return None if options.get("dry_run") else options["out"] / "log.jsonl"
 
 
 @cli.command(epilog="Exit code 3: some subjects were rejected, the study ran on the others.")
@@ -77,9 +77,9 @@ def _size(n_bytes: int) -> str:
 @cli.command()
 @click.argument("out", type=FOLDER)
 @simulation
-@computing()
+@computing(log_of_study)
 def demo(out: Path, client: Client, **options: Any) -> None:
-    """Simulate a cohort and run the whole study on it; results go to OUT."""
+    """Simulate a cohort and run the whole study on it; results and log.jsonl go to OUT."""
     with client():
         tree = scalebrain.simulate_cohort(out / "bids", **options)
         report = scalebrain.run_study(tree, out, truth=out / "truth.json")

@@ -1,7 +1,7 @@
 """Write tables: TSV as BIDS has it, and Parquet with what its columns mean."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -110,11 +110,6 @@ class ParquetFile:
         schema = self._writer.schema
         arrays = [_arrow(frame[field.name], field.type) for field in schema]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-    def write_all(self, frames: Iterable[pd.DataFrame]) -> None:
-        """Add several blocks."""
-        for frame in frames:
-            self.write(frame)
 
     def _schema(self, frame: pd.DataFrame) -> "pa.Schema":
         """Types of the columns with what they mean."""

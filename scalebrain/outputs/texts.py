@@ -79,10 +79,8 @@ def readme(ds: xr.Dataset, about: Mapping[str, Any]) -> str:
 
     Parameters
     ----------
-    ds
-        Dataset of a store.
-    about
-        ``simulated``, ``version`` and ``space``.
+    ds, about
+        As for :func:`description`.
 
     Returns
     -------

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import same_people
+from scalebrain.predict.matchable import candidates_of, matchable_people, usable_people
 from scalebrain.predict.matching import (
     Admissible,
     Candidates,
@@ -21,13 +21,12 @@ from scalebrain.predict.matching import (
     best_matching,
 )
 from scalebrain.predict.paired import adjusted_terms, balance, paired_fit, sign_flip_p
-from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
+from scalebrain.stats.frame import eligible_subjects
 
 __all__ = ["CST_LOAD", "FPN_PAD", "matched_pairs", "nearest_matches"]
 
 logger = logging.getLogger(__name__)
 
-BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -36,13 +35,6 @@ CST_LOAD = "tract_load_weighted:CST_ipsilesional"
 #: Brain-PAD of the contralesional frontoparietal network.
 FPN_PAD = "brain_pad_corrected:FPN_contralesional"
 
-_SIDED = (
-    "lesion_load",
-    "tract_load",
-    "tract_load_weighted",
-    "tract_load_max",
-    "brain_pad_corrected",
-)
 _COVARIATES = ("log10_lesion_volume", "age", "sex_male", "log10_days_post_stroke")
 _EFFECTS = ("difference", "difference_adjusted", "per_sd", "per_sd_adjusted")
 
@@ -173,9 +165,9 @@ def matched_pairs(
     True
     """
     _check(caliper, age_caliper, min_contrast, confidence, min_pairs, n_draws)
-    table = _people(ds, contrast, outcome, cohort)
+    table = matchable_people(ds, contrast, outcome, cohort)
     used = eligible_subjects(ds, group=group, included=included)
-    reasons, used = _usable(table, used, same_side, same_cohort)
+    reasons, used = usable_people(table, used, same_side, same_cohort)
     frame = table[used]
     told = f"{int(used.sum())} of {reasons}"
     if used.sum() < 2:
@@ -186,7 +178,7 @@ def matched_pairs(
             f"'{contrast}' has the same value in all {len(frame)} people used, so no two differ "
             "in it. Name another `contrast`."
         )
-    people = _candidates(frame, same_side, same_cohort)
+    people = candidates_of(frame, same_side, same_cohort)
     width = caliper * spread["log10_lesion_volume"]
     pairs = admissible_pairs(
         people,
@@ -293,7 +285,7 @@ def nearest_matches(
         If the person has no lesion volume, age or lesioned side, or nobody is left.
     """
     _check(caliper, age_caliper, 0.0, 0.95, 1, 1)
-    table = _people(ds, contrast, outcome, cohort)
+    table = matchable_people(ds, contrast, outcome, cohort)
     if subject not in table.index:
         raise MissingVariableError(f"'{subject}' is not on dimension 'subject'.")
     own = table.loc[subject]
@@ -307,7 +299,7 @@ def nearest_matches(
     if lacking:
         raise StatisticsError(f"{subject} has no {' and no '.join(lacking)}: nobody is matched.")
     eligible = eligible_subjects(ds, group=group, included=included)
-    _, used = _usable(table, eligible, same_side, False)
+    _, used = usable_people(table, eligible, same_side, False)
     spread = float(table["log10_lesion_volume"][used].std())
     used &= (table["person"] != own["person"]).to_numpy()
     if same_side:
@@ -375,126 +367,6 @@ def _check(
             f"Out of range: {', '.join(wrong)}. Calipers and the contrast are 0 or more, the "
             "confidence lies between 0 and 1, counts are 1 or more."
         )
-
-
-def _people(ds: xr.Dataset, contrast: str, outcome: Hashable, cohort: Hashable) -> pd.DataFrame:
-    """One row a subject: what is matched, contrasted and compared."""
-    needed = {"lesion_volume": "mL", "age": "years", "lesion_hemisphere": "side", outcome: ""}
-    absent = [str(name) for name in needed if name not in ds.variables]
-    if absent:
-        raise MissingVariableError(
-            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Run the features "
-            "stage, add it to participants.tsv and ingest again, or name another `outcome`."
-        )
-    names = [*needed, *(n for n in ("sex", "days_post_stroke", cohort) if n in ds.variables)]
-    frame = subject_frame(ds, list(dict.fromkeys(names)))
-    if frame[str(outcome)].dtype.kind not in "biuf":
-        raise StatisticsError(f"Outcome '{outcome}' is text; numbers are needed.")
-
-    def numbers(name: str, positive: bool = False) -> pd.Series[float]:
-        if name not in frame:
-            return pd.Series(np.nan, index=frame.index)
-        column = frame[name].astype(np.float64)
-        if not positive:
-            return column
-        return pd.Series(np.log10(column.where(column > 0).to_numpy()), index=frame.index)
-
-    def text(name: str) -> pd.Series[Any]:
-        column = frame[name] if name in frame else pd.Series("", index=frame.index)
-        return column.fillna("").astype(str)
-
-    return pd.DataFrame(
-        {
-            "log10_lesion_volume": numbers("lesion_volume", positive=True),
-            "age": numbers("age"),
-            "sex_male": text("sex").map({"F": 0.0, "M": 1.0}).astype(np.float64),
-            "log10_days_post_stroke": numbers("days_post_stroke", positive=True),
-            "side": text("lesion_hemisphere"),
-            "cohort": text(str(cohort)),
-            "outcome": numbers(str(outcome)),
-            "value": _contrast_values(ds, contrast),
-            "person": same_people(ds),
-        },
-        index=frame.index,
-    )
-
-
-def _contrast_values(ds: xr.Dataset, contrast: str) -> FloatArray:
-    name, colon, label = contrast.partition(":")
-    if name == "log10_lesion_volume" or name == "lesion_volume":
-        raise ConfigError("Volumes are matched, so they cannot be the contrast.")
-    if not colon:
-        if name in ds.variables and ds[name].dims != ("subject",):
-            raise ConfigError(
-                f"contrast '{name}' lies over {ds[name].dims}: write '{name}:label' for one label."
-            )
-        return _numeric(subject_frame(ds, [name])[name], contrast)
-    if name in _SIDED:
-        array = lesional_measures(ds, [name])[name]
-        dim = next(str(d) for d in array.dims if d != "subject")
-    else:
-        if name not in ds.variables:
-            raise MissingVariableError(f"Dataset: variable '{name}' is missing.")
-        array = ds[name]
-        others = [str(d) for d in array.dims if d != "subject"]
-        if "subject" not in array.dims or len(others) != 1:
-            raise ConfigError(
-                f"contrast '{contrast}': '{name}' has dims {array.dims}, expected subject and one "
-                "more."
-            )
-        dim = others[0]
-    labels = [str(v) for v in array[dim].values] if dim in array.coords else []
-    if label not in labels:
-        shown = ", ".join(labels[:20]) or "none"
-        raise MissingVariableError(f"'{label}' is not on dimension '{dim}'. It has: {shown}.")
-    return np.asarray(array.isel({dim: labels.index(label)}).values, dtype=np.float64)
-
-
-def _numeric(column: pd.Series[Any], name: str) -> FloatArray:
-    if column.dtype.kind not in "biuf":
-        raise StatisticsError(f"contrast '{name}' is text; numbers are needed.")
-    return column.to_numpy(dtype=np.float64)
-
-
-def _usable(
-    table: pd.DataFrame, eligible: BoolArray, same_side: bool, same_cohort: bool
-) -> tuple[str, BoolArray]:
-    """Who can be paired, and how many lack what."""
-    needs: dict[str, BoolArray] = {
-        words: np.isfinite(table[name].to_numpy(dtype=np.float64))
-        for name, words in (
-            ("log10_lesion_volume", "lesion volume"),
-            ("age", "age"),
-            ("value", "contrast"),
-            ("outcome", "outcome"),
-        )
-    }
-    if same_side:
-        needs["side"] = table["side"].isin(["L", "R"]).to_numpy()
-    if same_cohort:
-        needs["cohort"] = (table["cohort"] != "").to_numpy()
-    missing = [
-        f"{words} missing: {int((eligible & ~known).sum())}" for words, known in needs.items()
-    ]
-    used = eligible.copy()
-    for known in needs.values():
-        used &= known
-    return f"{int(eligible.sum())} eligible people ({'; '.join(missing)})", used
-
-
-def _candidates(frame: pd.DataFrame, same_side: bool, same_cohort: bool) -> Candidates:
-    keys = [frame[n] for n, asked in (("side", same_side), ("cohort", same_cohort)) if asked]
-    stratum = np.zeros(len(frame), dtype=np.int64)
-    if keys:
-        stratum = np.asarray(frame.groupby(keys, sort=True).ngroup(), dtype=np.int64)
-    columns = {n: frame[n].to_numpy(dtype=np.float64) for n in ("log10_lesion_volume", "age")}
-    return Candidates(
-        stratum,
-        columns["log10_lesion_volume"],
-        columns["age"],
-        frame["value"].to_numpy(dtype=np.float64),
-        frame["person"].to_numpy(dtype=np.int64),
-    )
 
 
 def _funnel(

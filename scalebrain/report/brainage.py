@@ -9,6 +9,7 @@ import xarray as xr
 
 from scalebrain.graph.imported import imported_from
 from scalebrain.report import drawing
+from scalebrain.report.calibration import Coverage, coverage_blocks, read_coverage
 from scalebrain.report.content import (
     Block,
     Cell,
@@ -21,6 +22,7 @@ from scalebrain.report.content import (
     cell,
     count,
     finite,
+    included_references,
     long_region,
     number,
     percent,
@@ -39,7 +41,6 @@ __all__ = ["accuracy_section"]
 FloatArray = npt.NDArray[np.float64]
 
 _TITLE = "How well age is read from each region"
-_DEFAULT_LEVEL = 0.9
 
 
 def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
@@ -65,7 +66,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
         takeaway = f"The brain ages were imported from {imported}; their accuracy was not measured."
         blocks.append(_correction_note(ds))
         ds = _of_regions(ds)
-    coverage, level = (None, _DEFAULT_LEVEL) if imported else _coverage(ds)
+    coverage = None if imported else read_coverage(ds)
     if accuracy is None:
         blocks.append(Note(results.why_missing("accuracy"), "missing"))
     else:
@@ -80,7 +81,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
         )
         blocks.append(_error_figure(accuracy))
         blocks += _deviation_blocks(accuracy, results)
-        blocks.append(_table(accuracy, ds, coverage, level))
+        blocks.append(_table(accuracy, ds, coverage))
     scatter = _scatter_figure(ds, is_imported=bool(imported))
     if scatter is None:
         reason = "No age plot: the data set has no brain_age for included reference people."
@@ -88,7 +89,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
     else:
         blocks.insert(1 if accuracy is not None else len(blocks), scatter)
     if coverage is not None:
-        blocks.append(_coverage_note(ds, coverage, level))
+        blocks += coverage_blocks(coverage)
     return Section("accuracy", _TITLE, takeaway, blocks)
 
 
@@ -131,63 +132,6 @@ def _column(table: xr.Dataset, name: str) -> FloatArray:
         return np.full(table.sizes["region"], np.nan)
     values: FloatArray = np.asarray(table[name].values, dtype=np.float64)
     return values
-
-
-def _reference(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
-    keep = np.ones(ds.sizes["subject"], dtype=np.bool_)
-    if "included" in ds.variables:
-        keep &= np.asarray(ds["included"].values, dtype=np.bool_)
-    if "group" in ds.variables:
-        keep &= np.array([str(v) == "reference" for v in ds["group"].values.tolist()])
-    return keep
-
-
-def _coverage(ds: xr.Dataset) -> tuple[dict[str, float] | None, float]:
-    """How often the interval holds the age of a reference person, and how often it should."""
-    if not {"brain_age_low", "brain_age_high", "age", "region"} <= set(ds.variables):
-        return None, _DEFAULT_LEVEL
-    keep = _reference(ds)
-    age = np.asarray(ds["age"].values, dtype=np.float64)[keep, None]
-    rows = np.flatnonzero(keep)
-    low = ds["brain_age_low"].transpose("subject", "region").isel(subject=rows)
-    high = ds["brain_age_high"].transpose("subject", "region").isel(subject=rows)
-    low_values = np.asarray(low.values, dtype=np.float64)
-    high_values = np.asarray(high.values, dtype=np.float64)
-    known = np.isfinite(low_values) & np.isfinite(high_values) & np.isfinite(age)
-    inside = known & (low_values <= age) & (age <= high_values)
-    n = known.sum(axis=0)
-    if not n.any():
-        return None, _DEFAULT_LEVEL
-    share = inside.sum(axis=0) / np.where(n > 0, n, np.nan)
-    level = _DEFAULT_LEVEL
-    for attrs in (ds["brain_age_low"].attrs, ds["brain_age_high"].attrs, ds.attrs):
-        for name in ("coverage", "level", "confidence"):
-            if finite(attrs.get(name)) and 0 < float(attrs[name]) < 1:
-                level = float(attrs[name])
-                break
-        else:
-            continue
-        break
-    return dict(zip(map(str, ds["region"].values), map(float, share), strict=True)), level
-
-
-def _coverage_note(ds: xr.Dataset, coverage: dict[str, float], level: float) -> Note:
-    values = [v for v in coverage.values() if math.isfinite(v)]
-    low, high = percent(min(values)), percent(max(values))
-    by_construction = "out_of_fold" in ds.variables and bool(
-        np.asarray(ds["out_of_fold"].values, dtype=np.bool_)[_reference(ds)].all()
-    )
-    return Note(
-        f"Prediction intervals: the {percent(level)} conformal interval holds the true age of "
-        f"{percent(float(np.mean(values)))} of reference people on average over regions "
-        f"({low if low == high else f'{low} to {high}'} by region)."
-        + (
-            " The intervals were set on the out-of-fold errors of these same people, so this "
-            "share is met by construction; it is no test on new people."
-            if by_construction
-            else ""
-        )
-    )
 
 
 def _error_figure(accuracy: xr.Dataset) -> Figure:
@@ -312,7 +256,7 @@ def _deviation_blocks(accuracy: xr.Dataset, results: StudyResults) -> list[Block
 def _scatter_figure(ds: xr.Dataset, *, is_imported: bool = False) -> Figure | None:
     if not {"brain_age", "age", "region"} <= set(ds.variables):
         return None
-    rows = np.flatnonzero(_reference(ds))
+    rows = np.flatnonzero(included_references(ds))
     age = np.asarray(ds["age"].values, dtype=np.float64)[rows]
     small = ds["brain_age"].transpose("subject", "region").isel(subject=rows)
     predicted = np.asarray(small.values, dtype=np.float64)
@@ -390,9 +334,8 @@ def _scatter_panel(axes: "Axes", x: FloatArray, y: FloatArray, low: float, high:
     axes.grid()
 
 
-def _table(
-    accuracy: xr.Dataset, ds: xr.Dataset, coverage: dict[str, float] | None, level: float
-) -> Table:
+def _table(accuracy: xr.Dataset, ds: xr.Dataset, coverage: Coverage | None) -> Table:
+    holds = coverage.by_region() if coverage is not None else {}
     slopes: dict[str, float] = {}
     if "calibration_slope" in ds.variables and "region" in ds.variables:
         slopes = dict(
@@ -416,7 +359,7 @@ def _table(
         Column("r with age"),
         *(Column(label, hint=hint) for _, label, _, hint in shown),
         *([Column("calibration slope")] if slopes else []),
-        *([Column(f"{percent(level)} interval holds")] if coverage is not None else []),
+        *([Column(f"{percent(coverage.level)} interval holds")] if coverage is not None else []),
         Column("n"),
     ]
     columns_of = {name: _column(accuracy, name) for name in ("mae", "mae_mean", "r", "n")}
@@ -437,7 +380,7 @@ def _table(
             slope = slopes.get(region, math.nan)
             row.append(cell(number(slope), slope))
         if coverage is not None:
-            held = coverage.get(region, math.nan)
+            held = holds.get(region, math.nan)
             row.append(cell(percent(held), held))
         row.append(cell(count(columns_of["n"][i]), columns_of["n"][i]))
         rows.append(row)

@@ -30,6 +30,7 @@ __all__ = [
     "and_list",
     "count",
     "finite",
+    "included_references",
     "interval",
     "long_region",
     "number",
@@ -294,6 +295,16 @@ def text_values(array: xr.DataArray) -> npt.NDArray[np.object_]:
     values = np.asarray(array.values)
     read = ["" if v is None or v != v else str(v) for v in values.ravel().tolist()]
     return np.array(read, dtype=object).reshape(values.shape)
+
+
+def included_references(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """Tell who is in the group of references and was not excluded (subject,)."""
+    keep = np.ones(ds.sizes["subject"], dtype=np.bool_)
+    if "included" in ds.variables:
+        keep &= np.asarray(ds["included"].values, dtype=np.bool_)
+    if "group" in ds.variables:
+        keep &= np.array([str(v) == "reference" for v in ds["group"].values.tolist()])
+    return keep
 
 
 def split_region(region: str) -> tuple[str, str]:

@@ -209,8 +209,8 @@ def render(figure: "Figure", key: str, alt: str) -> Markup:
 def _own(tag: str, key: str) -> str:
     """Make one tag the page's own: prefixed ids, CSS colors and font."""
     if "base64," in tag:  # smoothed by the browser; matplotlib asks for hard pixels
-        tag = re.sub(r' style="image-rendering:[^"]*"', "", tag)
-        return _ID.sub(rf"\g<1>{key}-", tag)
+        # nothing refers to it, and two pictures that are alike would have one id
+        return re.sub(r' (?:style="image-rendering:[^"]*"|id="[^"]*")', "", tag)
     tag = _ID.sub(rf"\g<1>{key}-", tag)
     tag = _COLOR.sub(lambda found: _VARIABLES[found.group().lower()], tag)
     return _FONT.sub("var(--sans)", tag)

@@ -216,7 +216,7 @@ def _panels(
                 figure, 0.05 + column * (width + 0.17), row * pitch + 0.45, width, height
             )
             volume = to_volume(ds, _painted(effects, regions, network, parcel))
-            at = _best_slice(volume)
+            at = _best_slice(to_volume(ds, _members(regions, network, parcel)))
             base = gray.plane(2, at)
             picture = overlay_slice(
                 base, volume.plane(2, at), colors=colors, limits=(-limit, limit), enlarge=enlarge
@@ -263,6 +263,12 @@ def _painted(
             codes = regions.parcels.get(_native(effects.regions[i]), ())
             out[np.isin(parcel, codes)] = effects.estimate[i]
     return out
+
+
+def _members(regions: RegionSet, network: str, parcel: npt.NDArray[np.int_]) -> FloatArray:
+    """1 in the voxels of a network, on both sides, whether or not it was tested."""
+    codes = [code for side in "LR" for code in regions.parcels.get(f"{network}_{side}", ())]
+    return np.where(np.isin(parcel, codes), 1.0, math.nan)
 
 
 def _best_slice(volume: Volume) -> float:

@@ -175,9 +175,9 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
     return Figure(
         "lesionmap",
         svg,
-        "Number of people with a lesion at each place, on a mean T1-weighted image, of "
-        "reference people where there are any. Axial slices from bottom to top, then coronal "
-        "slices from back to front. Left is drawn on the left (L, R).",
+        "Number of people with a lesion at each place, on a mean T1-weighted image of "
+        "reference people where there are any, or on the template. Axial slices from bottom to "
+        "top, then coronal slices from back to front. Left is drawn on the left (L, R).",
     )
 
 

@@ -17,9 +17,11 @@ from scalebrain.report.content import (
     Table,
     cell,
     count,
+    included_references,
     number,
     text,
 )
+from scalebrain.report.corticalfeatures import cortical_features
 from scalebrain.report.surface import surface_figure, vertex_nodes
 
 __all__ = ["network_section"]
@@ -55,7 +57,7 @@ def network_section(ds: xr.Dataset, results: StudyResults) -> Section:
         With the reason in place of what is missing.
     """
     title = "What brain age is read from, and what a lesion does to it"
-    blocks: list[Block] = []
+    blocks = cortical_features(ds, included_references(ds))
     if results.attribution is None:
         blocks.append(Note(results.why_missing("attribution"), "missing"))
     else:
@@ -97,7 +99,7 @@ def _importance(ds: xr.Dataset, found: xr.Dataset) -> Block:
     svg = surface_figure(
         at_vertex,
         values,
-        key="importance",
+        key="node-importance",
         limits=(0.0, max(top, 1e-9)),
         colors=_sequential(),
         label="importance of a node, 1 is the mean of its region",
@@ -107,7 +109,7 @@ def _importance(ds: xr.Dataset, found: xr.Dataset) -> Block:
     )
     n = found["node_importance"].attrs.get("n_subjects", "")
     return Figure(
-        "importance",
+        "node-importance",
         svg,
         "Which nodes the brain age of a region comes from: the mean absolute integrated gradient "
         f"of a node over {count(n)} reference people, each explained by the network that has not "

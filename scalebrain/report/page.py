@@ -1,7 +1,5 @@
 """The report page: gathers the sections and writes one self-contained file."""
 
-import base64
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from scalebrain.report.network import network_section
 from scalebrain.report.niivue import Viewer, viewer_scripts
 from scalebrain.report.pathmodel import sem_section
 from scalebrain.report.recovery import recovery_section
-from scalebrain.report.templating import environment, source
+from scalebrain.report.templating import environment, script_hash, source
 from scalebrain.report.volume import background_vector
 from scalebrain.variables import validate
 
@@ -146,15 +144,10 @@ def render_page(template: str, **content: Any) -> str:
             script=script,
             vendored=vendored,
             viewers=viewers,
-            hashes=[_hash(text) for text in scripts],
+            hashes=[script_hash(text) for text in scripts],
             **content,
         )
     )
-
-
-def _hash(script: str) -> str:
-    """Hash of a script, as a policy names it."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def write_report(

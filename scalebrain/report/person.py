@@ -92,7 +92,7 @@ def person_report(
         )
     facts = person_facts(_people(ds, motor, seed), subject)
     names = [n for n in ("t1w", "lesion_mask") if n in ds.variables]
-    scan = ds[names].isel(subject=labels.index(subject)).load()
+    scan = ds[["subject", *names]].isel(subject=labels.index(subject)).load()
     sections = person_sections(facts, scan)
     html = render_page(
         "person.html.j2",

@@ -26,7 +26,7 @@ from scalebrain.report.content import (
     text,
 )
 from scalebrain.report.lesionmap import cuts_through, mark_sides
-from scalebrain.report.volume import overlay_slice, scaled, to_volume
+from scalebrain.report.volume import background_vector, overlay_slice, scaled, to_volume
 
 __all__ = ["header", "person_sections"]
 
@@ -75,12 +75,19 @@ def person_sections(facts: Facts, scan: xr.Dataset) -> list[Section]:
 def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
     who = facts["person"]
     title = "Where the lesion lies"
-    if "t1w" not in scan or not np.isfinite(scan["t1w"].values).any():
+    has_scan = "t1w" in scan and bool(np.isfinite(scan["t1w"].values).any())
+    has_mask = bool(who["lesion_present"]) and "lesion_mask" in scan
+    if not has_scan and not has_mask:
         note = Note("There is no usable T1-weighted scan in the store.", "missing")
         return Section("lesion", title, "Nothing can be drawn.", [note])
-    gray = to_volume(scan, scaled(scan["t1w"].values))
+    if has_scan:
+        whose = "The person's own scan in template space"
+        gray = to_volume(scan, scaled(scan["t1w"].values))
+    else:
+        whose = "The template, for want of the person's own scan"
+        gray = to_volume(scan, background_vector(scan.drop_vars("t1w", errors="ignore")))
     mask = np.zeros(scan.sizes["voxel"], dtype=bool)
-    if who["lesion_present"] and "lesion_mask" in scan:
+    if has_mask:
         mask = np.asarray(scan["lesion_mask"].values).astype(bool)
     lesion = to_volume(scan, np.where(mask, 1.0, np.nan)) if mask.any() else None
     shown = lesion if lesion is not None else gray
@@ -120,14 +127,14 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
         svg = drawing.render(
             figure,
             "scan",
-            f"Slices of the T1-weighted scan {what}: three axial and three coronal with the left "
-            "side drawn on the left, and three sagittal.",
+            f"Slices of {'the T1-weighted scan' if has_scan else 'the template'} {what}: three "
+            "axial and three coronal with the left side drawn on the left, and three sagittal.",
         )
     caption = (
-        f"The person's own scan in template space, {what}. Axial, coronal and sagittal slices "
-        "through it; left is drawn on the left (L, R), sagittal slices face left."
+        f"{whose}, {what}. Axial, coronal and sagittal slices "
+        "through it; left is drawn on the left (L, R), sagittal slices face right."
         if lesion is not None
-        else "The person's own scan in template space. Left is drawn on the left (L, R)."
+        else f"{whose}. Left is drawn on the left (L, R)."
     )
     takeaway = "No lesion mask."
     if lesion is not None:

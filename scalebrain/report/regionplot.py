@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Kind", "parcel_values", "plot_regions", "values_of_regions"]
+__all__ = ["Kind", "check_reduce", "parcel_values", "plot_regions", "values_of_regions"]
 
 FloatArray = npt.NDArray[np.float64]
 Kind = Literal["both", "surface", "dots"]
@@ -29,6 +29,12 @@ _WORDS = {"L": "left", "R": "right"}
 _COLORS = ("#1b6ca8", "#d95f02")
 _INK = "#222222"
 _GRAY = "#777777"
+
+
+def check_reduce(reduce: str) -> None:
+    """Refuse another way to put people together than the mean and the median."""
+    if reduce not in ("mean", "median"):
+        raise ConfigError(f"reduce: '{reduce}', expected mean or median.")
 
 
 def values_of_regions(
@@ -68,8 +74,7 @@ def values_of_regions(
     ConfigError
         When `reduce` is another word.
     """
-    if reduce not in ("mean", "median"):
-        raise ConfigError(f"reduce: '{reduce}', expected mean or median.")
+    check_reduce(reduce)
     if isinstance(variable, xr.DataArray):
         array = variable
     elif variable in ds.variables:

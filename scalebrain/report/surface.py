@@ -7,13 +7,20 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
-from scalebrain.atlas.surface import REACH_MM, nearest_labels
+from scalebrain.atlas.surface import REACH_MM, SurfaceNodes, nearest_labels, surface_nodes
 from scalebrain.errors import MissingVariableError
-from scalebrain.io.fsaverage import Hemisphere, read_mesh
+from scalebrain.features.surface_nodes import surface_level
+from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_mesh
 from scalebrain.report import drawing
 from scalebrain.variables import validate
 
-__all__ = ["surface_figure", "surface_picture", "vertex_nodes", "vertex_parcels"]
+__all__ = [
+    "nodes_on_surface",
+    "surface_figure",
+    "surface_picture",
+    "vertex_nodes",
+    "vertex_parcels",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,13 +30,22 @@ _NODE_REACH_MM = 12.0
 _LIGHT = np.array([0.15, 0.35, 0.92])
 
 
+def nodes_on_surface(ds: xr.Dataset) -> SurfaceNodes | None:
+    """Nodes of a Dataset whose features are of the cortical surface; None of any other."""
+    if "node_features" not in ds.variables:
+        return None
+    level = surface_level(str(ds["node_features"].attrs.get("nodes", "")))
+    return None if level is None else surface_nodes(level)
+
+
 def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
     """Parcel of each fsaverage5 vertex: the nearest one on its own side.
 
     Parameters
     ----------
     ds
-        Dataset with ``x``, ``y``, ``z`` and ``parcel`` on ``voxel``.
+        Dataset with ``x``, ``y``, ``z`` and ``parcel`` on ``voxel``, or with nodes on the
+        surface, whose own vertices are then taken.
     hemisphere
         Side of the mesh.
 
@@ -37,13 +53,19 @@ def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
     -------
     ndarray of int
         Shape (vertex,); 0 where no parcel lies within 4 mm of mid-thickness, or within
-        the length of a voxel where voxels are larger than that.
+        the length of a voxel where voxels are larger than that. Of nodes on the surface,
+        0 where the vertex is in no region.
 
     Raises
     ------
     MissingVariableError
         When a coordinate is missing.
     """
+    if nodes_on_surface(ds) is not None:
+        finest = surface_nodes(5)  # a node is a vertex
+        codes = np.zeros(2 * N_SIDE, dtype=np.int64)
+        codes[finest.pooling.indices] = finest.parcel
+        return _of_side(codes, hemisphere)
     absent = [name for name in ("x", "y", "z", "parcel") if name not in ds.variables]
     if absent:
         raise MissingVariableError(
@@ -57,7 +79,7 @@ def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
 
 
 def vertex_nodes(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
-    """Node of each fsaverage5 vertex: the nearest one whose parcel is on its side.
+    """Node of each fsaverage5 vertex: the one it counts most for, or the nearest on its side.
 
     Parameters
     ----------
@@ -69,13 +91,26 @@ def vertex_nodes(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
     Returns
     -------
     ndarray of int
-        Shape (vertex,); position of the node plus 1, 0 where none lies within 12 mm.
+        Shape (vertex,); position of the node plus 1. 0 where the vertex is in no node on the
+        surface, or no node of the volume lies within 12 mm.
     """
+    on_surface = nodes_on_surface(ds)
+    if on_surface is not None:
+        weight = on_surface.pooling.tocoo()
+        order = np.argsort(weight.data, kind="stable")  # the largest is written last
+        node = np.zeros(2 * N_SIDE, dtype=np.int64)
+        node[weight.col[order]] = weight.row[order] + 1
+        return _of_side(node, hemisphere)
     validate(ds, "node_x", "node_y", "node_z", "node_parcel")
     mm = np.stack([ds[f"node_{a}"].values for a in "xyz"], axis=1).astype(np.float64)
     side = ds["node_parcel"].values % 2 == (hemisphere == "left")
     labels = np.where(side, np.arange(len(mm)) + 1, 0)
     return nearest_labels(mm, labels, hemisphere, reach=_NODE_REACH_MM)
+
+
+def _of_side(values: IntArray, hemisphere: Hemisphere) -> IntArray:
+    """Vertices of one side, of those of both."""
+    return values[:N_SIDE] if hemisphere == "left" else values[N_SIDE:]
 
 
 def surface_figure(

@@ -1,12 +1,14 @@
 """The one template environment: everything that goes into a page is escaped."""
 
+import base64
 import functools
+import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["environment", "source"]
+__all__ = ["environment", "script_hash", "source"]
 
 
 @functools.cache
@@ -30,3 +32,8 @@ def source(name: str) -> str:
     if loader is None:
         return ""
     return loader.get_source(environment(), name)[0]
+
+
+def script_hash(script: str) -> str:
+    """Hash of a script, as the policy of a page names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

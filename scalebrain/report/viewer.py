@@ -13,6 +13,8 @@ from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.io.store import unpack
 from scalebrain.report.regionplot import parcel_values, values_of_regions
+from scalebrain.report.surface import nodes_on_surface
+from scalebrain.report.surfaceviewer import view_surface
 from scalebrain.report.volume import background_vector
 from scalebrain.variables import validate
 
@@ -31,6 +33,7 @@ def view(
     lesion: bool = True,
     reduce: Literal["mean", "median"] = "median",
     regions: RegionSet | None = None,
+    surface: bool | None = None,
 ) -> Any:
     """Look at a variable on the brain, in a notebook or a browser.
 
@@ -40,19 +43,23 @@ def view(
         Dataset of a store. One subject's row is read, or a few for the background.
     variable
         An image (``t1w``, ``gm``, ``lesion_mask``), a map over ``voxel``
-        (``lesion_frequency``), or values of regions, which are painted on their parcels.
+        (``lesion_frequency``), values of regions, which are painted on their parcels, or of
+        nodes or vertices (``thickness``), which are painted on the cortex.
     subject
-        Subject whose image, or values of regions, are shown.
+        Subject whose image, or values of regions, nodes or vertices, are shown.
     lesion
         Draw the subject's lesion over its images.
     reduce
         As for :func:`scalebrain.plot_regions`.
     regions
         Region set; the default 18 regions when None.
+    surface
+        Paint values of regions on the cortical surface, which is turned with the mouse, in
+        place of slices. Default: where the nodes of the store are on the surface.
 
     Returns
     -------
-    nilearn.plotting.html_document.HTMLDocument
+    nilearn.plotting.html_document.HTMLDocument or SurfacePage
         A notebook shows it; ``save_as_html`` writes it, ``open_in_browser`` opens it. It loads
         nothing from a network. Left is left (neurological), coordinates are mm.
 
@@ -64,6 +71,12 @@ def view(
         When a subject is needed, or the variable has other dimensions.
     """
     array = variable if isinstance(variable, xr.DataArray) else _variable(ds, variable)
+    if {"node", "vertex"} & set(array.dims):
+        return view_surface(ds, array, subject=subject, reduce=reduce)
+    if surface is None:
+        surface = nodes_on_surface(ds) is not None
+    if "region" in array.dims and surface:
+        return view_surface(ds, array, subject=subject, reduce=reduce, regions=regions)
     if "region" in array.dims:
         value, _ = values_of_regions(ds, array, subject=subject, reduce=reduce)
         painted = parcel_values(value, regions or default_regions())
@@ -80,8 +93,8 @@ def view(
         return _on_volume(ds, background, values, _title(array.name, subject))
     if set(array.dims) != {"subject", "voxel"}:
         raise StatisticsError(
-            f"'{array.name}' has dims {array.dims}, expected voxel or region, with or without "
-            "subject. Reduce or select the others first."
+            f"'{array.name}' has dims {array.dims}, expected voxel, region, node or vertex, with "
+            "or without subject. Reduce or select the others first."
         )
     if subject is None:
         raise StatisticsError(
@@ -103,7 +116,8 @@ def view(
 def _variable(ds: xr.Dataset, name: Hashable) -> xr.DataArray:
     """Variable of a Dataset."""
     if name not in ds.variables:
-        there = [str(n) for n, v in ds.variables.items() if {"voxel", "region"} & set(v.dims)]
+        drawn = {"voxel", "region", "node", "vertex"}
+        there = [str(n) for n, v in ds.variables.items() if drawn & set(v.dims)]
         raise MissingVariableError(
             f"Dataset: no variable '{name}'. There is: {', '.join(sorted(there)) or 'none'}."
         )

@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from scalebrain.atlas.space import SPACE, Grid, template
 from scalebrain.errors import GeometryError, MissingVariableError
+from scalebrain.features.segments import voxel_index
 
 __all__ = ["Plane", "Volume", "background_vector", "overlay_slice", "to_volume"]
 
@@ -117,7 +119,7 @@ def to_volume(ds: xr.Dataset, values: npt.ArrayLike) -> Volume:
 
 
 def background_vector(ds: xr.Dataset, n_subjects: int = 6) -> FloatArray:
-    """Mean T1w image of some reference people, to draw maps on.
+    """Mean T1w image of some reference people, or the template, to draw maps on.
 
     Parameters
     ----------
@@ -130,11 +132,11 @@ def background_vector(ds: xr.Dataset, n_subjects: int = 6) -> FloatArray:
     -------
     ndarray
         Shape (voxel,), scaled to 0..1 between the 2nd and 99.5th percentile. Without any
-        T1w, a half everywhere.
+        T1w that of the template, if the images are in its space, else a half everywhere.
     """
     n_voxels = ds.sizes.get("voxel", 0)
     if "t1w" not in ds.variables or not n_voxels:
-        return np.full(n_voxels, 0.5)
+        return _template_vector(ds)
     usable = np.ones(ds.sizes["subject"], dtype=np.bool_)
     for name in ("scan_present", "included"):
         if name in ds.variables:
@@ -150,7 +152,18 @@ def background_vector(ds: xr.Dataset, n_subjects: int = 6) -> FloatArray:
         if scale > 0:
             total += np.nan_to_num(row / scale)
             n += 1
-    return scaled(total) if n else np.full(n_voxels, 0.5)
+    return scaled(total) if n else _template_vector(ds)
+
+
+def _template_vector(ds: xr.Dataset) -> FloatArray:
+    """T1w image of the template (voxel,), a half everywhere in another space."""
+    n_voxels = ds.sizes.get("voxel", 0)
+    if not n_voxels or ds.attrs.get("space") != SPACE or "affine" not in ds.attrs:
+        return np.full(n_voxels, 0.5)
+    matrix = np.asarray(ds.attrs["affine"], dtype=np.float64).reshape(4, 4)
+    i, j, k = (int(size) for size in ds.attrs["shape"])
+    grid = Grid.from_matrix((i, j, k), matrix)
+    return scaled(template("t1", grid).ravel()[voxel_index(ds, grid)])
 
 
 def scaled(values: npt.ArrayLike) -> FloatArray:

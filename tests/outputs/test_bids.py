@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -184,19 +185,47 @@ def test_bids_people__labels_are_unique():
     assert labels == ["sub-a1", "sub-a1x2", "sub-A1x3", "sub-x"]
 
 
-def test_export_bids__opens_in_r_with_three_lines(exported):
+def in_r(folder: Path, script: str) -> str:
+    """Run a script in a folder; what it prints."""
     if shutil.which("Rscript") is None:
         missing("R")
-    script = (
-        f"setwd('{exported}')\n"
-        "people <- read.delim('participants.tsv', na.strings = 'n/a')\n"
-        "ages <- read.delim('phenotype/brain_pad_corrected.tsv', na.strings = 'n/a')\n"
-        "both <- merge(people, ages, by = 'participant_id')\n"
-        "stopifnot(any(both$included == 'true'), is.numeric(both$brain_pad_corrected_SMN_L))\n"
-        "cat(nrow(both), mean(both$age))\n"
+    done = subprocess.run(
+        ["Rscript", "-e", script], capture_output=True, text=True, check=False, cwd=folder
     )
-    done = subprocess.run(["Rscript", "-e", script], capture_output=True, text=True, check=True)
-    n, age = done.stdout.split()
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def r_of_the_docs(repository: Path) -> list[str]:
+    """Blocks of R in the page about outputs."""
+    page = (repository / "docs" / "outputs.md").read_text()
+    return re.findall(r"```r\n(.*?)```", page, re.DOTALL)
+
+
+def test_export_bids__opens_in_r_as_the_docs_say(exported, repository):
+    told = in_r(
+        exported,
+        r_of_the_docs(repository)[0]
+        + "stopifnot(any(both$included == 'true'), is.numeric(both$brain_pad_corrected_SMN_L))\n"
+        + "stopifnot(is.numeric(effects$estimate), any(effects$term == 'age'))\n"
+        + "cat(nrow(both), mean(both$age))\n",
+    )
+    unit, last = told.strip().splitlines()
+    assert unit == '[1] "years"'
+    n, age = last.split()
     people = read(exported / "participants.tsv")
     assert int(n) == len(people)
     assert float(age) == pytest.approx(people["age"].mean(), rel=1e-5)
+
+
+def test_export_bids__parquet_opens_in_r_where_r_can(exported, repository):
+    has = "cat(c('nanoparquet', 'arrow')[sapply(c('nanoparquet', 'arrow'), requireNamespace)])"
+    found = in_r(exported, f"suppressWarnings(suppressMessages({{{has}}}))").split()
+    if not found:
+        pytest.skip("R has neither nanoparquet nor arrow, which Debian has no package of")
+    line = r_of_the_docs(repository)[1].splitlines()[1].replace("nanoparquet", found[0])
+    script = f"{line}\ncat(nrow(regions), mean(regions$brain_pad, na.rm = TRUE))"
+    n, pad = in_r(exported, script).split()
+    regions = pq.read_table(exported / "parquet" / "regions.parquet").to_pandas()
+    assert int(n) == len(regions)
+    assert float(pad) == pytest.approx(regions["brain_pad"].mean(), rel=1e-5)

@@ -255,3 +255,9 @@ def test_bibtex__has_every_source_with_its_doi(page: str) -> None:
     assert "  author = {{Park} and others},\n" in entries[0]
     assert "  journal = {Lancet Digital Health},\n  year = {2026},\n" in entries[0]
     assert html.escape(entries[0], quote=False) in page
+
+
+def test_render_report__headers_are_printed_without_their_buttons(page: str):
+    heads = re.findall(r'<th scope="col" data-label="([^"]*)"[^>]*><button[^>]*>([^<]*)<', page)
+    assert len(heads) == page.count('<th scope="col"') > 20
+    assert all(label == words for label, words in heads)

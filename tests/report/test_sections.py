@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from statsmodels.stats.proportion import proportion_confint
 
 from scalebrain.atlas.regions import default_regions
 from scalebrain.report.brainage import accuracy_section
@@ -100,6 +101,29 @@ def test_accuracy_section__measures_coverage_in_included_reference_people(study:
     assert "by construction" not in said
     own = ds.assign(out_of_fold=("subject", np.ones(ds.sizes["subject"], dtype=bool)))
     assert "met by construction" in notes(accuracy_section(own, study.results))
+
+
+def test_accuracy_section__shows_coverage_by_age_with_people_not_regions_as_n(study: Study):
+    ds = study.ds.copy(deep=True)
+    old = ds["age"] > 70
+    inside = xr.where(old, 0.0, 100.0)  # nobody above 70 is covered
+    ds["brain_age_low"] = (ds["age"] - inside + 1e-9 - 2e-9 * ~old).expand_dims(region=ds["region"])
+    ds["brain_age_high"] = (ds["age"] + inside + 1e-9).expand_dims(region=ds["region"])
+    section = accuracy_section(ds, study.results)
+    rows = {row[0]: row[1:] for row in table(section, "coverage-table")}
+    who = ds["included"].values & (ds["group"].values.astype(str) == "reference")
+    n = {"50 to 59": (ds["age"] >= 50) & (ds["age"] < 60), "all ages": ds["age"] > 0}
+    for name, band in n.items():
+        assert rows[name][0] == str(int((band.values & who).sum()))
+    assert rows["50 to 59"][1:3] == ["90%", "100%"]
+    assert rows["70 to 79"][2] == "0%"
+    some = int((who & old.values & (ds["age"].values < 80)).sum())
+    low, high = proportion_confint(0, some, method="wilson")
+    assert rows["70 to 79"][3] == f"{100 * low:.0f} to {100 * high:.0f}%"
+    assert list(rows)[-1] == "all ages"
+    assert "leaves 90% out at ages" in notes(section)
+    drawn = next(b.svg for b in section.blocks if isinstance(b, Figure) and b.key == "coverage")
+    assert "70 to 79, 0% of" in drawn
 
 
 def test_cohort_section__warns_when_no_cohort_holds_both_groups(study: Study):

@@ -93,7 +93,17 @@ def test_background_vector__averages_included_reference_people_only(study: Study
     assert vector.shape == (ds.sizes["voxel"],)
     assert np.isfinite(vector).all()
     assert (vector.min(), vector.max()) == (0, 1)
-    assert (background_vector(ds.drop_vars("t1w")) == 0.5).all()
+
+
+def test_background_vector__without_scans_is_the_template_if_it_fits(study: Study):
+    ds = study.ds.drop_vars("t1w")
+    vector = background_vector(ds)
+    assert (vector.min(), vector.max()) == (0, 1)
+    ventricle = np.argmin(
+        np.linalg.norm([ds[a] - v for a, v in zip("xyz", (4, -6, 20), strict=True)], axis=0)
+    )
+    assert vector[ventricle] < np.median(vector)
+    assert (background_vector(ds.assign_attrs(space="another")) == 0.5).all()
 
 
 def test_vertex_parcels__stays_on_its_side_and_mirrors(study: Study):

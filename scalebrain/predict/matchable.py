@@ -1,0 +1,207 @@
+"""Who can be matched: what pairs are made of, one row a person."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
+from scalebrain.predict.matching import Candidates
+from scalebrain.stats.frame import lesional_measures, subject_frame
+
+__all__ = ["candidates_of", "matchable_people", "usable_people"]
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+_SIDED = (
+    "lesion_load",
+    "tract_load",
+    "tract_load_weighted",
+    "tract_load_max",
+    "brain_pad_corrected",
+)
+
+
+def matchable_people(
+    ds: xr.Dataset, contrast: str, outcome: Hashable, cohort: Hashable
+) -> pd.DataFrame:
+    """Gather what is matched, contrasted and compared, one row a subject.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a finished store.
+    contrast
+        Variable over ``subject``, or ``variable:label``.
+    outcome, cohort
+        Variables over ``subject``.
+
+    Returns
+    -------
+    DataFrame
+        ``log10_lesion_volume``, ``age``, ``sex_male``, ``log10_days_post_stroke``, ``side``,
+        ``cohort``, ``outcome``, ``value`` (of the contrast) and ``person``, by subject.
+
+    Raises
+    ------
+    MissingVariableError
+        If a variable or a label is missing.
+    ConfigError
+        If the contrast is a volume, or has other dimensions.
+    StatisticsError
+        If the outcome or the contrast is text.
+    """
+    needed = {"lesion_volume": "mL", "age": "years", "lesion_hemisphere": "side", outcome: ""}
+    absent = [str(name) for name in needed if name not in ds.variables]
+    if absent:
+        raise MissingVariableError(
+            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Run the features "
+            "stage, add it to participants.tsv and ingest again, or name another `outcome`."
+        )
+    names = [*needed, *(n for n in ("sex", "days_post_stroke", cohort) if n in ds.variables)]
+    frame = subject_frame(ds, list(dict.fromkeys(names)))
+    if frame[str(outcome)].dtype.kind not in "biuf":
+        raise StatisticsError(f"Outcome '{outcome}' is text; numbers are needed.")
+
+    def numbers(name: str, positive: bool = False) -> pd.Series[float]:
+        if name not in frame:
+            return pd.Series(np.nan, index=frame.index)
+        column = frame[name].astype(np.float64)
+        if not positive:
+            return column
+        return pd.Series(np.log10(column.where(column > 0).to_numpy()), index=frame.index)
+
+    def text(name: str) -> pd.Series[Any]:
+        column = frame[name] if name in frame else pd.Series("", index=frame.index)
+        return column.fillna("").astype(str)
+
+    return pd.DataFrame(
+        {
+            "log10_lesion_volume": numbers("lesion_volume", positive=True),
+            "age": numbers("age"),
+            "sex_male": text("sex").map({"F": 0.0, "M": 1.0}).astype(np.float64),
+            "log10_days_post_stroke": numbers("days_post_stroke", positive=True),
+            "side": text("lesion_hemisphere"),
+            "cohort": text(str(cohort)),
+            "outcome": numbers(str(outcome)),
+            "value": _contrast_values(ds, contrast),
+            "person": same_people(ds),
+        },
+        index=frame.index,
+    )
+
+
+def _contrast_values(ds: xr.Dataset, contrast: str) -> FloatArray:
+    name, colon, label = contrast.partition(":")
+    if name == "log10_lesion_volume" or name == "lesion_volume":
+        raise ConfigError("Volumes are matched, so they cannot be the contrast.")
+    if not colon:
+        if name in ds.variables and ds[name].dims != ("subject",):
+            raise ConfigError(
+                f"contrast '{name}' lies over {ds[name].dims}: write '{name}:label' for one label."
+            )
+        return _numeric(subject_frame(ds, [name])[name], contrast)
+    if name in _SIDED:
+        array = lesional_measures(ds, [name])[name]
+        dim = next(str(d) for d in array.dims if d != "subject")
+    else:
+        if name not in ds.variables:
+            raise MissingVariableError(f"Dataset: variable '{name}' is missing.")
+        array = ds[name]
+        others = [str(d) for d in array.dims if d != "subject"]
+        if "subject" not in array.dims or len(others) != 1:
+            raise ConfigError(
+                f"contrast '{contrast}': '{name}' has dims {array.dims}, expected subject and one "
+                "more."
+            )
+        dim = others[0]
+    labels = [str(v) for v in array[dim].values] if dim in array.coords else []
+    if label not in labels:
+        shown = ", ".join(labels[:20]) or "none"
+        raise MissingVariableError(f"'{label}' is not on dimension '{dim}'. It has: {shown}.")
+    return np.asarray(array.isel({dim: labels.index(label)}).values, dtype=np.float64)
+
+
+def _numeric(column: pd.Series[Any], name: str) -> FloatArray:
+    if column.dtype.kind not in "biuf":
+        raise StatisticsError(f"contrast '{name}' is text; numbers are needed.")
+    return column.to_numpy(dtype=np.float64)
+
+
+def usable_people(
+    table: pd.DataFrame, eligible: BoolArray, same_side: bool, same_cohort: bool
+) -> tuple[str, BoolArray]:
+    """Tell who can be paired, and how many lack what.
+
+    Parameters
+    ----------
+    table
+        From :func:`matchable_people`.
+    eligible
+        (subject,) who may be paired at all.
+    same_side, same_cohort
+        Whether the side or the cohort has to be known.
+
+    Returns
+    -------
+    words
+        How many are eligible, and how many of them lack what.
+    used
+        (subject,) who lacks nothing.
+    """
+    needs: dict[str, BoolArray] = {
+        words: np.isfinite(table[name].to_numpy(dtype=np.float64))
+        for name, words in (
+            ("log10_lesion_volume", "lesion volume"),
+            ("age", "age"),
+            ("value", "contrast"),
+            ("outcome", "outcome"),
+        )
+    }
+    if same_side:
+        needs["side"] = table["side"].isin(["L", "R"]).to_numpy()
+    if same_cohort:
+        needs["cohort"] = (table["cohort"] != "").to_numpy()
+    missing = [
+        f"{words} missing: {int((eligible & ~known).sum())}" for words, known in needs.items()
+    ]
+    used = eligible.copy()
+    for known in needs.values():
+        used &= known
+    return f"{int(eligible.sum())} eligible people ({'; '.join(missing)})", used
+
+
+def candidates_of(frame: pd.DataFrame, same_side: bool, same_cohort: bool) -> Candidates:
+    """Make candidates of people, in strata of those who may be paired with each other.
+
+    Parameters
+    ----------
+    frame
+        People who can be paired, from :func:`matchable_people`.
+    same_side, same_cohort
+        Pair within a lesioned side, or within a cohort, alone.
+
+    Returns
+    -------
+    Candidates
+        In the order of `frame`.
+    """
+    keys = [frame[n] for n, asked in (("side", same_side), ("cohort", same_cohort)) if asked]
+    stratum = np.zeros(len(frame), dtype=np.int64)
+    if keys:
+        stratum = np.asarray(frame.groupby(keys, sort=True).ngroup(), dtype=np.int64)
+    columns = {n: frame[n].to_numpy(dtype=np.float64) for n in ("log10_lesion_volume", "age")}
+    return Candidates(
+        stratum,
+        columns["log10_lesion_volume"],
+        columns["age"],
+        frame["value"].to_numpy(dtype=np.float64),
+        frame["person"].to_numpy(dtype=np.int64),
+    )

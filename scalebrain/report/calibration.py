@@ -1,0 +1,290 @@
+"""How often the prediction interval holds the true age, by region and by age."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from scalebrain.report import drawing
+from scalebrain.report.content import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Note,
+    Table,
+    cell,
+    count,
+    finite,
+    included_references,
+    interval,
+    long_region,
+    number,
+    percent,
+    plural,
+    text,
+)
+
+__all__ = ["Coverage", "coverage_blocks", "read_coverage"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_DEFAULT_LEVEL = 0.9
+_BAND_YEARS = 10
+_ALL = "all ages"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Whose true age lies inside the interval.
+
+    Parameters
+    ----------
+    level
+        Share that the interval promises.
+    regions
+        Names of the regions.
+    age
+        (person,) years; reference people that have an interval in some region.
+    inside
+        (person, region) 1 or 0, NaN where there is no interval.
+    n_calibrating
+        How many of these people set the width of the intervals.
+    """
+
+    level: float
+    regions: tuple[str, ...]
+    age: FloatArray
+    inside: FloatArray
+    n_calibrating: int
+
+    def by_region(self) -> dict[str, float]:
+        """Share of people inside, region by region."""
+        return dict(zip(self.regions, _shares(self.inside).tolist(), strict=True))
+
+    def bands(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Who belongs to each decade of age that has people, and everyone last."""
+        decade = np.floor(self.age / _BAND_YEARS).astype(np.int64)
+        bands = {
+            f"{d * _BAND_YEARS} to {(d + 1) * _BAND_YEARS - 1}": decade == d
+            for d in np.unique(decade).tolist()
+        }
+        return bands | {_ALL: np.ones(self.age.shape, dtype=np.bool_)}
+
+
+def read_coverage(ds: xr.Dataset) -> Coverage | None:
+    """Compare the intervals of included reference people with their true ages.
+
+    Parameters
+    ----------
+    ds
+        Store with ``brain_age_low`` and ``brain_age_high`` over ``(subject, region)``.
+
+    Returns
+    -------
+    Coverage or None
+        None where nobody has an interval.
+    """
+    if not {"brain_age_low", "brain_age_high", "age", "region"} <= set(ds.variables):
+        return None
+    rows = np.flatnonzero(included_references(ds))
+    age = np.asarray(ds["age"].values, dtype=np.float64)[rows]
+
+    def values(name: str) -> FloatArray:
+        small = ds[name].transpose("subject", "region").isel(subject=rows)
+        return np.asarray(small.values, dtype=np.float64)
+
+    low, high = values("brain_age_low"), values("brain_age_high")
+    known = np.isfinite(low) & np.isfinite(high) & np.isfinite(age)[:, None]
+    keep = known.any(axis=1)
+    if not keep.any():
+        return None
+    at = age[:, None]
+    inside = np.where(known, (low <= at) & (at <= high), np.nan)[keep]
+    calibrating = 0
+    if "out_of_fold" in ds.variables:
+        calibrating = int(np.asarray(ds["out_of_fold"].values, dtype=np.bool_)[rows][keep].sum())
+    regions = tuple(str(r) for r in ds["region"].values)
+    return Coverage(_level(ds), regions, age[keep], inside, calibrating)
+
+
+def _level(ds: xr.Dataset) -> float:
+    """Coverage that the intervals were made for."""
+    for attrs in (ds["brain_age_low"].attrs, ds["brain_age_high"].attrs, ds.attrs):
+        for name in ("coverage", "level", "confidence"):
+            if finite(attrs.get(name)) and 0 < float(attrs[name]) < 1:
+                return float(attrs[name])
+    return _DEFAULT_LEVEL
+
+
+def _shares(inside: FloatArray) -> FloatArray:
+    """Share of people inside in every region; NaN where nobody has an interval."""
+    n = np.isfinite(inside).sum(axis=0)
+    return np.asarray(np.nansum(inside, axis=0) / np.where(n > 0, n, np.nan))
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Coverage in one band of age: the mean over regions, its interval, and the regions."""
+
+    name: str
+    n: int
+    share: float
+    low: float
+    high: float
+    regions: FloatArray
+
+
+def _bands(coverage: Coverage) -> list[_Band]:
+    """Coverage in every band, everyone last.
+
+    The interval is Wilson's for as many observations as there are people: the regions of one
+    person are not independent.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    out = []
+    for name, who in coverage.bands().items():
+        regions, n = _shares(coverage.inside[who]), int(who.sum())
+        share = float(np.nanmean(regions))
+        low, high = proportion_confint(share * n, n, method="wilson")
+        out.append(_Band(name, n, share, float(low), float(high), regions))
+    return out
+
+
+def coverage_blocks(coverage: Coverage) -> list[Block]:
+    """Say and show how often the interval holds the true age, by age.
+
+    Parameters
+    ----------
+    coverage
+        From :func:`read_coverage`.
+
+    Returns
+    -------
+    list
+        A paragraph, a figure where there are several bands of age, and a table.
+    """
+    bands = _bands(coverage)
+    blocks: list[Block] = [_note(coverage, bands)]
+    if len(bands) > 2:
+        blocks.append(_figure(coverage, bands))
+    blocks.append(_table(coverage, bands))
+    return blocks
+
+
+def _note(coverage: Coverage, bands: list[_Band]) -> Note:
+    """Say what is covered, and whether that was a test."""
+    level, whole = percent(coverage.level), bands[-1]
+    known = whole.regions[np.isfinite(whole.regions)]
+    low, high = percent(known.min()), percent(known.max())
+    words = (
+        f"Prediction intervals: the {level} conformal interval holds the true age of "
+        f"{percent(whole.share)} of {plural(whole.n, 'reference person', 'reference people')} on "
+        f"average over regions ({low if low == high else f'{low} to {high}'} by region). "
+    )
+    if coverage.n_calibrating == whole.n:
+        words += (
+            "Their ages were predicted by networks that had not seen them (held out), but the "
+            "width of the intervals was set on these same errors: over all ages together the "
+            "share is met by construction and is no test on new people. By age it is not: one "
+            "width serves every age, and may be too narrow for some."
+        )
+    elif coverage.n_calibrating:
+        words += (
+            f"{count(coverage.n_calibrating)} of them were held out of training, but set the "
+            "width of the intervals; the others are new to the model."
+        )
+    else:
+        words += "They are new to the model, so this is a test."
+    off = [b for b in bands[:-1] if not b.low <= coverage.level <= b.high]
+    if off:
+        found = "; ".join(f"{b.name}, {percent(b.share)}" for b in off)
+        words += f" The 95% interval of the share leaves {level} out at ages {found}."
+    return Note(words)
+
+
+def _figure(coverage: Coverage, bands: list[_Band]) -> Figure:
+    """Draw a point and its interval for each band, a small dot for each region."""
+    level = coverage.level
+    at = np.arange(len(bands), dtype=np.float64)
+    share = np.array([b.share for b in bands])
+    ends = np.array([[b.low, b.high] for b in bands]).T
+    with drawing.drawing():
+        figure = drawing.canvas(9.6, 3.0)
+        axes = figure.subplots()
+        axes.axhline(level, color=drawing.MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for x, band in zip(at, bands, strict=True):
+            dots = band.regions[np.isfinite(band.regions)]
+            beside = x + 0.18 + 0.012 * (np.arange(dots.size) % 5)
+            axes.scatter(beside, dots, s=9, color=drawing.MUTED, alpha=0.6, linewidths=0)
+        axes.errorbar(
+            at,
+            share,
+            yerr=np.abs(ends - share),
+            fmt="o",
+            markersize=7,
+            color=drawing.ACCENT,
+            linewidth=1.8,
+        )
+        axes.set_xticks(at, [f"{b.name}\nn {count(b.n)}" for b in bands])
+        axes.set_xlabel("age, years")
+        axes.set_xlim(-0.5, len(bands) - 0.5)
+        lowest = min(float(ends.min()), *(float(np.nanmin(b.regions)) for b in bands), level)
+        axes.set_ylim(max(0.0, lowest - 0.05), 1.02)
+        axes.yaxis.set_major_formatter(_percent_axis)
+        axes.set_ylabel("true age inside")
+        axes.grid(axis="y")
+        alt = f"Share of people whose true age lies in the {percent(level)} interval, by age: "
+        alt += "; ".join(f"{b.name}, {percent(b.share)} of {count(b.n)}" for b in bands)
+        svg = drawing.render(figure, "coverage", f"{alt}.")
+    return Figure(
+        "coverage",
+        svg,
+        f"How often the interval holds the true age, by age. Dashed: the {percent(level)} that "
+        "it promises. Points: mean over regions, with a 95% Wilson interval for this many people "
+        "(the regions of one person are not independent). Small dots: one region each.",
+    )
+
+
+def _percent_axis(value: float, _: Any) -> str:
+    """Write a tick."""
+    return percent(value)
+
+
+def _table(coverage: Coverage, bands: list[_Band]) -> Table:
+    """One row a band."""
+    columns = [
+        Column("Age, years", numeric=False),
+        Column("people, n"),
+        Column("promised"),
+        Column("inside", hint="mean over regions"),
+        Column("95% interval", hint="Wilson, for this many people"),
+        Column("lowest region", numeric=False),
+        Column("highest region", numeric=False),
+    ]
+    rows: list[list[Cell]] = []
+    for band in bands:
+        misses = not band.low <= coverage.level <= band.high
+        ends = interval(100 * band.low, 100 * band.high, 0)
+        known = np.isfinite(band.regions)
+        order = np.argsort(np.where(known, band.regions, math.inf), kind="stable")
+        lowest, highest = order[0], order[int(known.sum()) - 1]
+        rows.append(
+            [
+                text(band.name),
+                cell(count(band.n), band.n),
+                cell(percent(coverage.level), coverage.level),
+                cell(percent(band.share), band.share, "caution" if misses else ""),
+                cell(f"{ends}%", band.low),
+                *(
+                    text(f"{long_region(coverage.regions[i])}, {number(100 * band.regions[i], 0)}%")
+                    for i in (lowest, highest)
+                ),
+            ]
+        )
+    caption = "How often the interval holds the true age of reference people, by age."
+    return Table("coverage-table", caption, columns, rows, folded=True)
