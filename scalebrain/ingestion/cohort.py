@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,25 @@ import pandas as pd
 
 from scalebrain.atlas.space import SPACE
 from scalebrain.cluster import map_tasks
-from scalebrain.errors import ImageError, Problem, StoreError, check_all
+from scalebrain.errors import ImageError, Problem, StoreBusyError, StoreError, check_all
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.journal import (
     Record,
     read_object,
     read_plan,
+    read_record,
     read_records,
     source_hashes,
     write_object,
     write_plan,
 )
-from scalebrain.ingestion.layout import check_grid, check_modulated, static_of, write_arrays
+from scalebrain.ingestion.layout import (
+    check_grid,
+    check_modulated,
+    static_of,
+    stored_arrays,
+    write_arrays,
+)
 from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD, Sides
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.partition import (
@@ -34,6 +42,7 @@ from scalebrain.ingestion.partition import (
     read_subject,
     write_partition,
 )
+from scalebrain.ingestion.parts import check_part, is_of_part, until_written
 from scalebrain.ingestion.plan import (
     Dataset,
     Plan,
@@ -54,7 +63,7 @@ from scalebrain.ingestion.subjects import (
     subject_variables,
     table_rows,
 )
-from scalebrain.io.lease import hold_lease
+from scalebrain.io.lease import Lease, hold_lease, hold_part_lease
 from scalebrain.io.location import Location
 from scalebrain.io.sources import Cohort, find_cohort, read_withdrawn
 from scalebrain.io.store import (
@@ -96,6 +105,7 @@ def ingest(
     min_lesion: float = 0.0,
     verify: bool = False,
     participants: Sequence[str] = (),
+    part: tuple[int, int] | None = None,
 ) -> str | Path:
     """Read datasets into a cohort store.
 
@@ -138,6 +148,9 @@ def ingest(
     participants
         Labels, with or without ``sub-``, of the people to take; whom the store knows already
         stays. Everyone when empty.
+    part
+        Number from 1, and count: only this share of the work is done, beside other processes
+        that do theirs. The same ingest without a part does what is left and finishes the store.
 
     Returns
     -------
@@ -149,7 +162,8 @@ def ingest(
     TableError, ImageError, GeometryError
         When nothing is usable, or anything is not and `strict` is set: all in one message.
     StoreError
-        When the store differs and `update` is not set, or another ingest is writing it.
+        When the store differs and `update` is not set, or another ingest is writing it
+        (``StoreBusyError``).
 
     Notes
     -----
@@ -159,16 +173,72 @@ def ingest(
     partition, writes its shards, then its record. The result does not depend on workers,
     order or interruptions.
     """
-    location = Location.of(store)
     options = ReadOptions(assume_space, volume, tuple(lesion_labels), min_lesion)
     options.check()
+    request = _Request(
+        source=source,
+        store=store,
+        options=options,
+        update=update,
+        strict=strict,
+        session=session,
+        prefix=prefix,
+        root=root,
+        withdrawn=withdrawn,
+        resolution=resolution,
+        whole_head=whole_head,
+        verify=verify,
+        participants=participants,
+        part=part,
+    )
+    if part is None:
+        _ingest(request)
+    else:
+        check_part(part, verify=verify)
+        until_written(Location.of(store), lambda: _ingest(request))
+    return store
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of :func:`ingest`."""
+
+    source: Sources
+    store: str | Path
+    options: ReadOptions
+    update: bool
+    strict: bool
+    session: str | None
+    prefix: str
+    root: str | Path | None
+    withdrawn: str | Path | None
+    resolution: float | None
+    whole_head: bool
+    verify: bool
+    participants: Sequence[str]
+    part: tuple[int, int] | None
+
+
+def _ingest(asked: _Request) -> bool:
+    """Ingest, or write a part; False when all that was done for the part is the plan."""
+    store, part = asked.store, asked.part
+    location = Location.of(store)
     attrs = store_attributes(location)
     _check_store(location, attrs)
-    check_grid(attrs, resolution=resolution, whole_head=whole_head)
-    gone = withdrawn_people(location, withdrawn, prefix)
+    check_grid(attrs, resolution=asked.resolution, whole_head=asked.whole_head)
+    gone = withdrawn_people(location, asked.withdrawn, asked.prefix)
     plan = read_plan(location)
-    known = known_people(location, plan) if participants else frozenset()
-    datasets = prepare_all(source, session, prefix, root, options, gone, participants, known)
+    known = known_people(location, plan) if asked.participants else frozenset()
+    datasets = prepare_all(
+        asked.source,
+        asked.session,
+        asked.prefix,
+        asked.root,
+        asked.options,
+        gone,
+        asked.participants,
+        known,
+    )
     check_ids(datasets, plan)
     changed = True
     if attrs.get("complete") and plan is not None:
@@ -177,12 +247,12 @@ def ingest(
         mended = mended_subjects(records, datasets)
         sources = {s: key for s, key in source_hashes(records).items() if s not in mended}
         changed = not all(is_current(location, attrs, sources, d, gone) for d in datasets)
-        if not changed and not verify:
+        if not changed and not asked.verify:
             logger.info("%s is complete: nothing to ingest", store)
-            if strict:
+            if asked.strict:
                 check_all(list(problems(store)["message"]), ImageError, _REJECTED)
-            return store
-        if changed and not update:
+            return True
+        if changed and not asked.update:
             raise StoreError(
                 f"{store}: complete, and the source differs: {changes(plan, sources, datasets)}. "
                 "Bring the store up to date with --update (update=True), or give a new path."
@@ -190,13 +260,30 @@ def ingest(
         check_same(plan, sources, attrs["sources"], datasets)
     _check_unfinished(attrs, datasets)
     check_modulated(location, datasets)
-    static, geometry = static_of(attrs, datasets, resolution=resolution, whole_head=whole_head)
-    with hold_lease(location) as lease:
+    static, geometry = static_of(
+        attrs, datasets, resolution=asked.resolution, whole_head=asked.whole_head
+    )
+    mask = "" if static is None else str(static.attrs["mask_sha256"])
+
+    def check_untouched() -> None:
         if (
             store_attributes(location) != attrs
-            or withdrawn_people(location, withdrawn, prefix) != gone
+            or withdrawn_people(location, asked.withdrawn, asked.prefix) != gone
         ):
-            raise StoreError(f"{store}: another process wrote it meanwhile. Run this one again.")
+            raise StoreBusyError(
+                f"{store}: another process wrote it meanwhile. Run this one again."
+            )
+
+    if part and attrs and plan and _is_planned(location, attrs, plan, datasets, gone):
+        with hold_part_lease(location, *part) as lease:
+            check_untouched()
+            own = [p for p in _partitions(plan, datasets, mask) if is_of_part(p.number, part)]
+            _write_partitions(
+                location, own, datasets, geometry, lease, stored_arrays(location), verify=False
+            )
+        return True
+    with hold_lease(location) as lease:
+        check_untouched()
         location.sweep()
         plan = read_plan(location)
         records = {} if plan is None else read_records(location, plan)
@@ -208,30 +295,73 @@ def ingest(
         else:
             update_root(location, {"complete": False})
         arrays = write_arrays(location, datasets, static)
-        if verify and static is not None:  # they have no record: written again
+        if asked.verify and static is not None:  # they have no record: written again
             replace_variables(location, static)
         _write_plan(location, plan, datasets, gone)
         resize_store(location, plan.n_rows)
-        mask = "" if static is None else str(static.attrs["mask_sha256"])
+        if part is not None:
+            return False
         partitions = _partitions(plan, datasets, mask)
-        with ThreadPoolExecutor() as pool:
-            mended = mended_subjects(records, datasets)
-            done = pool.map(
-                lambda part: (
-                    not mended & {scan.subject for scan in part.scans if scan is not None}
-                    and _is_done(location, part, records.get(part.number), verify)
-                ),
-                partitions,
-            )
-            todo = [part for part, is_done in zip(partitions, done, strict=True) if not is_done]
-        if len(todo) < len(partitions):
-            n = len(partitions)
-            logger.info("%d of %d partitions are done", n - len(todo), n)
-        shared = (str(location), arrays, geometry, lease.token)
-        map_tasks(_write_partition, todo, label="ingest", shared=shared)
-        lease.check()
-        _finalize(location, plan, partitions, strict)
-    return store
+        _write_partitions(
+            location, partitions, datasets, geometry, lease, arrays, verify=asked.verify
+        )
+        _finalize(location, plan, partitions, asked.strict)
+    return True
+
+
+def _is_planned(
+    location: Location,
+    attrs: Mapping[str, Any],
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    withdrawn: frozenset[str],
+) -> bool:
+    """Whether a store waits for exactly these datasets."""
+    held = attrs["sources"]
+    tables = read_object(location, "tables") or {}
+    found = read_object(location, "problems") or {}
+    return (
+        not attrs["complete"]
+        and set(read_object(location, "withdrawn") or ()) == withdrawn
+        and all(
+            held.get(d.name) == {"options": d.options.to_json(), "complete": False}
+            and tables.get(d.name) == table_rows(d)
+            and found.get(d.name) == _plain_problems(d)
+            for d in datasets
+        )
+        and make_plan(plan, datasets, frozenset(_present(read_records(location, plan)))) == plan
+    )
+
+
+def _write_partitions(
+    location: Location,
+    partitions: Sequence[Partition],
+    datasets: Sequence[Dataset],
+    geometry: Geometry | None,
+    lease: Lease,
+    arrays: tuple[str, ...],
+    *,
+    verify: bool,
+) -> None:
+    """Write those of some partitions that are not there as planned."""
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda part: read_record(location, part.number), partitions)
+        records = {p.number: r for p, r in zip(partitions, found, strict=True) if r is not None}
+        mended = mended_subjects(records, datasets)
+        done = pool.map(
+            lambda part: (
+                not mended & {scan.subject for scan in part.scans if scan is not None}
+                and _is_done(location, part, records.get(part.number), verify)
+            ),
+            partitions,
+        )
+        todo = [part for part, is_done in zip(partitions, done, strict=True) if not is_done]
+    if len(todo) < len(partitions):
+        n = len(partitions)
+        logger.info("%d of %d partitions are done", n - len(todo), n)
+    shared = (str(location), arrays, geometry, (lease.token, lease.key))
+    map_tasks(_write_partition, todo, label="ingest", shared=shared)
+    lease.check()
 
 
 def _check_store(location: Location, attrs: Mapping[str, Any]) -> None:
@@ -468,7 +598,7 @@ def _is_done(location: Location, partition: Partition, record: Record | None, ve
 
 
 def _write_partition(
-    partition: Partition, shared: tuple[str, tuple[str, ...], Geometry | None, str]
+    partition: Partition, shared: tuple[str, tuple[str, ...], Geometry | None, tuple[str, str]]
 ) -> int:
     """Write one partition."""
     return write_partition(partition, *shared)
