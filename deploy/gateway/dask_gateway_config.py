@@ -33,8 +33,7 @@ c.ClusterConfig.cluster_max_cores = 65
 c.ClusterConfig.cluster_max_memory = "300 G"
 c.ClusterConfig.idle_timeout = 3600.0
 
-# glibc returns large blocks to the system at once, and each scan would pay for them anew. No pages
-# that show names of subjects, logs or call stacks: the gateway gives them to the cluster's owner.
+# glibc returns large blocks to the system at once, and each scan would pay for them anew.
 c.ClusterConfig.environment = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "268435456",
@@ -64,6 +63,7 @@ if on_kubernetes:
             "volumes": [{"name": "tmp", "emptyDir": {}}],
         }
         container = {
+            "command": ["dumb-init", "--"],  # not the image's own: the gateway gives arguments
             "securityContext": closed,
             "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the pod
             "workingDir": "/tmp",  # noqa: S108
