@@ -55,7 +55,6 @@ if on_kubernetes:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    c.KubeClusterConfig.image = "registry.example/scalebrain:0.1.0-cpu"  # yours
     for role in ("worker", "scheduler"):
         pod = {
             "automountServiceAccountToken": False,
