@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,3 +219,13 @@ def test_export__of_a_store_in_a_bucket_holds_no_credentials(bucket: str, tmp_pa
         content = path.read_bytes()
         assert SECRET_KEY.encode() not in content
         assert ACCESS_KEY.encode() not in content
+
+
+def test_page__names_tests_that_exist(repository: Path) -> None:
+    text = (repository / "docs" / "security.md").read_text()
+    sources = [path.read_text() for path in (repository / "tests").rglob("*.py")]
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 25
+    assert not {name for name in named if not any(f"def {name}(" in s for s in sources)}
+    for path in re.findall(r"`(tests/[\w/]+\.py)`", text):
+        assert (repository / path).is_file(), path

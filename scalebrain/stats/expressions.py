@@ -33,6 +33,7 @@ _NODES = (
     ast.boolop,
     ast.cmpop,
 )
+_METHODS = frozenset({"max", "mean", "median", "min", "std"})
 _CODINGS = frozenset({"SAS", "custom", "diff", "helmert", "poly", "sum", "treatment"})
 
 
@@ -48,7 +49,8 @@ def forbidden(tree: ast.Expression) -> list[str]:
     -------
     list of str
         Its parts that are no arithmetic, comparison or call of a function by its name; of
-        ``np`` the functions that work number by number may be called, of ``contr`` the codings.
+        ``np`` the functions that work number by number may be called, of ``contr`` the codings, of
+        a variable its mean and the like.
     """
     out = []
     for node in ast.walk(tree):
@@ -68,4 +70,4 @@ def _is_known(node: ast.Attribute) -> bool:
         return False
     if node.value.id == "np":
         return isinstance(getattr(np, node.attr, None), np.ufunc)
-    return node.value.id == "contr" and node.attr in _CODINGS
+    return node.attr in (_CODINGS if node.value.id == "contr" else _METHODS)

@@ -69,6 +69,7 @@ def test_parse_formula__refuses_what_could_do_more_than_compute(
         "poly(x, 2) + I(x**2)",
         "{x > 1.5} + round(x)",
         "`x` + center(`x`)",
+        "I(x - x.mean())",
     ],
 )
 def test_parse_formula__takes_arithmetic_and_known_functions(ds: xr.Dataset, right: str) -> None:
