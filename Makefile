@@ -15,7 +15,7 @@ NEEDS = pyproject.toml constraints.txt
 help:
 	@echo "make demo       simulate a cohort, run the whole study on it, write $(OUT)/report.html"
 	@echo "make test       run the tests"
-	@echo "make lint       ruff, mypy, numpydoc, codespell, import contracts"
+	@echo "make lint       ruff, mypy, numpydoc, codespell, import contracts, bandit"
 	@echo "make audit      known vulnerabilities of the pinned versions; needs a network"
 	@echo "make docs       build the documentation: docs/_build/html/index.html"
 	@echo "make clean      remove .venv and the caches"

@@ -39,7 +39,6 @@ from scalebrain.ingestion.partition import (
     content_of,
     damaged,
     plain_message,
-    read_subject,
     write_partition,
 )
 from scalebrain.ingestion.parts import check_part, is_of_part, until_written
@@ -78,7 +77,18 @@ from scalebrain.io.store import (
     update_root,
 )
 
-__all__ = ["ingest", "problems", "validate"]
+__all__ = [
+    "ingest",
+    "is_current",
+    "known_people",
+    "mended_subjects",
+    "partitions_of",
+    "plain_problems",
+    "prepare_all",
+    "problems",
+    "withdrawn_people",
+    "write_problems",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +287,7 @@ def _ingest(asked: _Request) -> bool:
     if part and attrs and plan and _is_planned(location, attrs, plan, datasets, gone):
         with hold_part_lease(location, *part) as lease:
             check_untouched()
-            own = [p for p in _partitions(plan, datasets, mask) if is_of_part(p.number, part)]
+            own = [p for p in partitions_of(plan, datasets, mask) if is_of_part(p.number, part)]
             _write_partitions(
                 location, own, datasets, geometry, lease, stored_arrays(location), verify=False
             )
@@ -301,7 +311,7 @@ def _ingest(asked: _Request) -> bool:
         resize_store(location, plan.n_rows)
         if part is not None:
             return False
-        partitions = _partitions(plan, datasets, mask)
+        partitions = partitions_of(plan, datasets, mask)
         _write_partitions(
             location, partitions, datasets, geometry, lease, arrays, verify=asked.verify
         )
@@ -326,7 +336,7 @@ def _is_planned(
         and all(
             held.get(d.name) == {"options": d.options.to_json(), "complete": False}
             and tables.get(d.name) == table_rows(d)
-            and found.get(d.name) == _plain_problems(d)
+            and found.get(d.name) == plain_problems(d)
             for d in datasets
         )
         and make_plan(plan, datasets, frozenset(_present(read_records(location, plan)))) == plan
@@ -491,7 +501,7 @@ def is_current(
     return (
         rows == table_rows(dataset)
         and all(sources.get(subject) == key for subject, key in dataset.hashes.items())
-        and known == _plain_problems(dataset)
+        and known == plain_problems(dataset)
     )
 
 
@@ -523,7 +533,7 @@ def _create(location: Location, datasets: Sequence[Dataset]) -> None:
     )
 
 
-def _plain_problems(dataset: Dataset) -> dict[str, list[list[str]]]:
+def plain_problems(dataset: Dataset) -> dict[str, list[list[str]]]:
     """Say what discovery found of a dataset, JSON-able."""
     cohort = dataset.cohort
     return {
@@ -556,7 +566,7 @@ def _write_plan(
     held = store_attributes(location)["sources"]
     for dataset in datasets:
         tables[dataset.name] = table_rows(dataset)
-        found[dataset.name] = _plain_problems(dataset)
+        found[dataset.name] = plain_problems(dataset)
         held[dataset.name] = {"options": dataset.options.to_json(), "complete": False}
     write_object(location, "tables", tables)
     write_object(location, "problems", found)
@@ -565,7 +575,7 @@ def _write_plan(
     update_root(location, {"sources": held})
 
 
-def _partitions(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Partition]:
+def partitions_of(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Partition]:
     """Partitions of the given datasets."""
     given = {dataset.name: dataset for dataset in datasets}
     out = []
@@ -704,62 +714,3 @@ def problems(store: str | Path, kind: str = "rejected") -> pd.DataFrame:
     if content is None:
         raise StoreError(f"{store}: not a finished store. Ingest first.")
     return pd.read_csv(io.BytesIO(content), sep="\t", dtype=str, keep_default_na=False)
-
-
-def validate(
-    source: Sources,
-    *,
-    session: str | None = None,
-    prefix: str = "",
-    root: str | Path | None = None,
-    assume_space: bool = False,
-    volume: int | None = None,
-    lesion_labels: Sequence[int] = (),
-) -> pd.DataFrame:
-    """Do every check of :func:`ingest` and write nothing.
-
-    Parameters
-    ----------
-    source, session, prefix, root, assume_space, volume, lesion_labels
-        As for :func:`ingest`.
-
-    Returns
-    -------
-    DataFrame
-        One row a problem: dataset, subject, code, rule, file, message, and ``action``, E
-        for what would be rejected and W for what would be kept with a warning.
-        ``attrs["n_subjects"]`` counts those that would be in the store.
-
-    Raises
-    ------
-    TableError, ImageError, GeometryError
-        When nothing is usable.
-    """
-    options = ReadOptions(assume_space, volume, tuple(lesion_labels))
-    datasets = prepare_all(source, session, prefix, root, options, frozenset())
-    check_ids(datasets, None)
-    plan = make_plan(None, datasets, frozenset())
-    _, geometry = static_of({}, datasets, resolution=None, whole_head=False)
-    parts = _partitions(plan, datasets, "")
-    found = map_tasks(_check_partition, parts, label="validate", shared=(geometry,))
-    entries = {entry["subject"]: entry for part in found for entry in part}
-    known = {dataset.name: _plain_problems(dataset) for dataset in datasets}
-    rejected, warnings = gather_problems(plan, entries, known)
-    table = pd.concat(
-        [
-            problem_table(rejected).assign(action="E"),
-            problem_table(warnings).assign(action="W"),
-        ],
-        ignore_index=True,
-    )
-    table.attrs["n_subjects"] = sum("values" in entry for entry in entries.values())
-    return table
-
-
-def _check_partition(partition: Partition, shared: tuple[Geometry | None]) -> list[dict[str, Any]]:
-    """Entries of the subjects of a partition, their rows thrown away."""
-    return [
-        read_subject(scan, shared[0], partition, sides)[1]
-        for scan, sides in zip(partition.scans, partition.sides, strict=True)
-        if scan is not None
-    ]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,7 @@ from scalebrain.errors import ConfigError, StoreBusyError, StoreError
 from scalebrain.ingestion import parts as module
 from scalebrain.io.lease import LEASE_KEY, hold_lease, hold_part_lease
 from scalebrain.io.location import Location
+from tests.distributed.s3 import create_bucket, moto_server, require, s3_environment
 from tests.phantom import image_path, save, tree_bytes, write_tree
 
 
@@ -59,7 +61,7 @@ def test_part__processes_that_start_at_once_make_the_store_of_a_plain_ingest(
     store = tmp_path / "c.zarr"
     running = [start(source, store, "--part", f"{i}/3") for i in (1, 2, 3)]
     for process in running:
-        _, told = process.communicate(timeout=120)
+        _, told = process.communicate(timeout=300)
         assert process.returncode == 0, told
     with pytest.raises(StoreError, match="interrupted"):
         scalebrain.open_store(store)
@@ -67,7 +69,7 @@ def test_part__processes_that_start_at_once_make_the_store_of_a_plain_ingest(
     written = [record.stat().st_mtime_ns for record in records]
     assert not Location.of(store).list("ingest/parts")
     last = start(source, store)
-    last.communicate(timeout=120)
+    last.communicate(timeout=300)
     assert last.returncode == 3  # one is rejected
     assert [record.stat().st_mtime_ns for record in records] == written
     assert tree_bytes(store) == whole
@@ -170,3 +172,21 @@ def test_part__refuses_a_part_that_there_is_not(
     with pytest.raises(ConfigError, match="does not verify"):
         scalebrain.ingest(source, tmp_path / "c.zarr", part=(1, 2), verify=True)
     assert not (tmp_path / "c.zarr").exists()
+
+
+def test_part__in_a_bucket_two_at_a_time_make_the_same_store(
+    source: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("moto", "obstore")
+    with moto_server() as endpoint:
+        create_bucket(endpoint, "parts")
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in s3_environment(endpoint).items():
+            monkeypatch.setenv(name, value)
+        url = "s3://parts/c.zarr"
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda i: scalebrain.ingest(source, url, part=(i, 2)), (1, 2)))
+        scalebrain.ingest(source, url)
+        location = Location.of(url)
+        assert {key: location.get(key) for key in location.list()} == whole
