@@ -10,12 +10,13 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 NEEDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup-dev lint docs constraints clean
+.PHONY: help demo test setup-dev lint audit docs constraints clean
 
 help:
 	@echo "make demo       simulate a cohort, run the whole study on it, write $(OUT)/report.html"
 	@echo "make test       run the tests"
-	@echo "make lint       ruff, mypy, numpydoc, codespell, import contracts"
+	@echo "make lint       ruff, mypy, numpydoc, codespell, import contracts, bandit"
+	@echo "make audit      known vulnerabilities of the pinned versions; needs a network"
 	@echo "make docs       build the documentation: docs/_build/html/index.html"
 	@echo "make clean      remove .venv and the caches"
 
@@ -34,6 +35,15 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/numpydoc lint $$(find scalebrain -name '*.py' | sort)
 	$(VENV)/bin/codespell
 	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/bandit -q -r scalebrain -c pyproject.toml
+
+# Asks a service on the network about every line of constraints.txt, from an environment of its own.
+audit: $(VENV)-audit/bin/pip-audit
+	$(VENV)-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip -s osv --progress-spinner off
+
+$(VENV)-audit/bin/pip-audit:
+	$(MAKE) VENV=$(VENV)-audit $(VENV)-audit/bin/python
+	$(VENV)-audit/bin/python -m pip --disable-pip-version-check install -q pip-audit==2.10.1
 
 # Everything anew: what is no longer there leaves no page. Warnings are errors, and so are links
 # that lead nowhere and public functions without a page. Nothing is downloaded.
@@ -86,4 +96,4 @@ constraints:
 	rm -rf $(VENV)-freeze
 
 clean:
-	rm -rf $(VENV) docs/_build docs/api docs/notebooks docs/project .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-audit docs/_build docs/api docs/notebooks docs/project .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

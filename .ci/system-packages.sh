@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Debian packages that some tests need: a real T1w scan in MNI space (mricron-data), a
-# browser for the report, the font its pictures are checked with, and R with the packages whose
-# numbers the statistics must equal. Without apt or root it says so and goes on; the tests that
+# browser for the report, the font its pictures are checked with, R with the packages whose
+# numbers the statistics must equal, and SLURM, which runs on the loopback interface. Without apt or root it says so and goes on; the tests that
 # need them then say what is missing.
 set -euo pipefail
 
 packages=(
   mricron-data chromium fonts-dejavu-core r-base-core r-cran-lme4 r-cran-lmertest r-cran-lavaan
-  r-cran-jsonlite
+  r-cran-jsonlite slurmctld slurmd slurm-client munge
 )
 
 missing=()

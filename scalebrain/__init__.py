@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from scalebrain.graph.train import Training
     from scalebrain.harmonization.cohort import Harmonizer, harmonize
     from scalebrain.harmonization.transformer import ComBat
-    from scalebrain.ingestion.cohort import ingest, problems, validate
+    from scalebrain.ingestion.cohort import ingest, problems
     from scalebrain.ingestion.upkeep import store_info, verify_store, withdraw
+    from scalebrain.ingestion.validation import validate
     from scalebrain.io.store import open_store, save_store, unpack
     from scalebrain.outputs.bids import export_bids
     from scalebrain.pipeline import run_study
@@ -112,7 +113,7 @@ _HOME = {
     "to_lesional_sides": "features.laterality",
     "tract_load": "features.lesion",
     "unpack": "io.store",
-    "validate": "ingestion.cohort",
+    "validate": "ingestion.validation",
     "verify_store": "ingestion.upkeep",
     "view": "report.viewer",
     "withdraw": "ingestion.upkeep",

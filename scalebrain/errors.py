@@ -21,6 +21,7 @@ __all__ = [
     "ScalebrainError",
     "ScalebrainWarning",
     "StatisticsError",
+    "StoreBusyError",
     "StoreError",
     "TableError",
     "check_all",
@@ -61,6 +62,10 @@ class TableError(ScalebrainError, ValueError):
 
 class StoreError(ScalebrainError, RuntimeError):
     """A cohort store is missing, incomplete, of another format or misaligned."""
+
+
+class StoreBusyError(StoreError):
+    """Another process is writing the cohort store."""
 
 
 class MissingVariableError(ScalebrainError, KeyError):

@@ -16,13 +16,18 @@ from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-#: Files at the root of the repository, and the page that each becomes.
+#: Files of the repository, and the page that each becomes.
 PAGES = {
     "README.md": "project/readme.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
     "LICENSE": "project/license.md",
     "CITATION.cff": "project/citation.md",
+    "deploy/README.md": "project/deploy.md",
+    **{
+        f"deploy/{folder}/README.md": f"project/deploy_{folder}.md"
+        for folder in ("docker", "slurm", "kubernetes", "gateway", "tls", "observability")
+    },
 }
 _LINK = re.compile(r"(\]\()([^()\s]+)(\))")
 _OUTSIDE = re.compile(r"^(?:[a-z][a-z0-9+.-]*:|#|/)")

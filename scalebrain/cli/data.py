@@ -1,5 +1,6 @@
 """Commands that make stores and look after them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ def tell_rejected(store: str) -> None:
         raise click.exceptions.Exit(PARTIAL)
 
 
+def _part(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Read the number and count of a part."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise click.BadParameter(f"{text!r} is not I/N with I from 1 to N, as 1/8")
+    return int(found[1]), int(found[2])
+
+
 @cli.command(
     epilog="A source is a folder (BIDS derivatives, ATLAS R2.0, CAT12, UK Biobank, FreeSurfer) or "
     "a manifest (TSV or CSV). Exit code 3: some subjects were rejected, the others are in."
@@ -55,19 +66,28 @@ def tell_rejected(store: str) -> None:
 @click.option("--whole-head", is_flag=True, help="Keep voxels outside the brain too.")
 @click.option("--min-lesion", default=0.0, metavar="ML", help="Leave smaller components out.")
 @click.option("--verify", is_flag=True, help="Write again what is damaged.")
+@click.option(
+    "--part",
+    metavar="I/N",
+    callback=_part,
+    help="Do the I-th of N shares of the work, beside processes that do the others; then run it "
+    "without, which finishes the store.",
+)
 @reading
 @computing()
 def ingest(
     sources: tuple[Path, ...],
     store: str,
+    part: tuple[int, int] | None,
     client: Client,
     **options: Any,
 ) -> None:
     """Read SOURCES into the cohort store STORE, a path or URL."""
     with client():
-        scalebrain.ingest(sources, store, **options)
+        scalebrain.ingest(sources, store, part=part, **options)
     click.echo(store)
-    tell_rejected(store)
+    if part is None:
+        tell_rejected(store)
 
 
 @cli.command(epilog="Exit code 3: some subjects would be rejected.")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from scalebrain.cluster.local import local_client, parsed_memory
 from scalebrain.cluster.profiles import read_profile
-from scalebrain.errors import ConfigError
+from scalebrain.errors import ConfigError, ScalebrainError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,7 +75,7 @@ def open_client(
         raise ConfigError(f"{n_workers} workers: expected 1 or more.")
     limit = None if memory is None else parsed_memory(memory)
     if spec is None:
-        with local_client(n_workers, limit) as client:
+        with local_client(n_workers, limit) as client, _losses_told():
             yield client
         return
     if limit is not None:
@@ -86,8 +86,28 @@ def open_client(
         with dask.config.set({} if n_workers is None else {"num_workers": n_workers}):
             yield None
         return
-    with _cluster_client(spec, n_workers, profiles) as client:
+    with _cluster_client(spec, n_workers, profiles) as client, _losses_told():
         yield client
+
+
+@contextlib.contextmanager
+def _losses_told() -> Iterator[None]:
+    """Say what to do when workers or their scheduler are lost for good."""
+    from distributed import CancelledError, KilledWorker
+    from distributed.comm.core import CommClosedError
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise ScalebrainError(
+            f"Task {error.args[0]} died with every worker that took it, most often for want of "
+            "memory. Give workers more of it, and run the same command again: it goes on."
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise ScalebrainError(
+            "The scheduler is gone, or the connection to it. What is done is kept: run the same "
+            "command again on one that runs, and it goes on."
+        ) from error
 
 
 def _refuse_memory(spec: str) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,25 @@ import pandas as pd
 
 from scalebrain.atlas.space import SPACE
 from scalebrain.cluster.tasks import map_tasks
-from scalebrain.errors import ImageError, Problem, StoreError, check_all
+from scalebrain.errors import ImageError, Problem, StoreBusyError, StoreError, check_all
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.journal import (
     Record,
     read_object,
     read_plan,
+    read_record,
     read_records,
     source_hashes,
     write_object,
     write_plan,
 )
-from scalebrain.ingestion.layout import check_grid, check_modulated, static_of, write_arrays
+from scalebrain.ingestion.layout import (
+    check_grid,
+    check_modulated,
+    static_of,
+    stored_arrays,
+    write_arrays,
+)
 from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD, Sides
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.partition import (
@@ -31,9 +39,9 @@ from scalebrain.ingestion.partition import (
     content_of,
     damaged,
     plain_message,
-    read_subject,
     write_partition,
 )
+from scalebrain.ingestion.parts import check_part, is_of_part, until_written
 from scalebrain.ingestion.plan import (
     Dataset,
     Plan,
@@ -54,7 +62,7 @@ from scalebrain.ingestion.subjects import (
     subject_variables,
     table_rows,
 )
-from scalebrain.io.lease import hold_lease
+from scalebrain.io.lease import Lease, hold_lease, hold_part_lease
 from scalebrain.io.location import Location
 from scalebrain.io.sources import Cohort, find_cohort, read_withdrawn
 from scalebrain.io.store import (
@@ -69,7 +77,18 @@ from scalebrain.io.store import (
     update_root,
 )
 
-__all__ = ["ingest", "problems", "validate"]
+__all__ = [
+    "ingest",
+    "is_current",
+    "known_people",
+    "mended_subjects",
+    "partitions_of",
+    "plain_problems",
+    "prepare_all",
+    "problems",
+    "withdrawn_people",
+    "write_problems",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +115,7 @@ def ingest(
     min_lesion: float = 0.0,
     verify: bool = False,
     participants: Sequence[str] = (),
+    part: tuple[int, int] | None = None,
 ) -> str | Path:
     """Read datasets into a cohort store.
 
@@ -138,6 +158,9 @@ def ingest(
     participants
         Labels, with or without ``sub-``, of the people to take; whom the store knows already
         stays. Everyone when empty.
+    part
+        Number from 1, and count: only this share of the work is done, beside other processes
+        that do theirs. The same ingest without a part does what is left and finishes the store.
 
     Returns
     -------
@@ -149,7 +172,8 @@ def ingest(
     TableError, ImageError, GeometryError
         When nothing is usable, or anything is not and `strict` is set: all in one message.
     StoreError
-        When the store differs and `update` is not set, or another ingest is writing it.
+        When the store differs and `update` is not set, or another ingest is writing it
+        (``StoreBusyError``).
 
     Notes
     -----
@@ -159,16 +183,72 @@ def ingest(
     partition, writes its shards, then its record. The result does not depend on workers,
     order or interruptions.
     """
-    location = Location.of(store)
     options = ReadOptions(assume_space, volume, tuple(lesion_labels), min_lesion)
     options.check()
+    request = _Request(
+        source=source,
+        store=store,
+        options=options,
+        update=update,
+        strict=strict,
+        session=session,
+        prefix=prefix,
+        root=root,
+        withdrawn=withdrawn,
+        resolution=resolution,
+        whole_head=whole_head,
+        verify=verify,
+        participants=participants,
+        part=part,
+    )
+    if part is None:
+        _ingest(request)
+    else:
+        check_part(part, verify=verify)
+        until_written(Location.of(store), lambda: _ingest(request))
+    return store
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of :func:`ingest`."""
+
+    source: Sources
+    store: str | Path
+    options: ReadOptions
+    update: bool
+    strict: bool
+    session: str | None
+    prefix: str
+    root: str | Path | None
+    withdrawn: str | Path | None
+    resolution: float | None
+    whole_head: bool
+    verify: bool
+    participants: Sequence[str]
+    part: tuple[int, int] | None
+
+
+def _ingest(asked: _Request) -> bool:
+    """Ingest, or write a part; False when all that was done for the part is the plan."""
+    store, part = asked.store, asked.part
+    location = Location.of(store)
     attrs = store_attributes(location)
     _check_store(location, attrs)
-    check_grid(attrs, resolution=resolution, whole_head=whole_head)
-    gone = withdrawn_people(location, withdrawn, prefix)
+    check_grid(attrs, resolution=asked.resolution, whole_head=asked.whole_head)
+    gone = withdrawn_people(location, asked.withdrawn, asked.prefix)
     plan = read_plan(location)
-    known = known_people(location, plan) if participants else frozenset()
-    datasets = prepare_all(source, session, prefix, root, options, gone, participants, known)
+    known = known_people(location, plan) if asked.participants else frozenset()
+    datasets = prepare_all(
+        asked.source,
+        asked.session,
+        asked.prefix,
+        asked.root,
+        asked.options,
+        gone,
+        asked.participants,
+        known,
+    )
     check_ids(datasets, plan)
     changed = True
     if attrs.get("complete") and plan is not None:
@@ -177,12 +257,12 @@ def ingest(
         mended = mended_subjects(records, datasets)
         sources = {s: key for s, key in source_hashes(records).items() if s not in mended}
         changed = not all(is_current(location, attrs, sources, d, gone) for d in datasets)
-        if not changed and not verify:
+        if not changed and not asked.verify:
             logger.info("%s is complete: nothing to ingest", store)
-            if strict:
+            if asked.strict:
                 check_all(list(problems(store)["message"]), ImageError, _REJECTED)
-            return store
-        if changed and not update:
+            return True
+        if changed and not asked.update:
             raise StoreError(
                 f"{store}: complete, and the source differs: {changes(plan, sources, datasets)}. "
                 "Bring the store up to date with --update (update=True), or give a new path."
@@ -190,13 +270,30 @@ def ingest(
         check_same(plan, sources, attrs["sources"], datasets)
     _check_unfinished(attrs, datasets)
     check_modulated(location, datasets)
-    static, geometry = static_of(attrs, datasets, resolution=resolution, whole_head=whole_head)
-    with hold_lease(location) as lease:
+    static, geometry = static_of(
+        attrs, datasets, resolution=asked.resolution, whole_head=asked.whole_head
+    )
+    mask = "" if static is None else str(static.attrs["mask_sha256"])
+
+    def check_untouched() -> None:
         if (
             store_attributes(location) != attrs
-            or withdrawn_people(location, withdrawn, prefix) != gone
+            or withdrawn_people(location, asked.withdrawn, asked.prefix) != gone
         ):
-            raise StoreError(f"{store}: another process wrote it meanwhile. Run this one again.")
+            raise StoreBusyError(
+                f"{store}: another process wrote it meanwhile. Run this one again."
+            )
+
+    if part and attrs and plan and _is_planned(location, attrs, plan, datasets, gone):
+        with hold_part_lease(location, *part) as lease:
+            check_untouched()
+            own = [p for p in partitions_of(plan, datasets, mask) if is_of_part(p.number, part)]
+            _write_partitions(
+                location, own, datasets, geometry, lease, stored_arrays(location), verify=False
+            )
+        return True
+    with hold_lease(location) as lease:
+        check_untouched()
         location.sweep()
         plan = read_plan(location)
         records = {} if plan is None else read_records(location, plan)
@@ -208,30 +305,73 @@ def ingest(
         else:
             update_root(location, {"complete": False})
         arrays = write_arrays(location, datasets, static)
-        if verify and static is not None:  # they have no record: written again
+        if asked.verify and static is not None:  # they have no record: written again
             replace_variables(location, static)
         _write_plan(location, plan, datasets, gone)
         resize_store(location, plan.n_rows)
-        mask = "" if static is None else str(static.attrs["mask_sha256"])
-        partitions = _partitions(plan, datasets, mask)
-        with ThreadPoolExecutor() as pool:
-            mended = mended_subjects(records, datasets)
-            done = pool.map(
-                lambda part: (
-                    not mended & {scan.subject for scan in part.scans if scan is not None}
-                    and _is_done(location, part, records.get(part.number), verify)
-                ),
-                partitions,
-            )
-            todo = [part for part, is_done in zip(partitions, done, strict=True) if not is_done]
-        if len(todo) < len(partitions):
-            n = len(partitions)
-            logger.info("%d of %d partitions are done", n - len(todo), n)
-        shared = (str(location), arrays, geometry, lease.token)
-        map_tasks(_write_partition, todo, label="ingest", shared=shared)
-        lease.check()
-        _finalize(location, plan, partitions, strict)
-    return store
+        if part is not None:
+            return False
+        partitions = partitions_of(plan, datasets, mask)
+        _write_partitions(
+            location, partitions, datasets, geometry, lease, arrays, verify=asked.verify
+        )
+        _finalize(location, plan, partitions, asked.strict)
+    return True
+
+
+def _is_planned(
+    location: Location,
+    attrs: Mapping[str, Any],
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    withdrawn: frozenset[str],
+) -> bool:
+    """Whether a store waits for exactly these datasets."""
+    held = attrs["sources"]
+    tables = read_object(location, "tables") or {}
+    found = read_object(location, "problems") or {}
+    return (
+        not attrs["complete"]
+        and set(read_object(location, "withdrawn") or ()) == withdrawn
+        and all(
+            held.get(d.name) == {"options": d.options.to_json(), "complete": False}
+            and tables.get(d.name) == table_rows(d)
+            and found.get(d.name) == plain_problems(d)
+            for d in datasets
+        )
+        and make_plan(plan, datasets, frozenset(_present(read_records(location, plan)))) == plan
+    )
+
+
+def _write_partitions(
+    location: Location,
+    partitions: Sequence[Partition],
+    datasets: Sequence[Dataset],
+    geometry: Geometry | None,
+    lease: Lease,
+    arrays: tuple[str, ...],
+    *,
+    verify: bool,
+) -> None:
+    """Write those of some partitions that are not there as planned."""
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda part: read_record(location, part.number), partitions)
+        records = {p.number: r for p, r in zip(partitions, found, strict=True) if r is not None}
+        mended = mended_subjects(records, datasets)
+        done = pool.map(
+            lambda part: (
+                not mended & {scan.subject for scan in part.scans if scan is not None}
+                and _is_done(location, part, records.get(part.number), verify)
+            ),
+            partitions,
+        )
+        todo = [part for part, is_done in zip(partitions, done, strict=True) if not is_done]
+    if len(todo) < len(partitions):
+        n = len(partitions)
+        logger.info("%d of %d partitions are done", n - len(todo), n)
+    shared = (str(location), arrays, geometry, (lease.token, lease.key))
+    map_tasks(_write_partition, todo, label="ingest", shared=shared)
+    lease.check()
 
 
 def _check_store(location: Location, attrs: Mapping[str, Any]) -> None:
@@ -361,7 +501,7 @@ def is_current(
     return (
         rows == table_rows(dataset)
         and all(sources.get(subject) == key for subject, key in dataset.hashes.items())
-        and known == _plain_problems(dataset)
+        and known == plain_problems(dataset)
     )
 
 
@@ -393,7 +533,7 @@ def _create(location: Location, datasets: Sequence[Dataset]) -> None:
     )
 
 
-def _plain_problems(dataset: Dataset) -> dict[str, list[list[str]]]:
+def plain_problems(dataset: Dataset) -> dict[str, list[list[str]]]:
     """Say what discovery found of a dataset, JSON-able."""
     cohort = dataset.cohort
     return {
@@ -426,7 +566,7 @@ def _write_plan(
     held = store_attributes(location)["sources"]
     for dataset in datasets:
         tables[dataset.name] = table_rows(dataset)
-        found[dataset.name] = _plain_problems(dataset)
+        found[dataset.name] = plain_problems(dataset)
         held[dataset.name] = {"options": dataset.options.to_json(), "complete": False}
     write_object(location, "tables", tables)
     write_object(location, "problems", found)
@@ -435,7 +575,7 @@ def _write_plan(
     update_root(location, {"sources": held})
 
 
-def _partitions(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Partition]:
+def partitions_of(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Partition]:
     """Partitions of the given datasets."""
     given = {dataset.name: dataset for dataset in datasets}
     out = []
@@ -468,7 +608,7 @@ def _is_done(location: Location, partition: Partition, record: Record | None, ve
 
 
 def _write_partition(
-    partition: Partition, shared: tuple[str, tuple[str, ...], Geometry | None, str]
+    partition: Partition, shared: tuple[str, tuple[str, ...], Geometry | None, tuple[str, str]]
 ) -> int:
     """Write one partition."""
     return write_partition(partition, *shared)
@@ -574,62 +714,3 @@ def problems(store: str | Path, kind: str = "rejected") -> pd.DataFrame:
     if content is None:
         raise StoreError(f"{store}: not a finished store. Ingest first.")
     return pd.read_csv(io.BytesIO(content), sep="\t", dtype=str, keep_default_na=False)
-
-
-def validate(
-    source: Sources,
-    *,
-    session: str | None = None,
-    prefix: str = "",
-    root: str | Path | None = None,
-    assume_space: bool = False,
-    volume: int | None = None,
-    lesion_labels: Sequence[int] = (),
-) -> pd.DataFrame:
-    """Do every check of :func:`ingest` and write nothing.
-
-    Parameters
-    ----------
-    source, session, prefix, root, assume_space, volume, lesion_labels
-        As for :func:`ingest`.
-
-    Returns
-    -------
-    DataFrame
-        One row a problem: dataset, subject, code, rule, file, message, and ``action``, E
-        for what would be rejected and W for what would be kept with a warning.
-        ``attrs["n_subjects"]`` counts those that would be in the store.
-
-    Raises
-    ------
-    TableError, ImageError, GeometryError
-        When nothing is usable.
-    """
-    options = ReadOptions(assume_space, volume, tuple(lesion_labels))
-    datasets = prepare_all(source, session, prefix, root, options, frozenset())
-    check_ids(datasets, None)
-    plan = make_plan(None, datasets, frozenset())
-    _, geometry = static_of({}, datasets, resolution=None, whole_head=False)
-    parts = _partitions(plan, datasets, "")
-    found = map_tasks(_check_partition, parts, label="validate", shared=(geometry,))
-    entries = {entry["subject"]: entry for part in found for entry in part}
-    known = {dataset.name: _plain_problems(dataset) for dataset in datasets}
-    rejected, warnings = gather_problems(plan, entries, known)
-    table = pd.concat(
-        [
-            problem_table(rejected).assign(action="E"),
-            problem_table(warnings).assign(action="W"),
-        ],
-        ignore_index=True,
-    )
-    table.attrs["n_subjects"] = sum("values" in entry for entry in entries.values())
-    return table
-
-
-def _check_partition(partition: Partition, shared: tuple[Geometry | None]) -> list[dict[str, Any]]:
-    """Entries of the subjects of a partition, their rows thrown away."""
-    return [
-        read_subject(scan, shared[0], partition, sides)[1]
-        for scan, sides in zip(partition.scans, partition.sides, strict=True)
-        if scan is not None
-    ]

@@ -21,7 +21,15 @@ from scalebrain.io.location import Location
 from scalebrain.io.nifti import read_header
 from scalebrain.io.store import add_images, replace_variables, store_attributes, update_root
 
-__all__ = ["ARRAYS", "check_grid", "check_modulated", "choose_grid", "static_of", "write_arrays"]
+__all__ = [
+    "ARRAYS",
+    "check_grid",
+    "check_modulated",
+    "choose_grid",
+    "static_of",
+    "stored_arrays",
+    "write_arrays",
+]
 
 #: dtype and second dim of every big array.
 ARRAYS: dict[str, tuple[type, str]] = {
@@ -224,4 +232,9 @@ def write_arrays(
         update_root(location, {"gm_modulated": kinds.pop()})
     rows = int(attrs["partition_rows"])
     add_images(location, {n: (*ARRAYS[n], array_rows(n, rows)) for n in sorted(names)})
+    return stored_arrays(location)
+
+
+def stored_arrays(location: Location) -> tuple[str, ...]:
+    """Every big array that a store has."""
     return tuple(name for name in ARRAYS if location.get(f"{name}/zarr.json") is not None)

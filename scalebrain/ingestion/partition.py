@@ -113,7 +113,11 @@ def plain_message(message: str, root: Path) -> str:
 
 
 def write_partition(
-    partition: Partition, url: str, arrays: tuple[str, ...], geometry: Geometry | None, token: str
+    partition: Partition,
+    url: str,
+    arrays: tuple[str, ...],
+    geometry: Geometry | None,
+    lease: tuple[str, str],
 ) -> int:
     """Write the shards of a partition and, last, its record.
 
@@ -127,8 +131,8 @@ def write_partition(
         Every big array of the store.
     geometry
         Voxels of the store.
-    token
-        Token of the lease under which it is written.
+    lease
+        Token and key of the lease under which it is written.
 
     Returns
     -------
@@ -141,7 +145,7 @@ def write_partition(
         When another ingest took the lease over: nothing of its work is overwritten.
     """
     store = Location.of(url)
-    check_token(store, token)
+    check_token(store, *lease)
     outdate_record(store, partition.number)
     waiting: dict[str, dict[int, bytes]] = {}
     entries: list[dict[str, Any]] = []
@@ -158,9 +162,9 @@ def write_partition(
         for name in list(waiting):
             rows = array_rows(name, partition.rows)
             if last or (slot + 1) % rows == 0:
-                check_token(store, token)
+                check_token(store, *lease)
                 written |= _flush(store, partition, name, rows, waiting.pop(name))
-    check_token(store, token)
+    check_token(store, *lease)
     _delete_others(store, partition, arrays, written)
     record = {
         "fingerprint": partition.fingerprint,

@@ -2,6 +2,9 @@
 
 The lease is an object of the store, changed by compare and swap alone. Its holder renews
 it; who wants it from another machine watches whether it is renewed and compares no clocks.
+The parts of an ingest hold leases of their own beside each other, and never beside the lease
+of the store: each side writes its own before it looks for the other's, so that one at least
+gives way.
 """
 
 import hashlib
@@ -15,20 +18,23 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scalebrain.errors import ConfigError, StoreError
+from scalebrain.errors import ConfigError, StoreBusyError, StoreError
 from scalebrain.io.location import Location
 
-__all__ = ["LEASE_KEY", "Lease", "check_token", "hold_lease"]
+__all__ = ["LEASE_KEY", "Lease", "check_token", "hold_lease", "hold_part_lease"]
 
 logger = logging.getLogger(__name__)
 
 #: Key of the lease in the store.
 LEASE_KEY = "ingest/lease.json"
+
+_PARTS = "ingest/parts"
 
 _ATTEMPTS = 5
 _LONGEST_TTL = 3600.0
@@ -73,8 +79,9 @@ class _Holder:
 class Lease:
     """The right to write a store, while it is held (:func:`hold_lease`)."""
 
-    def __init__(self, location: Location, holder: _Holder, started: float) -> None:
+    def __init__(self, location: Location, key: str, holder: _Holder, started: float) -> None:
         self._location = location
+        self._key = key
         self._holder = holder
         self._confirmed = started
         self._lost = False
@@ -83,6 +90,11 @@ class Lease:
         self._changing = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
+
+    @property
+    def key(self) -> str:
+        """Key of the lease in the store."""
+        return self._key
 
     @property
     def token(self) -> str:
@@ -123,8 +135,8 @@ class Lease:
         try:
             # Just confirmed: nobody can take it over before it is deleted.
             is_fresh = _now() - self._confirmed < self._holder.ttl / 2
-            if (is_fresh or self._renew()) and _is_ours(self._location, self._holder.token):
-                self._location.delete(LEASE_KEY)
+            if (is_fresh or self._renew()) and self._is_ours():
+                self._location.delete(self._key)
         except StoreError as error:
             logger.warning(
                 "%s: the lease could not be given back; other machines wait %.0f s. %s",
@@ -132,6 +144,9 @@ class Lease:
                 self._holder.ttl,
                 error,
             )
+
+    def _is_ours(self) -> bool:
+        return _is_ours(self._location, self._key, self._holder.token)
 
     def _keep(self) -> None:
         """Renew until told to stop, or until it is too late."""
@@ -152,17 +167,17 @@ class Lease:
         with self._changing:
             started = _now()
             renewed = replace(self._holder, renewed=time.time())
-            done = self._location.replace_if(LEASE_KEY, renewed.encode(), self._holder.encode())
+            done = self._location.replace_if(self._key, renewed.encode(), self._holder.encode())
             if not done:
                 # Refused, or done and the answer lost.
-                content = self._location.get(LEASE_KEY)
+                content = self._location.get(self._key)
                 found = _Holder.decode(content) if content is not None else None
                 if found is None or found.token != self._holder.token:
                     self._lost = True
                     return False
                 if found != renewed:
                     self._holder = found
-                    raise StoreError(f"{self._location}: {LEASE_KEY} could not be replaced.")
+                    raise StoreError(f"{self._location}: {self._key} could not be replaced.")
             self._holder = renewed
             self._confirmed = started
             return True
@@ -187,21 +202,73 @@ def hold_lease(location: Location, *, ttl: float = 60.0) -> Iterator[Lease]:
 
     Raises
     ------
-    StoreError
-        When another ingest writes the store.
+    StoreBusyError
+        When another ingest writes the store, or parts of one do.
     ConfigError
         When `ttl` is out of range.
     """
+    with _hold(location, LEASE_KEY, ttl) as lease:
+        parts = location.list(_PARTS)
+        if parts:
+            with ThreadPoolExecutor(min(len(parts), 64)) as pool:
+                list(pool.map(lambda key: _remove_abandoned(location, key, ttl), parts))
+        yield lease
+
+
+@contextmanager
+def hold_part_lease(
+    location: Location, part: int, n_parts: int, *, ttl: float = 60.0
+) -> Iterator[Lease]:
+    """Hold the lease of one part of an ingest until the end of the block.
+
+    Parameters
+    ----------
+    location
+        Store to write.
+    part
+        Number of the part, from 1.
+    n_parts
+        Number of parts; others of the same ingest may be held at the same time.
+    ttl
+        As for :func:`hold_lease`.
+
+    Yields
+    ------
+    Lease
+        To be checked before each write.
+
+    Raises
+    ------
+    StoreBusyError
+        When this part is held already, or an ingest that is no part, or one in another number of
+        parts.
+    ConfigError
+        When `ttl` is out of range.
+    """
+    with _hold(location, f"{_PARTS}/{part}-of-{n_parts}.json", ttl) as lease:
+        others = [key for key in location.list(_PARTS) if not key.endswith(f"-of-{n_parts}.json")]
+        for key in (LEASE_KEY, *others):
+            content = location.get(key)
+            if content is not None:
+                _check_abandoned(location, key, content, ttl)
+                if key == LEASE_KEY:  # dead; only hold_lease may take it over
+                    raise StoreBusyError(f"{location}: an ingest left its lease. Run this again.")
+        yield lease
+
+
+@contextmanager
+def _hold(location: Location, key: str, ttl: float) -> Iterator[Lease]:
+    """Hold one lease, whatever others there are."""
     if not 0 < ttl <= _LONGEST_TTL:
         raise ConfigError(f"The ttl of a lease is 0 to {_LONGEST_TTL:.0f} s, got {ttl}.")
-    lease = _acquire(location, ttl)
+    lease = _acquire(location, key, ttl)
     try:
         yield lease
     finally:
         lease.release()
 
 
-def check_token(location: Location, token: str) -> None:
+def check_token(location: Location, token: str, key: str = LEASE_KEY) -> None:
     """Make sure that a lease is still held, from a process that works for its holder.
 
     Parameters
@@ -210,13 +277,15 @@ def check_token(location: Location, token: str) -> None:
         Store that is written.
     token
         Token of the lease.
+    key
+        Key of the lease.
 
     Raises
     ------
     StoreError
         When another ingest has it by now, or nobody.
     """
-    if not _is_ours(location, token):
+    if not _is_ours(location, key, token):
         raise StoreError(
             f"{location}: the lease of this ingest is lost: another one took over, while this one "
             "stood still. Nothing more is written. See that no other ingest runs, then run the "
@@ -225,25 +294,33 @@ def check_token(location: Location, token: str) -> None:
         )
 
 
-def _acquire(location: Location, ttl: float) -> Lease:
+def _acquire(location: Location, key: str, ttl: float) -> Lease:
     token = secrets.token_hex(16)
     for _ in range(_ATTEMPTS):
         started = _now()
         mine = _new_holder(token, ttl)
-        if location.put_new(LEASE_KEY, mine.encode()) or _is_ours(location, token):
-            return Lease(location, mine, started)
-        content = location.get(LEASE_KEY)
+        if location.put_new(key, mine.encode()) or _is_ours(location, key, token):
+            return Lease(location, key, mine, started)
+        content = location.get(key)
         if content is None:  # given back meanwhile
             continue
-        _check_abandoned(location, content, ttl)
+        _check_abandoned(location, key, content, ttl)
         started = _now()
         mine = _new_holder(token, ttl)
-        if location.replace_if(LEASE_KEY, mine.encode(), content) or _is_ours(location, token):
+        if location.replace_if(key, mine.encode(), content) or _is_ours(location, key, token):
             logger.info("%s: goes on where an ingest stopped that left its lease", location)
-            return Lease(location, mine, started)
-    raise StoreError(
+            return Lease(location, key, mine, started)
+    raise StoreBusyError(
         f"{location}: several ingests start at once and others are faster. Wait for them to end."
     )
+
+
+def _remove_abandoned(location: Location, key: str, ttl: float) -> None:
+    """Remove the lease of a part whose holder is dead."""
+    content = location.get(key)
+    if content is not None:
+        _check_abandoned(location, key, content, ttl)
+        location.delete(key)
 
 
 def _new_holder(token: str, ttl: float) -> _Holder:
@@ -252,14 +329,14 @@ def _new_holder(token: str, ttl: float) -> _Holder:
     return _Holder(token, _host(), pid, _process(pid) or "", since=now, renewed=now, ttl=ttl)
 
 
-def _is_ours(location: Location, token: str) -> bool:
+def _is_ours(location: Location, key: str, token: str) -> bool:
     """Whether the lease has our token: a write that seemed to fail may have been done."""
-    content = location.get(LEASE_KEY)
+    content = location.get(key)
     holder = _Holder.decode(content) if content is not None else None
     return holder is not None and holder.token == token
 
 
-def _check_abandoned(location: Location, content: bytes, ttl: float) -> None:
+def _check_abandoned(location: Location, key: str, content: bytes, ttl: float) -> None:
     """Raise unless the holder of a lease is dead, or gave no sign of life for long enough.
 
     Its clock only spares us to watch a lease that is fresh. What looks old is watched for
@@ -275,16 +352,18 @@ def _check_abandoned(location: Location, content: bytes, ttl: float) -> None:
     pause = max(1.0, ttl / 2)
     logger.info("%s: watching for %.0f s whether another ingest still writes", location, pause)
     time.sleep(pause)
-    found = location.get(LEASE_KEY)
+    found = location.get(key)
     if found is None or found == content:
         return
     holder = _Holder.decode(found)
     if holder is None:
-        raise StoreError(f"{location}: another ingest is writing this store. Wait for it to end.")
+        raise StoreBusyError(
+            f"{location}: another ingest is writing this store. Wait for it to end."
+        )
     raise _refusal(location, holder)
 
 
-def _refusal(location: Location, holder: _Holder) -> StoreError:
+def _refusal(location: Location, holder: _Holder) -> StoreBusyError:
     since = datetime.fromtimestamp(holder.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     age = max(0.0, time.time() - holder.renewed)
     here = holder.host == _host()
@@ -295,7 +374,7 @@ def _refusal(location: Location, holder: _Holder) -> StoreError:
         else "Wait for it to end. If it was killed, run the same command again in "
         f"{math.ceil(max(1.0, holder.ttl - age))} s: it goes on."
     )
-    return StoreError(
+    return StoreBusyError(
         f"{location}: another ingest is writing this store since {since} ({who}), last sign of "
         f"life {age:.0f} s ago. {way_out}"
     )

@@ -200,7 +200,7 @@ def render(figure: "Figure", key: str, alt: str) -> Markup:
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = _TAG.sub(lambda tag: _own(tag.group(), key), body)
-    return Markup(  # noqa: S704 - matplotlib escapes text, the rest is ours
+    return Markup(  # nosec B704 # noqa: S704 - matplotlib escapes text, the rest is ours
         f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} '
         f'{height:g}" style="width:{width * 4 / 3:.0f}px">{body}</svg>'
     )

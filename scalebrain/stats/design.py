@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.stats.expressions import FUNCTIONS, forbidden
 
 __all__ = [
     "ParsedFormula",
@@ -99,7 +99,8 @@ def parse_formula(
     Raises
     ------
     StatisticsError
-        If the formula is malformed or holds another random effect.
+        If the formula is malformed, holds another random effect, or what could do more than
+        compute.
     MissingVariableError
         If it names something that is neither in `ds` nor a function.
     """
@@ -122,7 +123,7 @@ def parse_formula(
     slope_text = _slope_text(formula, found[0][0]) if found else ""
     try:
         parsed = Formula(fixed)
-    except FormulaicError as error:
+    except (FormulaicError, SyntaxError) as error:
         first = str(error).splitlines()[0]
         raise StatisticsError(f"Formula '{formula}' cannot be parsed: {first}") from error
     if not hasattr(parsed, "lhs") or not hasattr(parsed, "rhs"):
@@ -137,7 +138,7 @@ def parse_formula(
     if slope_text:
         try:
             slope = Formula(f"0 + {slope_text}")
-        except FormulaicError as error:
+        except (FormulaicError, SyntaxError) as error:
             first = str(error).splitlines()[0]
             raise StatisticsError(f"Formula '{formula}' cannot be parsed: {first}") from error
         if len(list(slope)) != 1:
@@ -420,11 +421,18 @@ def _variables(side: Any, ds: xr.Dataset) -> tuple[tuple[str, ...], list[str]]:
             except SyntaxError:
                 unknown.append(expression)
                 continue
+            bad = forbidden(tree)
+            if bad:
+                raise StatisticsError(
+                    f"Formula term '{expression}': {', '.join(map(repr, bad))} may not stand in a "
+                    "formula. Write arithmetic and functions such as log10(x), scale(x), C(x) or "
+                    "np.sqrt(x), or compute a variable first."
+                )
             for node in ast.walk(tree):
                 if not isinstance(node, ast.Name):
                     continue
                 if node.id in ds.variables:
                     names[node.id] = None
-                elif node.id not in TRANSFORMS and not hasattr(builtins, node.id):
+                elif node.id not in TRANSFORMS and node.id not in FUNCTIONS:
                     unknown.append(node.id)
     return tuple(names), unknown

@@ -148,6 +148,8 @@ class Study:
         else:
             command = ["-m", "scalebrain.cli", "run", str(self.tree), str(self.out)]
         command += ["--config", str(self.config), "--scheduler", address]
+        if self.log.exists():
+            self.log.rename(self.log.with_suffix(f".{time.monotonic_ns()}.log"))
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
@@ -350,7 +352,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.distributed.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=FAULTS, help="one fault")
-    parser.add_argument("--work", type=Path, default=None, help="folder; a temporary one if not given")
+    parser.add_argument(
+        "--work", type=Path, default=None, help="folder; a temporary one if not given"
+    )
     options = parser.parse_args(arguments)
     import scalebrain
 
@@ -358,7 +362,10 @@ def main(arguments: list[str] | None = None) -> int:
     tree, whole = work / "bids", work / "whole"
     if not tree.exists():
         scalebrain.simulate_cohort(tree, reference=51, stroke=36, cohorts=4, resolution=3.0)
-    scalebrain.run_study(tree, whole, _CONFIG)
+    whole.mkdir(exist_ok=True)
+    unbroken = Study(tree, whole, participants=False)
+    unbroken.start("threads")
+    assert unbroken.wait() == 0, unbroken.log.read_text()
     outcomes = []
     for name in [options.only] if options.only else FAULTS:
         with room(work / "full" if name == "disk full" else None):
@@ -387,9 +394,7 @@ def room(folder: Path | None, size: str = "60m") -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     try:
         yield
     finally:

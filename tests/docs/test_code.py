@@ -14,7 +14,11 @@ import scalebrain
 from scalebrain.cli import cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
+]
 #: The recipe that runs a whole study is what the fixture of the study does.
 NOT_RUN = ("sb.run_study(",)
 
@@ -25,7 +29,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def by_name(path: Path) -> str:
-    return path.name
+    return str(path.relative_to(ROOT))
 
 
 def check_call(call: ast.Call, page: Path) -> None:

@@ -8,7 +8,11 @@ import pytest
 import scalebrain
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
+]
 
 
 def outside_code(page: Path) -> str:
@@ -23,7 +27,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links__lead_to_a_file_and_a_heading(page: Path) -> None:
     for link in re.findall(r"\]\(([^()\s]+)\)", outside_code(page)):
         if re.match(r"[a-z]+:", link):

@@ -1,5 +1,6 @@
 """Leases. What takes only the fixture `location` also runs against S3 (tests/distributed)."""
 
+import contextlib
 import errno
 import json
 import os
@@ -18,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from scalebrain.errors import ConfigError, StoreError
+from scalebrain.errors import ConfigError, StoreBusyError, StoreError
 from scalebrain.io import lease as module
-from scalebrain.io.lease import LEASE_KEY, check_token, hold_lease
+from scalebrain.io.lease import LEASE_KEY, check_token, hold_lease, hold_part_lease
 from scalebrain.io.location import Location
 
 HOLD = """if True:
@@ -40,8 +41,8 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return Location.of(f"memory://{uuid.uuid4().hex}/store")
 
 
-def read(location: Location) -> dict[str, Any]:
-    content = location.get(LEASE_KEY)
+def read(location: Location, key: str = LEASE_KEY) -> dict[str, Any]:
+    content = location.get(key)
     assert content is not None
     return json.loads(content)
 
@@ -376,3 +377,77 @@ def test_check_token__tells_whose_the_lease_is(tmp_path: Path) -> None:
             check_token(location, "another")
     with pytest.raises(StoreError, match="Nothing more is written"):
         check_token(location, lease.token)
+
+
+def test_hold_part_lease__parts_are_held_beside_each_other(location: Location) -> None:
+    with hold_part_lease(location, 1, 3) as first, hold_part_lease(location, 3, 3) as third:
+        check_token(location, first.token, first.key)
+        check_token(location, third.token, third.key)
+        for lease in (first, third):
+            lease.check()
+        with pytest.raises(StoreError, match="Nothing more is written"):
+            check_token(location, first.token, third.key)
+    assert location.list() == []
+
+
+def test_hold_part_lease__same_part_and_other_counts_are_refused(location: Location) -> None:
+    with hold_part_lease(location, 1, 3):
+        for part in ((1, 3), (1, 4)):
+            with pytest.raises(StoreBusyError), hold_part_lease(location, *part):
+                pass
+        assert location.list() == ["ingest/parts/1-of-3.json"]
+
+
+def test_hold_part_lease__excludes_the_lease_of_the_store_both_ways(location: Location) -> None:
+    with hold_part_lease(location, 1, 2) as lease:
+        with pytest.raises(StoreBusyError, match="another ingest"), hold_lease(location):
+            pass
+        lease.check()
+        assert location.list() == [lease.key]
+    with hold_lease(location):
+        busy = pytest.raises(StoreBusyError, match="another ingest")
+        with busy, hold_part_lease(location, 1, 2):
+            pass
+        assert location.list() == [LEASE_KEY]
+
+
+def test_hold_lease__many_start_at_once_and_no_part_beside_the_store(location: Location) -> None:
+    barrier = threading.Barrier(8)
+    inside: set[int] = set()
+    seen: list[set[int]] = []
+
+    def ingest(number: int) -> None:
+        held = hold_lease(location) if number < 2 else hold_part_lease(location, number, 8)
+        barrier.wait()
+        with contextlib.suppress(StoreBusyError), held:
+            inside.add(number)
+            seen.append(set(inside))
+            time.sleep(0.2)
+            inside.discard(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ingest, range(8)))
+    assert all(len(one) == 1 or not one & {0, 1} for one in seen)
+    assert location.list() == []
+
+
+def test_hold_lease__removes_what_dead_parts_left(location: Location) -> None:
+    with hold_part_lease(location, 1, 2) as lease:
+        content = read(location, lease.key)
+    for part in (1, 2):
+        dead = {"token": "theirs", "process": "1"}
+        location.put(f"ingest/parts/{part}-of-2.json", json.dumps(content | dead).encode())
+    with hold_lease(location):
+        assert location.list() == [LEASE_KEY]
+
+
+def test_hold_part_lease__leaves_a_dead_ingest_to_who_may_take_over(location: Location) -> None:
+    with hold_lease(location):
+        content = read(location)
+    write(location, **content | {"process": "1", "token": "theirs", "renewed": time.time()})
+    with pytest.raises(StoreBusyError, match="left its lease"), hold_part_lease(location, 1, 2):
+        pass
+    with hold_lease(location):
+        pass
+    with hold_part_lease(location, 1, 2) as lease:
+        lease.check()
