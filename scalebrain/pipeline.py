@@ -19,6 +19,7 @@ import xarray as xr
 
 from scalebrain.atlas.parcels import nodes as volume_nodes
 from scalebrain.atlas.surface import surface_nodes
+from scalebrain.cluster.tasks import on_gpu_workers
 from scalebrain.config import StudyConfig, read_config
 from scalebrain.errors import ConfigError, StatisticsError, StoreError
 from scalebrain.features.inclusion import inclusion
@@ -517,7 +518,8 @@ def predict_ages(store: str | Path, model_dir: str | Path, *, replace: bool = Fa
     if "node_features" not in open_store(store):
         compute_features(store)
     ds = open_store(store)
-    save_ages(brain_age(ds, model_dir), ds, store, replace=replace)
+    with on_gpu_workers():
+        save_ages(brain_age(ds, model_dir), ds, store, replace=replace)
 
 
 def predict_outcome(

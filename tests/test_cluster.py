@@ -1,14 +1,20 @@
-"""Threads of libraries while Dask's own threads are at work."""
+"""Clients, where tasks run, and threads of libraries while Dask's own threads are at work."""
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from scalebrain.cluster.client import open_client
+from scalebrain.cluster.profiles import read_profile
+from scalebrain.cluster.tasks import on_gpu_workers
 from scalebrain.cluster.threads import one_thread_each
+from scalebrain.errors import ConfigError, ScalebrainError
 
 
 def blas_threads() -> set[int]:
@@ -42,3 +48,133 @@ def test_one_thread_each__restores_when_several_threads_are_inside():
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(work, range(40))) == {1}
     assert blas_threads() == before
+
+
+def name_of_worker(block):
+    from distributed import get_worker
+
+    return np.full(len(block), get_worker().name == "gpu")
+
+
+@pytest.fixture
+def mixed_cluster():
+    """One worker without and one with the resource GPU."""
+    from distributed import Client, Scheduler, SpecCluster, Worker
+
+    common = {"nthreads": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    workers = {
+        "cpu": {"cls": Worker, "options": common},
+        "gpu": {"cls": Worker, "options": {**common, "resources": {"GPU": 1}}},
+    }
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"},
+    }
+    with (
+        SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(2, timeout=30)
+        yield client
+
+
+def test_on_gpu_workers__sends_blocks_to_them(mixed_cluster):
+    rows = xr.DataArray(np.ones((64, 3)), dims=("subject", "voxel")).chunk(subject=2) * 2
+    on_gpu = xr.apply_ufunc(
+        name_of_worker,
+        rows,
+        input_core_dims=[["voxel"]],
+        dask="parallelized",
+        output_dtypes=[bool],
+    )
+    with on_gpu_workers():
+        assert on_gpu.compute().all()
+    assert not on_gpu.compute().all()
+
+
+def test_on_gpu_workers__changes_nothing_without_a_client():
+    with on_gpu_workers():
+        assert xr.DataArray(np.ones(4), dims="x").chunk(x=2).sum().compute() == 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("slurm", "Scheduler 'slurm' is not known"),
+        ("pbs:cpu", "slurm:... [(]a profile[)]"),
+        ("slurm:", "is not known"),
+        pytest.param(
+            "tcp://127.0.0.1:9",
+            "No Dask scheduler answers at tcp://127.0.0.1:9",
+            marks=pytest.mark.slow,
+        ),
+        ("bad://127.0.0.1:9", "Scheduler 'bad://127.0.0.1:9' is not known"),
+    ],
+)
+def test_open_client__unknown_scheduler__is_one_clear_error(spec, told):
+    with pytest.raises(ConfigError, match=told), open_client(spec):
+        pass
+
+
+@pytest.mark.parametrize("spec", ["tcp://127.0.0.1:9", "slurm:cpu", "threads"])
+def test_open_client__memory_of_workers_elsewhere__is_refused(spec):
+    with pytest.raises(ConfigError, match=r"[Mm]emory"), open_client(spec, memory="8GB"):
+        pass
+
+
+def lose_scheduler(client):
+    from distributed.comm.core import CommClosedError
+
+    raise CommClosedError("in a comm")
+
+
+@pytest.mark.timeout(120)
+def test_open_client__a_lost_scheduler__says_that_the_command_goes_on():
+    with (
+        pytest.raises(ScalebrainError, match=r"The scheduler is gone.*same command"),
+        open_client(n_workers=1) as client,
+    ):
+        lose_scheduler(client)
+
+
+def write(tmp_path, text):
+    path = tmp_path / "profiles.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_read_profile__reads_one_of_several(tmp_path, monkeypatch):
+    path = write(
+        tmp_path, "a: {cores: 4, memory: 8GB}\nb: {cores: 8, memory: 16GB, processes: 2}\n"
+    )
+    monkeypatch.setenv("SCALEBRAIN_PROFILES", str(path))
+    assert read_profile("a").workers_of_job == 4
+    assert read_profile("b").workers_of_job == 2
+    assert read_profile("a").tls
+    assert read_profile("a").dashboard.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: {cores: 4}", r"profiles.yaml:1:1: a: lacks memory: expected text that is not empty"),
+        ("a: {cores: 0, memory: 8GB}", r"1:5: a.cores: expected a whole number of at least 1"),
+        (
+            "a:\n  cores: 1\n  memory: 8GB\n  que: x",
+            r"4:3: a.que: unknown key. Did you mean 'queue'",
+        ),
+        ("a: {cores: 4, memory: 8GB, processes: 3}", "cannot be shared evenly by 3 processes"),
+        ("a: {cores: 1, memory: 8GB, jobs: {minimum: 3, maximum: 2}}", "maximum 2 is below"),
+        ("a: {cores: 1, memory: 8GB, gpu: {}}", r"a.gpu: lacks jobs"),
+        ("b: {cores: 1, memory: 8GB}", "no profile 'a'. It has: b"),
+        ("", "no profile 'a'. It has: none"),
+    ],
+)
+def test_read_profile__what_is_wrong__is_one_clear_error(tmp_path, text, told):
+    with pytest.raises(ConfigError, match=told):
+        read_profile("a", write(tmp_path, text))
+
+
+def test_read_profile__no_file__says_where_it_belongs(tmp_path):
+    with pytest.raises(ConfigError, match=r"no such file.*--profiles"):
+        read_profile("a", tmp_path / "none.yaml")

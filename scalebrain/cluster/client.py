@@ -86,7 +86,13 @@ def open_client(
         with dask.config.set({} if n_workers is None else {"num_workers": n_workers}):
             yield None
         return
-    with _cluster_client(spec, n_workers, profiles) as client, _losses_told():
+    from distributed.utils import silence_logging_cmgr
+
+    with (
+        silence_logging_cmgr(logging.CRITICAL),  # what it says of a lost worker is said here
+        _cluster_client(spec, n_workers, profiles) as client,
+        _losses_told(),
+    ):
         yield client
 
 

@@ -1,5 +1,6 @@
 """Many tasks on the workers of a cluster, and one cache a worker."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from scalebrain.options import report_progress
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["active_client", "map_tasks", "once_per_worker"]
+__all__ = ["active_client", "map_tasks", "on_gpu_workers", "once_per_worker"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +29,24 @@ def active_client() -> "Client | None":
         return get_client()
     except ValueError:
         return None
+
+
+@contextlib.contextmanager
+def on_gpu_workers() -> Iterator[None]:
+    """Send what is computed in the block to the workers with the resource ``GPU``.
+
+    Where no worker has it, or no client is active, the block changes nothing. It has to be
+    around what computes: an annotation of lazy arrays is lost when Dask fuses them.
+    """
+    from dask.base import annotate
+
+    client = active_client()
+    workers = {} if client is None else client.scheduler_info(n_workers=-1)["workers"]
+    if any(worker.get("resources", {}).get("GPU") for worker in workers.values()):
+        with annotate(resources={"GPU": 1}):
+            yield
+    else:
+        yield
 
 
 def map_tasks(

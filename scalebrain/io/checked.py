@@ -105,7 +105,8 @@ def _failures(
         elif error.validator == "required":
             for key in error.validator_value:
                 if key not in error.instance:
-                    takes = expected(schema["properties"][path[0]]["properties"][key])
+                    known = inside.get("properties") or schema["properties"][path[0]]["properties"]
+                    takes = expected(known[key])
                     yield told(path, f"lacks {key}: expected {takes}.")
         else:
             yield told(path, f"expected {expected(inside)}, found {_shown(error.instance)}.")
