@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from scalebrain.cluster.client import open_client
+from scalebrain.cluster.client import _losses_told, open_client
 from scalebrain.cluster.profiles import read_profile
 from scalebrain.cluster.tasks import on_gpu_workers
 from scalebrain.cluster.threads import one_thread_each
@@ -122,19 +122,20 @@ def test_open_client__memory_of_workers_elsewhere__is_refused(spec):
         pass
 
 
-def lose_scheduler(client):
-    from distributed.comm.core import CommClosedError
-
-    raise CommClosedError("in a comm")
-
-
 @pytest.mark.timeout(120)
-def test_open_client__a_lost_scheduler__says_that_the_command_goes_on():
-    with (
-        pytest.raises(ScalebrainError, match=r"The scheduler is gone.*same command"),
-        open_client(n_workers=1) as client,
-    ):
-        lose_scheduler(client)
+def test_open_client__what_is_lost__is_told_with_the_way_out():
+    from distributed import CancelledError, KilledWorker
+
+    with open_client(n_workers=1) as client:
+        for lost, told in (
+            (KilledWorker("task-1", None, 4), "Task task-1 died with every worker.*memory"),
+            (CancelledError("shared"), "Workers went on dying.*same command again"),
+        ):
+            with pytest.raises(ScalebrainError, match=told), _losses_told(client):
+                raise lost
+        client.close()
+        with pytest.raises(ScalebrainError, match=r"scheduler is gone"), _losses_told(client):
+            raise CancelledError("all")
 
 
 def write(tmp_path, text):

@@ -75,7 +75,7 @@ def open_client(
         raise ConfigError(f"{n_workers} workers: expected 1 or more.")
     limit = None if memory is None else parsed_memory(memory)
     if spec is None:
-        with local_client(n_workers, limit) as client, _losses_told():
+        with local_client(n_workers, limit) as client, _losses_told(client):
             yield client
         return
     if limit is not None:
@@ -91,13 +91,13 @@ def open_client(
     with (
         silence_logging_cmgr(logging.CRITICAL),  # what it says of a lost worker is said here
         _cluster_client(spec, n_workers, profiles) as client,
-        _losses_told(),
+        _losses_told(client),
     ):
         yield client
 
 
 @contextlib.contextmanager
-def _losses_told() -> Iterator[None]:
+def _losses_told(client: "Client") -> Iterator[None]:
     """Say what to do when workers or their scheduler are lost for good."""
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
@@ -110,6 +110,11 @@ def _losses_told() -> Iterator[None]:
             "memory. Give workers more of it, and run the same command again: it goes on."
         ) from error
     except (CancelledError, CommClosedError) as error:
+        if client.status == "running":
+            raise ScalebrainError(
+                "Workers went on dying with what they were given. What is done is kept: see their "
+                "logs, and run the same command again, which goes on."
+            ) from error
         raise ScalebrainError(
             "The scheduler is gone, or the connection to it. What is done is kept: run the same "
             "command again on one that runs, and it goes on."

@@ -96,7 +96,7 @@ def map_tasks(
                 pool.shutdown(cancel_futures=True)
                 raise
     else:
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
 
         for _ in range(_ROUNDS):
             left = [i for i in range(total) if i not in results]
@@ -109,6 +109,9 @@ def map_tasks(
                     f"{label}: a task died with every worker that took it, most often for want of "
                     "memory. Give workers more of it, and run the same command again: it goes on."
                 ) from error
+            except CancelledError:
+                if client.status != "running":  # it is the scheduler that is lost
+                    raise
             if len(results) == total:
                 break
         else:

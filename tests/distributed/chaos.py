@@ -202,7 +202,7 @@ def kill_workers(study: Study, cluster: Cluster, rng: random.Random, left: int) 
     """Kill a worker at random times."""
     done = 0
     while study.runs() and done < left:
-        time.sleep(rng.uniform(0.3, 3.0))
+        time.sleep(rng.uniform(1.0, 6.0))
         alive = cluster.workers()
         if alive and study.runs():
             with suppress(psutil.NoSuchProcess):
