@@ -27,6 +27,7 @@ from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
 from scalebrain.features.lesion_measures import lesion_measures
 from scalebrain.features.lesion_policy import LesionPolicy
 from scalebrain.features.nodes import node_features
+from scalebrain.features.quality import quality_decisions
 from scalebrain.features.surface_nodes import (
     check_nodes,
     graph_variables,
@@ -41,6 +42,8 @@ from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
     nodes_of,
     open_store,
+    rejected_subjects,
+    remove_variables,
     replace_nodes,
     save_store,
     store_attributes,
@@ -292,6 +295,9 @@ def _open_study(
         raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
     if study.config.ages and not _table_of_ages(study).is_file():
         raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
+    decisions = study.config.qc_decisions
+    if decisions and not Path(decisions).is_file():
+        raise ConfigError(f"{decisions}: no such file. Give the table of decisions.")
     if level == "group" and not (_ingested(study) and _recorded(_record(study, "ingest"))):
         raise StoreError(
             f"{study.store}: no finished store of the level participant. Run that level first."
@@ -307,7 +313,11 @@ def _stages(study: _Study) -> list[_Stage]:
     settings = ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed")
     stages = [
         _Stage("ingest", _ingest, ("ingest",)),
-        _Stage("features", _features, ("min_days_post_stroke", "nodes", "lesion_policy")),
+        _Stage(
+            "features",
+            _features,
+            ("min_days_post_stroke", "qc_decisions", "nodes", "lesion_policy"),
+        ),
         *ages,
         _Stage("statistics", _statistics, settings),
         _Stage("report", _report, ()),
@@ -330,6 +340,8 @@ def _fingerprint(study: _Study, stage: _Stage, before: str) -> Any:
         wanted.update(study.truth.read_bytes())
     if stage.name == "ages":
         wanted.update(_table_of_ages(study).read_bytes())
+    if stage.name == "features" and study.config.qc_decisions:
+        wanted.update(Path(study.config.qc_decisions).read_bytes())
     return wanted
 
 
@@ -384,6 +396,8 @@ def compute_features(
     min_days_post_stroke: float = 180.0,
     nodes: str = "volume",
     lesion_policy: LesionPolicy = "mask_nodes",
+    decisions: str | Path | None = None,
+    more_to_come: bool = False,
 ) -> None:
     """Compute inclusion, node features and lesion loads, and save them in the store.
 
@@ -398,13 +412,28 @@ def compute_features(
         nodes is removed.
     lesion_policy
         As for :func:`~scalebrain.node_features`.
+    decisions
+        Table of the decisions of a quality control; when None, what the store has of an
+        earlier one is removed.
+    more_to_come
+        Whether people are still to be ingested: decisions about them are left aside.
     """
     check_nodes(nodes)
     level = surface_level(nodes)
     ds = open_store(store)
     validate(ds, *(("t1w", "node_label") if level is None else SURFACE_FEATURES))
+    held = [name for name in ("qc_decision", "qc_note") if name in ds]
+    ds = ds.drop_vars(held)
+    decided = xr.Dataset()
+    if decisions is not None:
+        absent = None if more_to_come else rejected_subjects(store)
+        decided = quality_decisions(ds, decisions, absent=absent)
+        ds = ds.assign(decided.data_vars)
+    elif held:
+        logger.warning("decisions of an earlier quality control are removed: no table was given")
+        remove_variables(store, held)
     chosen = inclusion(ds, min_days_post_stroke=min_days_post_stroke, on_surface=level is not None)
-    save_store(chosen, store)
+    save_store(chosen.assign(decided.data_vars), store)
     if nodes != nodes_of(store):
         parts = volume_nodes() if level is None else surface_nodes(level)
         replace_nodes(store, xr.Dataset(graph_variables(parts)), nodes)
@@ -429,6 +458,8 @@ def _features(study: _Study) -> None:
         min_days_post_stroke=study.config.min_days_post_stroke,
         nodes=study.config.nodes,
         lesion_policy=cast(LesionPolicy, study.config.lesion_policy),
+        decisions=study.config.qc_decisions or None,
+        more_to_come=bool(study.participants),
     )
 
 
