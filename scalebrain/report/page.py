@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from scalebrain.variables import validate
 
 __all__ = [
     "StudyResults",
+    "page_name",
     "render_page",
     "render_report",
     "trained_on_simulated",
@@ -112,13 +115,15 @@ def render_report(
     )
 
 
-def render_page(template: str, **content: Any) -> str:
+def render_page(template: str, *, parts: Sequence[str] = (), **content: Any) -> str:
     """Fill a template of a page, with the style and the scripts that all pages share.
 
     Parameters
     ----------
     template
         Name of the template.
+    parts
+        Further styles (.css) and scripts (.js) among the templates.
     **content
         What it shows.
 
@@ -137,12 +142,16 @@ def render_page(template: str, **content: Any) -> str:
     if viewers:
         script += source("viewer.js").removeprefix('"use strict";\n')
         vendored = viewer_scripts()
+    for name in parts:
+        if name.endswith(".js"):
+            script += source(name)
+    styles = ["page.css", *(name for name in parts if name.endswith(".css"))]
     scripts = [script, vendored] if viewers else [script]
     return (
         environment()
         .get_template(template)
         .render(
-            style=source("page.css"),
+            style="".join(source(name) for name in styles),
             script=script,
             vendored=vendored,
             viewers=viewers,
@@ -204,6 +213,25 @@ def write_text(words: str, path: str | os.PathLike[str]) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def page_name(subject: str) -> str:
+    """Name of a file about a subject, whatever its label holds.
+
+    Parameters
+    ----------
+    subject
+        Label.
+
+    Returns
+    -------
+    str
+        What is not a letter, a digit, ``-`` or ``_`` is left out, and a hash of the label put in.
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]", "", subject)[:100]
+    if name != subject:
+        name += "-" + hashlib.sha256(subject.encode()).hexdigest()[:8]
+    return name
 
 
 def trained_on_simulated(ds: xr.Dataset) -> bool:
