@@ -14,7 +14,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from scalebrain.cluster import map_tasks
-from scalebrain.errors import ConfigError, GeometryError, MissingVariableError, check_all
+from scalebrain.errors import ConfigError, GeometryError, MissingVariableError, StoreError, check_all
 from scalebrain.features.quality import quality_decisions
 from scalebrain.ingestion.cohort import problems
 from scalebrain.io.store import open_store, rejected_subjects
@@ -299,7 +299,11 @@ def _measure_rows(found: Quality, at: int) -> list[dict[str, Any]]:
 def _messages(store: str | Path) -> dict[tuple[str, str], list[str]]:
     """What the ingest said of each subject and code."""
     out: dict[tuple[str, str], list[str]] = {}
-    for row in problems(store, "warnings").itertuples():
+    try:
+        found = problems(store, "warnings")
+    except StoreError:  # made without an ingest
+        return out
+    for row in found.itertuples():
         out.setdefault((str(row.subject), str(row.code)), []).append(str(row.message))
     return out
 
