@@ -22,6 +22,7 @@ from tests.phantom import tree_bytes
 
 SECTIONS = (
     "Who was studied",
+    "How good the scans are",
     "Where the lesions lie",
     "How well age is read",
     "What brain age is read from",

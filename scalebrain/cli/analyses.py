@@ -9,7 +9,17 @@ import scalebrain
 from scalebrain.cli.app import cli
 from scalebrain.cli.options import EXISTING, FOLDER, STORE, Client, computing
 
-__all__ = ["export", "import_ages", "meta", "motor", "person", "predict", "qc", "site_summary", "train"]
+__all__ = [
+    "export",
+    "import_ages",
+    "meta",
+    "motor",
+    "person",
+    "predict",
+    "qc",
+    "site_summary",
+    "train",
+]
 
 
 @cli.command()

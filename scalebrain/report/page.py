@@ -26,6 +26,7 @@ from scalebrain.report.multiverse import multiverse_sections
 from scalebrain.report.network import network_section
 from scalebrain.report.niivue import Viewer, viewer_scripts
 from scalebrain.report.pathmodel import sem_section
+from scalebrain.report.qualitysection import quality_section
 from scalebrain.report.recovery import recovery_section
 from scalebrain.report.templating import environment, source
 from scalebrain.report.volume import background_vector
@@ -55,7 +56,7 @@ def render_report(
     ----------
     ds
         Dataset of a finished store. Per-subject tables are loaded; of the images only a
-        few rows of ``t1w``, and none when `background` is given.
+        few rows.
     results
         Statistics and provenance. What is missing is named on the page with its reason.
     title
@@ -90,6 +91,7 @@ def render_report(
     simulated = str(ds.attrs.get("simulated", "false")).lower() == "true"
     sections = [
         cohort_section(table, results, imported=imported_from(ds)),
+        quality_section(ds, table),
         lesion_section(ds, table, gray, overlays=effect_overlays(ds, results)),
         accuracy_section(ds, results),
         network_section(ds, results),
@@ -243,6 +245,7 @@ def trained_on_simulated(ds: xr.Dataset) -> bool:
 def _nav(sections: list[Section]) -> list[tuple[str, str]]:
     short = {
         "cohort": "Cohort",
+        "quality": "Quality",
         "lesions": "Lesions",
         "accuracy": "Accuracy",
         "network": "Nodes and lesions",

@@ -14,7 +14,13 @@ import xarray as xr
 from markupsafe import Markup
 
 from scalebrain.cluster import map_tasks
-from scalebrain.errors import ConfigError, GeometryError, MissingVariableError, StoreError, check_all
+from scalebrain.errors import (
+    ConfigError,
+    GeometryError,
+    MissingVariableError,
+    StoreError,
+    check_all,
+)
 from scalebrain.features.quality import quality_decisions
 from scalebrain.ingestion.cohort import problems
 from scalebrain.io.store import open_store, rejected_subjects
@@ -33,6 +39,17 @@ _MARK = '<meta name="generator" content="scalebrain qc">'
 _THUMBNAILS = "thumbnails"
 _SIDES = {"L": "left", "R": "right"}
 _CUTS = 7
+_TEXTS = (
+    "subject",
+    "cohort",
+    "group",
+    "sex",
+    "lesion_hemisphere",
+    "lesion_side",
+    "exclusion_reason",
+    "qc_decision",
+    "qc_note",
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,6 @@ def write_qc_pages(
         "simulated": str(ds.attrs.get("simulated", "false")).lower() == "true",
         "trained_on_simulated": False,
         "key": hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
-        "mark": Markup(_MARK),
         "limit": number(LIMIT, 1),
     }
     has_lesion = _flags(ds, "lesion_present")
@@ -191,7 +207,7 @@ def _page_names(labels: Sequence[str]) -> list[str]:
 
 
 def _flags(ds: xr.Dataset, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """A flag of everyone, False where the store has none."""
+    """Read a flag of everyone, False where the store has none."""
     if name not in ds.variables:
         return np.zeros(ds.sizes["subject"], dtype=np.bool_)
     return np.asarray(ds[name].values, dtype=np.bool_)
@@ -200,7 +216,7 @@ def _flags(ds: xr.Dataset, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
 def _people(
     ds: xr.Dataset, found: Quality, chosen: Sequence[int], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What the index and the pages say of each subject."""
+    """Collect what the index and the pages say of each subject."""
 
     def text(name: str) -> Any:
         n = ds.sizes["subject"]
@@ -210,11 +226,7 @@ def _people(
         n = ds.sizes["subject"]
         return np.asarray(ds[name].values, float) if name in ds.variables else np.full(n, np.nan)
 
-    words = {
-        name: text(name)
-        for name in ("subject", "cohort", "group", "sex", "lesion_hemisphere", "lesion_side")
-        + ("exclusion_reason", "qc_decision", "qc_note")
-    }
+    words = {name: text(name) for name in _TEXTS}
     age, days = numbers("age"), numbers("days_post_stroke")
     has_lesion = _flags(ds, "lesion_present")
     out = []
@@ -248,9 +260,7 @@ def _people(
                 "worst": _plain(found.worst[at]),
                 "worst_shown": number(found.worst[at], 1),
                 "values": [_plain(found.values[m.name].iloc[at]) for m in found.measures],
-                "shown": [
-                    number(found.values[m.name].iloc[at], m.digits) for m in found.measures
-                ],
+                "shown": [number(found.values[m.name].iloc[at], m.digits) for m in found.measures],
                 "far": [m in found.outliers[at] for m in found.measures],
             }
         )
@@ -297,7 +307,7 @@ def _measure_rows(found: Quality, at: int) -> list[dict[str, Any]]:
 
 
 def _messages(store: str | Path) -> dict[tuple[str, str], list[str]]:
-    """What the ingest said of each subject and code."""
+    """Read what the ingest said of each subject and code."""
     out: dict[tuple[str, str], list[str]] = {}
     try:
         found = problems(store, "warnings")
@@ -309,7 +319,7 @@ def _messages(store: str | Path) -> dict[tuple[str, str], list[str]]:
 
 
 def _light(person: Facts) -> dict[str, Any]:
-    """What the script needs of a subject."""
+    """Choose what the script needs of a subject."""
     names = ("subject", "page", "cohort", "flags", "decision", "note")
     return {name: person[name] for name in names}
 
@@ -330,7 +340,9 @@ def _write_subject(task: _Task, shared: _Shared) -> tuple[int, int]:
         x, y, z = shared.frame.middle(scan.lesion)
         what = "the lesion" if scan.lesion is not None else "the brain"
         cuts = [[(2, z), (1, y), (0, x)]]
-        many = [[(axis, float(at)) for at in shared.frame.spread(_CUTS, axis)] for axis in (2, 1, 0)]
+        many = [
+            [(axis, float(at)) for at in shared.frame.spread(_CUTS, axis)] for axis in (2, 1, 0)
+        ]
         pictures = [
             ("planes", f"Three planes through {what}", layers(shared.frame, scan, cuts)),
             ("slices", "The whole brain", layers(shared.frame, scan, many)),

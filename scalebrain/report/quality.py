@@ -272,7 +272,7 @@ def quality(ds: xr.Dataset) -> Quality:
 
 
 def _numbers(ds: xr.Dataset, name: object) -> FloatArray:
-    """A per-subject variable as numbers; text has none."""
+    """Read a per-subject variable as numbers; text has none."""
     variable = ds[name]
     if variable.dtype.kind not in "fiu":
         return np.full(variable.shape, np.nan)

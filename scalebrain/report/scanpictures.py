@@ -125,7 +125,8 @@ class Frame:
         """Coordinates that spread over the brain along an axis."""
         line = self.positions.axes[axis]
         low, high = (0.14, 0.86) if axis == 0 else (0.12, 0.9)
-        return line[0] + np.linspace(low, high, n) * (line[-1] - line[0])
+        share: FloatArray = np.linspace(low, high, n)
+        return float(line[0]) + share * float(line[-1] - line[0])
 
     def _places(self, mask: BoolArray) -> FloatArray:
         """Coordinates (voxel, 3) in mm of what is in a mask."""
@@ -339,7 +340,7 @@ def _enlarged(values: FloatArray, enlarge: int) -> Pixels:
 
 
 def _mask(mask: BoolArray, enlarge: int) -> BoolArray:
-    """The same of a mask, with a smooth border."""
+    """Enlarge a mask likewise, with a smooth border."""
     return _enlarged(mask.astype(np.float64), enlarge) > 127
 
 

@@ -1,11 +1,8 @@
 """Pages of a quality control: what they show, what they keep, and what comes out of them."""
 
 import base64
-import html
 import json
-import os
 import re
-import subprocess
 from io import BytesIO
 from pathlib import Path
 
@@ -83,7 +80,7 @@ def test_quality__finds_who_is_unlike_the_others(store):
     ds = scalebrain.open_store(store)
     found = quality(ds)
     last = ds.sizes["subject"] - 1
-    assert [m.name for m in found.outliers[last]][0] == "template_overlap"
+    assert found.outliers[last][0].name == "template_overlap"
     assert found.order()[0] == last
     assert found.worst[last] > LIMIT
     assert found.codes[2] == ("mirrored",)
@@ -104,7 +101,7 @@ def test_layers__draw_left_on_the_left_and_the_lesion_where_it_is(store):
 
     ds = scalebrain.open_store(store)
     frame, scan = frame_of(ds), Rows.of(ds).scan(3, has_lesion=True)
-    x, y, z = frame.middle(scan.lesion)
+    x, _, z = frame.middle(scan.lesion)
     assert x < -20
     made = layers(frame, scan, [[(2, z)]])
     lesion = np.asarray(Image.open(BytesIO(base64.b64decode(made.lesion))))
@@ -145,7 +142,7 @@ def test_write_qc_pages__are_complete_in_themselves(pages, store):
         assert re.fullmatch(r"thumbnails/[\w-]+\.jpg", image["src"])
         assert (pages / image["src"]).stat().st_size < 30_000
         assert image["loading"] == "lazy"
-    first = [a for a in index.of("a") if a.get("class") == "tile"][0]
+    first = next(a for a in index.of("a") if a.get("class") == "tile")
     assert first["href"] == names[-1]  # the outlier
 
 
@@ -199,10 +196,9 @@ def test_write_qc_pages__begin_with_the_decisions_of_a_table(store, tmp_path):
     with pytest.raises(TableError, match="'perhaps' in line 2 is no decision"):
         write_qc_pages(store, tmp_path / "out", decisions=table)
     table.write_text(f"participant_id\tdecision\tnote\n{label}\texclude\tmotion\n")
-    main(
-        ["qc", str(store), str(tmp_path / "out"), "--subjects", label, "--decisions", str(table)]
-        + ["--scheduler", "threads"]
-    )
+    out = str(tmp_path / "out")
+    options = ["--subjects", label, "--decisions", str(table), "--scheduler", "threads"]
+    main(["qc", str(store), out, *options])
     held = re.search(r'id="qc-data">(.*?)</script>', (tmp_path / "out" / "index.html").read_text())
     assert held
     (person,) = json.loads(held.group(1))["people"]
@@ -219,62 +215,9 @@ def test_write_qc_pages__of_people_without_scans(tmp_path):
 
 # -- in a browser -------------------------------------------------------------------------
 
-SUBJECT_PROBE = """
-const report = { loaded: performance.getEntriesByType("resource").map((r) => r.name) };
-const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
-const pressed = () => [...document.querySelectorAll("[data-decision]")].map((b) => b.getAttribute("aria-pressed"));
-const said = () => document.querySelector('[data-part="said"]').textContent;
-const note = document.querySelector('[data-part="note"]');
-report.first = said();
-press("a"); report.accept = pressed();
-press("a"); report.again = said();
-press("m"); note.value = 'says "no"\\tbad'; note.dispatchEvent(new Event("input", { bubbles: true }));
-press("u"); report.typed = said();
-press("Escape"); press("e"); report.exclude = pressed();
-press("o"); press("l");
-report.hidden = [...document.querySelectorAll("[data-layer]")].every((i) => i.hidden && !i.getClientRects().length);
-press("o"); press("l");
-report.images = [...document.images].every((i) => i.complete && i.naturalWidth > 100);
-report.wide = document.documentElement.scrollWidth - innerWidth;
-report.next = document.querySelector('[data-part="after"]').getAttribute("href");
-report.kept = Object.entries(localStorage);
-document.body.dataset.report = JSON.stringify(report);
-"""
-
-INDEX_PROBE = """
-for (const [name, value] of KEPT) localStorage.setItem(name, value);
-dispatchEvent(new Event("pageshow"));
-const report = {};
-const part = (name) => document.querySelector(`main [data-part="${name}"]`);
-const tiles = () => [...document.querySelectorAll(".tile:not([hidden]) b")].map((b) => b.textContent);
-const rows = () => [...document.querySelectorAll("#people tbody tr:not([hidden]) a")].map((a) => a.textContent);
-report.first = tiles()[0];
-report.said = part("said").textContent;
-const set = (name, value, kind = "input") => { part(name).value = value; part(name).dispatchEvent(new Event(kind, { bubbles: true })); };
-document.querySelector("#people thead button").click();
-report.sorted = rows(); report.follows = JSON.stringify(tiles()) === JSON.stringify(rows());
-set("order", "", "change"); report.outliers = tiles()[0];
-set("show", "exclude"); report.excluded = tiles();
-set("show", "flagged"); report.flagged = tiles();
-set("show", ""); set("flag", "mirrored"); report.mirrored = tiles();
-set("flag", ""); set("cohort", "site A"); report.cohort = tiles().length;
-set("cohort", ""); set("find", "041"); report.found = tiles();
-set("find", "");
-const tile = document.querySelector(".tile"); tile.focus();
-tile.dispatchEvent(new KeyboardEvent("keydown", { key: "u", bubbles: true, cancelable: true }));
-report.progress = part("progress").value;
-set("rater", "A B");
-let text = "", name = "";
-window.Blob = class { constructor(parts) { text = parts.join(""); } };
-URL.createObjectURL = () => "data:,";
-HTMLAnchorElement.prototype.click = function () { name = this.download; };
-part("export").click();
-report.text = text; report.name = name;
-report.wide = document.documentElement.scrollWidth - innerWidth;
-report.shown = [...document.images].filter((i) => i.getBoundingClientRect().top < innerHeight).every((i) => i.naturalWidth > 100);
-report.loaded = performance.getEntriesByType("resource").map((r) => r.name);
-addEventListener("load", () => { report.shown = [...document.images].slice(0, 2).every((i) => i.complete && i.naturalWidth > 100); document.body.dataset.report = JSON.stringify(report); });
-"""
+FOLDER = Path(__file__).parent
+SUBJECT_PROBE = (FOLDER / "qc_subject_probe.js").read_text(encoding="utf-8")
+INDEX_PROBE = (FOLDER / "qc_index_probe.js").read_text(encoding="utf-8")
 
 
 def browse_in(chromium: str, page: Path, probe: str, folder: Path, *flags: str):
