@@ -14,8 +14,10 @@ from scalebrain.cli import main
 from scalebrain.errors import MissingVariableError, TableError
 from scalebrain.io.decisions import Decision, read_decisions
 from scalebrain.io.store import save_store
+from scalebrain.report.cohort import people
 from scalebrain.report.qcpages import write_qc_pages
 from scalebrain.report.quality import LIMIT, quality, robust_z
+from scalebrain.report.qualitysection import quality_section
 from scalebrain.report.scanpictures import LESION, Rows, frame_of, layers, thumbnail
 from tests.report.conftest import make_study
 from tests.report.test_browser import browse, probed
@@ -286,3 +288,43 @@ def test_pages__fit_a_telephone_in_the_dark(chromium, pages, tmp_path):
         found, said = browse_in(chromium, page, probe, tmp_path / str(k), *flags)
         assert said == ""
         assert found == {"wide": 0, "scheme": "rgb(18, 23, 29)"}
+
+
+# -- the group report ---------------------------------------------------------------------
+
+
+def test_quality_section__shows_outliers_and_decisions(store):
+    ds = scalebrain.open_store(store)
+    section = quality_section(ds, people(ds))
+    assert section.takeaway.startswith("1 person lies far from the others")
+    picture, table, note = section.blocks
+    labels = [str(label) for label in ds["subject"].values]
+    assert [row[0].text for row in table.rows] == [labels[-1], labels[2]]
+    assert "template correlation z −" in table.rows[0][4].text
+    assert table.rows[1][4].text == "mirrored"
+    assert str(picture.svg).count("data:image/png") == 2
+    assert len(picture.svg) < 500_000
+    assert "No decisions" in note.text
+    words = np.full(ds.sizes["subject"], "", dtype=object)
+    words[[0, 1, 2]] = ["accept", "exclude", "unsure"]
+    decided = ds.assign(qc_decision=("subject", words))
+    *_, table, note = quality_section(decided, people(decided)).blocks
+    assert "1 accepted, 1 excluded, 1 unsure, who are kept, and 11 without" in note.text
+    assert table.rows[1][6].text == "unsure"
+
+
+def test_quality_section__of_many_outliers_stays_small():
+    n = 500
+    small = make_study().ds.drop_dims("voxel").isel(subject=np.arange(n) % 42)
+    labels = np.array([f"sub-{i:04d}" for i in range(n)], dtype=object)
+    ds = small.assign_coords(subject=labels).assign(warnings=("subject", np.full(n, "mirrored")))
+    (table, _) = quality_section(ds, people(ds)).blocks
+    assert len(table.rows) == 200
+    assert table.folded
+    assert "The first 200 of 500" in table.caption
+
+
+def test_quality_section__says_when_nothing_was_measured():
+    ds = make_study().ds[["group", "cohort"]]
+    section = quality_section(ds, people(ds))
+    assert section.blocks[0].tone == "missing"
