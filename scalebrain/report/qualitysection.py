@@ -57,8 +57,8 @@ def quality_section(ds: xr.Dataset, table: pd.DataFrame) -> Section:
     n_far = sum(bool(out) for out in found.outliers)
     n_odd = sum(bool(codes) for codes in found.codes)
     takeaway = (
-        f"{plural(n_far, 'person lies', 'people lie')} far from the others in a measure of quality, "
-        f"and {plural(n_odd, 'person has', 'people have')} a warning of the ingest."
+        f"{plural(n_far, 'person lies', 'people lie')} far from the others in a measure of "
+        f"quality, and {plural(n_odd, 'person has', 'people have')} a warning of the ingest."
     )
     blocks: list[Block] = []
     if flagged:
@@ -84,9 +84,7 @@ def _decided(ds: xr.Dataset) -> str:
     )
 
 
-def _mosaic(
-    ds: xr.Dataset, table: pd.DataFrame, found: Quality, shown: list[int]
-) -> Figure | None:
+def _mosaic(ds: xr.Dataset, table: pd.DataFrame, found: Quality, shown: list[int]) -> Figure | None:
     """Pictures of the first outliers; None where there is no scan to draw."""
     if not {"t1w", "x"} <= set(ds.variables):
         return None

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from scalebrain.atlas.space import Grid, brain_mask
 from scalebrain.io.rows import RowSource, row_source
 from scalebrain.report.content import number
 from scalebrain.report.volume import Plane, Volume, scaled, to_volume
@@ -31,6 +32,9 @@ _INK = (235, 238, 242)
 _GAP = 8
 _TOP = 34
 _QUALITY = 82
+#: Where planes lie between the ends of the brain: sagittal (beside the midline), coronal, axial.
+_MIDDLE = (0.42, 0.5, 0.5)
+_SPREAD = ((0.14, 0.86), (0.12, 0.9), (0.12, 0.9))
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,16 @@ class Frame:
     ----------
     positions
         Position on ``voxel`` of every place of the grid, NaN where nothing is stored.
-    gray_matter
-        (voxel,) the template's parcels.
+    brain, gray_matter
+        (voxel,) the template's brain, and its parcels.
+    box
+        First and last coordinate in mm of the brain, by axis.
     """
 
     positions: Volume
+    brain: BoolArray
     gray_matter: BoolArray
+    box: tuple[tuple[float, float], ...]
 
     def pick(self, cut: Plane, values: npt.NDArray[Any], missing: float = 0.0) -> FloatArray:
         """Values of a vector over ``voxel`` in a plane of `positions`."""
@@ -113,20 +121,21 @@ class Frame:
 
     def middle(self, mask: BoolArray | None) -> tuple[float, float, float]:
         """Place to cut through, in mm: the lesioned voxel nearest to the lesion's center."""
-        axes = self.positions.axes
         if mask is None:
-            x, y, z = (float(axis[0] + 0.5 * (axis[-1] - axis[0])) for axis in axes)
-            return x - 0.08 * float(axes[0][-1] - axes[0][0]), y, z  # beside the midline
+            x, y, z = (
+                low + share * (high - low)
+                for share, (low, high) in zip(_MIDDLE, self.box, strict=True)
+            )
+            return x, y, z
         places = self._places(mask)
         nearest = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
         return float(nearest[0]), float(nearest[1]), float(nearest[2])
 
     def spread(self, n: int, axis: int) -> FloatArray:
         """Coordinates that spread over the brain along an axis."""
-        line = self.positions.axes[axis]
-        low, high = (0.14, 0.86) if axis == 0 else (0.12, 0.9)
+        (first, last), (low, high) = self.box[axis], _SPREAD[axis]
         share: FloatArray = np.linspace(low, high, n)
-        return float(line[0]) + share * float(line[-1] - line[0])
+        return first + share * (last - first)
 
     def _places(self, mask: BoolArray) -> FloatArray:
         """Coordinates (voxel, 3) in mm of what is in a mask."""
@@ -155,8 +164,16 @@ def frame_of(ds: xr.Dataset) -> Frame:
         When the grid is missing or oblique.
     """
     n = ds.sizes.get("voxel", 0)
+    positions = to_volume(ds, np.arange(n, dtype=np.float64))
+    mm = np.stack([np.asarray(ds[axis].values, dtype=np.float64) for axis in "xyz"])
+    brain = np.ones(n, dtype=np.bool_)
+    if ds.attrs.get("whole_head"):
+        affine = np.asarray(ds.attrs["affine"], dtype=np.float64).reshape(4, 4)
+        index = np.rint((mm - affine[:3, 3:]) / np.diag(affine)[:3, None]).astype(np.intp)
+        brain = brain_mask(Grid.from_matrix(tuple(ds.attrs["shape"]), affine))[tuple(index)]
     parcel = np.asarray(ds["parcel"].values) if "parcel" in ds.variables else np.zeros(n)
-    return Frame(to_volume(ds, np.arange(n, dtype=np.float64)), parcel > 0)
+    box = tuple((float(line.min()), float(line.max())) for line in mm[:, brain])
+    return Frame(positions, brain, parcel > 0, box)
 
 
 @dataclass(frozen=True)
@@ -318,7 +335,7 @@ def _tile(frame: Frame, scan: Scan, axis: int, at: float, enlarge: int) -> _Tile
         inside = _mask(frame.pick(cut, scan.lesion) > 0, enlarge)
         lesion = np.where(_edge(inside, 2), 255, np.where(inside, 64, 0)).astype(np.uint8)
     lines = 2 if enlarge > 3 * frame.step else 1
-    brain = _edge(_mask(np.isfinite(cut.values), enlarge), lines)
+    brain = _edge(_mask(frame.pick(cut, frame.brain) > 0, enlarge), lines)
     matter = _edge(_mask(frame.pick(cut, frame.gray_matter) > 0, enlarge), lines)
     return _Tile(
         _enlarged(frame.pick(cut, values), enlarge),
