@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from scalebrain.atlas.parcels import nodes as volume_nodes
@@ -48,6 +47,7 @@ from scalebrain.io.store import (
     save_store,
     store_attributes,
 )
+from scalebrain.outputs.study import write_subject_tables, write_table
 from scalebrain.stats.frame import tidy_tables
 from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
 from scalebrain.variables import SURFACE_FEATURES, validate
@@ -585,7 +585,7 @@ def predict_outcome(
         ) from error
     write_results({"motor": result}, folder / "motor.zarr", attrs={})
     for dims, tidy in tidy_tables(result).items():
-        _write_table(tidy, folder / f"motor_{dims}.tsv")
+        write_table(tidy, folder / f"motor_{dims}.tsv")
     return result
 
 
@@ -664,14 +664,14 @@ def _statistics(study: _Study) -> None:
     study.tables.mkdir(exist_ok=True)
     for path in study.tables.glob("*.tsv"):
         path.unlink()
-    _write_subject_tables(ds, study.tables)
+    write_subject_tables(ds, study.tables)
     for kind in ("rejected", "warnings"):
-        _write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
+        write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
     for name, result in results.items():
         tables = tidy_tables(result)
         for dims, table in tables.items():
             suffix = "" if name == "accuracy" or len(tables) == 1 else f"_{dims}"
-            _write_table(table, study.tables / f"{name}{suffix}.tsv")
+            write_table(table, study.tables / f"{name}{suffix}.tsv")
 
 
 def _multiverse(study: _Study, ds: xr.Dataset) -> xr.Dataset:
@@ -720,27 +720,6 @@ def _of_regions(result: xr.Dataset) -> xr.Dataset:
     return result if "region" in result.dims else result.expand_dims(region=[GLOBAL_REGION])
 
 
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a TSV, missing as n/a, as BIDS has it."""
-    table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-
-
-def _write_subject_tables(ds: xr.Dataset, folder: Path) -> None:
-    """Tables of people: one row a subject, and one row a subject and region."""
-    small = ds.drop_dims([d for d in ("voxel", "node", "edge", "feature") if d in ds.dims])
-    alone = [n for n in small.variables if small[n].dims == ("subject",) and n != "subject"]
-    subjects = small[alone].reset_coords(drop=False).to_dataframe().reset_index()
-    _write_table(subjects, folder / "subjects.tsv")
-    for dim in ("region", "tract"):
-        names = [n for n in small.data_vars if small[n].dims == ("subject", dim)]
-        if names:
-            bare = small[names].drop_vars(
-                [c for c in small[names].coords if c not in ("subject", dim)]
-            )
-            table = bare.to_dataframe(dim_order=["subject", dim]).reset_index()
-            _write_table(table, folder / f"subjects_{dim}.tsv")
-
-
 def _report(study: _Study) -> None:
     """Write the report."""
     from scalebrain.report.content import StudyResults
@@ -757,10 +736,10 @@ def _report(study: _Study) -> None:
         from scalebrain.simulate.recovery import add_truth, recovery_table
 
         accuracy = add_truth(accuracy, ds, study.truth)
-        _write_table(accuracy.to_dataframe().reset_index(), study.tables / "accuracy.tsv")
+        write_table(accuracy.to_dataframe().reset_index(), study.tables / "accuracy.tsv")
         try:
             recovery = recovery_table(ds, results.get("mixed"), study.truth)
-            _write_table(recovery, study.tables / "recovery.tsv")
+            write_table(recovery, study.tables / "recovery.tsv")
         except StatisticsError as error:
             missing["recovery"] = str(error)
     config = {
