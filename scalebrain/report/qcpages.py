@@ -162,8 +162,7 @@ def write_qc_pages(
         frame = None
     shared = _Shared(Rows.of(ds), frame, str(folder), content)
     drawn = map_tasks(_write_subject, tasks, label="quality control", shared=shared)
-    written = {f"{name}.html" for name in names}
-    _remove_others(folder, {"index.html", *written}, {f"{name}.jpg" for name in names})
+    _remove_others(folder, {"index.html", *(f"{name}.html" for name in names)})
     index = render_page(
         "qc_index.html.j2",
         parts=("qc.css", "qc.js"),
@@ -367,14 +366,13 @@ def _write_subject(task: _Task, shared: _Shared) -> tuple[int, int]:
     return size
 
 
-def _remove_others(folder: Path, pages: set[str], images: set[str]) -> None:
-    """Remove pages and thumbnails of an earlier call that are of nobody of this one."""
+def _remove_others(folder: Path, pages: set[str]) -> None:
+    """Remove pages of an earlier call that are of nobody of this one, and their thumbnails."""
     for path in folder.glob("*.html"):
-        if path.name not in pages:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                is_ours = _MARK in file.read(1000)
-            if is_ours:
-                path.unlink()
-    for path in (folder / _THUMBNAILS).glob("*.jpg"):
-        if path.name not in images:
+        if path.name in pages:
+            continue
+        with path.open(encoding="utf-8", errors="replace") as file:
+            is_ours = _MARK in file.read(1000)
+        if is_ours:
             path.unlink()
+            (folder / _THUMBNAILS / f"{path.stem}.jpg").unlink(missing_ok=True)

@@ -160,6 +160,7 @@ def test_write_qc_pages__are_the_same_every_time_and_leave_no_one_behind(pages, 
     assert [p.name for p in (pages / "thumbnails").iterdir()] == [f"{label}.jpg"]
     write_qc_pages(store, pages)
     assert (pages / f"{label}.html").read_bytes() == before
+    assert len(list((pages / "thumbnails").iterdir())) == ds.sizes["subject"]
     mine.unlink()
 
 
