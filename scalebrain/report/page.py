@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from scalebrain.variables import validate
 
 __all__ = [
     "StudyResults",
-    "page_name",
     "render_page",
     "render_report",
     "trained_on_simulated",
@@ -215,25 +213,6 @@ def write_text(words: str, path: str | os.PathLike[str]) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return target
-
-
-def page_name(subject: str) -> str:
-    """Name of a file about a subject, whatever its label holds.
-
-    Parameters
-    ----------
-    subject
-        Label.
-
-    Returns
-    -------
-    str
-        What is not a letter, a digit, ``-`` or ``_`` is left out, and a hash of the label put in.
-    """
-    name = re.sub(r"[^A-Za-z0-9_-]", "", subject)[:100]
-    if name != subject:
-        name += "-" + hashlib.sha256(subject.encode()).hexdigest()[:8]
-    return name
 
 
 def trained_on_simulated(ds: xr.Dataset) -> bool:

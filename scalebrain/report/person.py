@@ -13,7 +13,8 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.predict.motor import predict_motor
-from scalebrain.report.page import page_name, render_page, trained_on_simulated, write_text
+from scalebrain.report.filenames import page_name
+from scalebrain.report.page import render_page, trained_on_simulated, write_text
 from scalebrain.report.personfacts import People, person_facts
 from scalebrain.report.personpage import header, person_sections
 from scalebrain.stats.normative import normative

@@ -125,7 +125,7 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
         )
     caption = (
         f"The person's own scan in template space, {what}. Axial, coronal and sagittal slices "
-        "through it; left is drawn on the left (L, R), sagittal slices face right."
+        "through it; left is drawn on the left (L, R), sagittal slices face left."
         if lesion is not None
         else "The person's own scan in template space. Left is drawn on the left (L, R)."
     )

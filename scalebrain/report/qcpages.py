@@ -25,7 +25,8 @@ from scalebrain.features.quality import quality_decisions
 from scalebrain.ingestion.cohort import problems
 from scalebrain.io.store import open_store, rejected_subjects
 from scalebrain.report.content import count, finite, number, text_values
-from scalebrain.report.page import page_name, render_page, write_text
+from scalebrain.report.filenames import page_name
+from scalebrain.report.page import render_page, write_text
 from scalebrain.report.quality import LIMIT, Quality, quality, warning_words
 from scalebrain.report.scanpictures import Frame, Layers, Rows, frame_of, jpeg, layers, thumbnail
 from scalebrain.variables import validate
