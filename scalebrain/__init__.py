@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from scalebrain.predict.matched import matched_pairs, nearest_matches
     from scalebrain.predict.motor import predict_motor
     from scalebrain.report.person import person_report
+    from scalebrain.report.qcpages import write_qc_pages
     from scalebrain.report.regionplot import plot_regions
     from scalebrain.report.summary import summary
     from scalebrain.report.viewer import view
@@ -117,6 +118,7 @@ _HOME = {
     "verify_store": "ingestion.upkeep",
     "view": "report.viewer",
     "withdraw": "ingestion.upkeep",
+    "write_qc_pages": "report.qcpages",
 }
 
 __all__ = [
@@ -178,6 +180,7 @@ __all__ = [
     "verify_store",
     "view",
     "withdraw",
+    "write_qc_pages",
 ]
 
 

@@ -32,6 +32,8 @@ class StudyConfig:
         whole_head, assume_space, volume, lesion_labels, min_lesion, strict.
     min_days_post_stroke
         A stroke is chronic beyond this many days.
+    qc_decisions
+        Table of the decisions of a quality control, as its pages export it; empty for none.
     nodes
         What is a node of the graph: ``volume``, pieces of grey matter of the T1w scan; or
         ``surface-3``, ``surface-4`` or ``surface-5``, vertices of the cortical surface.
@@ -61,6 +63,7 @@ class StudyConfig:
 
     ingest: Mapping[str, Any] = field(default_factory=dict)
     min_days_post_stroke: float = 180.0
+    qc_decisions: str = ""
     nodes: str = "volume"
     lesion_policy: str = "mask_nodes"
     training: Mapping[str, Any] = field(default_factory=dict)

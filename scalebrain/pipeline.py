@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from scalebrain.atlas.parcels import nodes as volume_nodes
@@ -28,6 +27,7 @@ from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
 from scalebrain.features.lesion_measures import lesion_measures
 from scalebrain.features.lesion_policy import LesionPolicy
 from scalebrain.features.nodes import node_features
+from scalebrain.features.quality import quality_decisions
 from scalebrain.features.surface_nodes import (
     check_nodes,
     graph_variables,
@@ -42,10 +42,13 @@ from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import (
     nodes_of,
     open_store,
+    rejected_subjects,
+    remove_variables,
     replace_nodes,
     save_store,
     store_attributes,
 )
+from scalebrain.outputs.study import write_subject_tables, write_table
 from scalebrain.stats.frame import tidy_tables
 from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
 from scalebrain.variables import SURFACE_FEATURES, validate
@@ -293,6 +296,9 @@ def _open_study(
         raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
     if study.config.ages and not _table_of_ages(study).is_file():
         raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
+    decisions = study.config.qc_decisions
+    if decisions and not Path(decisions).is_file():
+        raise ConfigError(f"{decisions}: no such file. Give the table of decisions.")
     if level == "group" and not (_ingested(study) and _recorded(_record(study, "ingest"))):
         raise StoreError(
             f"{study.store}: no finished store of the level participant. Run that level first."
@@ -308,7 +314,11 @@ def _stages(study: _Study) -> list[_Stage]:
     settings = ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed")
     stages = [
         _Stage("ingest", _ingest, ("ingest",)),
-        _Stage("features", _features, ("min_days_post_stroke", "nodes", "lesion_policy")),
+        _Stage(
+            "features",
+            _features,
+            ("min_days_post_stroke", "qc_decisions", "nodes", "lesion_policy"),
+        ),
         *ages,
         _Stage("statistics", _statistics, settings),
         _Stage("report", _report, ()),
@@ -331,6 +341,8 @@ def _fingerprint(study: _Study, stage: _Stage, before: str) -> Any:
         wanted.update(study.truth.read_bytes())
     if stage.name == "ages":
         wanted.update(_table_of_ages(study).read_bytes())
+    if stage.name == "features" and study.config.qc_decisions:
+        wanted.update(Path(study.config.qc_decisions).read_bytes())
     return wanted
 
 
@@ -385,6 +397,8 @@ def compute_features(
     min_days_post_stroke: float = 180.0,
     nodes: str = "volume",
     lesion_policy: LesionPolicy = "mask_nodes",
+    decisions: str | Path | None = None,
+    more_to_come: bool = False,
 ) -> None:
     """Compute inclusion, node features and lesion loads, and save them in the store.
 
@@ -399,13 +413,28 @@ def compute_features(
         nodes is removed.
     lesion_policy
         As for :func:`~scalebrain.node_features`.
+    decisions
+        Table of the decisions of a quality control; when None, what the store has of an
+        earlier one is removed.
+    more_to_come
+        Whether people are still to be ingested: decisions about them are left aside.
     """
     check_nodes(nodes)
     level = surface_level(nodes)
     ds = open_store(store)
     validate(ds, *(("t1w", "node_label") if level is None else SURFACE_FEATURES))
+    held = [name for name in ("qc_decision", "qc_note") if name in ds]
+    ds = ds.drop_vars(held)
+    decided = xr.Dataset()
+    if decisions is not None:
+        absent = None if more_to_come else rejected_subjects(store)
+        decided = quality_decisions(ds, decisions, absent=absent)
+        ds = ds.assign(decided.data_vars)
+    elif held:
+        logger.warning("decisions of an earlier quality control are removed: no table was given")
+        remove_variables(store, held)
     chosen = inclusion(ds, min_days_post_stroke=min_days_post_stroke, on_surface=level is not None)
-    save_store(chosen, store)
+    save_store(chosen.assign(decided.data_vars), store)
     if nodes != nodes_of(store):
         parts = volume_nodes() if level is None else surface_nodes(level)
         replace_nodes(store, xr.Dataset(graph_variables(parts)), nodes)
@@ -430,6 +459,8 @@ def _features(study: _Study) -> None:
         min_days_post_stroke=study.config.min_days_post_stroke,
         nodes=study.config.nodes,
         lesion_policy=cast(LesionPolicy, study.config.lesion_policy),
+        decisions=study.config.qc_decisions or None,
+        more_to_come=bool(study.participants),
     )
 
 
@@ -556,7 +587,7 @@ def predict_outcome(
         ) from error
     write_results({"motor": result}, folder / "motor.zarr", attrs={})
     for dims, tidy in tidy_tables(result).items():
-        _write_table(tidy, folder / f"motor_{dims}.tsv")
+        write_table(tidy, folder / f"motor_{dims}.tsv")
     return result
 
 
@@ -635,14 +666,14 @@ def _statistics(study: _Study) -> None:
     study.tables.mkdir(exist_ok=True)
     for path in study.tables.glob("*.tsv"):
         path.unlink()
-    _write_subject_tables(ds, study.tables)
+    write_subject_tables(ds, study.tables)
     for kind in ("rejected", "warnings"):
-        _write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
+        write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
     for name, result in results.items():
         tables = tidy_tables(result)
         for dims, table in tables.items():
             suffix = "" if name == "accuracy" or len(tables) == 1 else f"_{dims}"
-            _write_table(table, study.tables / f"{name}{suffix}.tsv")
+            write_table(table, study.tables / f"{name}{suffix}.tsv")
 
 
 def _multiverse(study: _Study, ds: xr.Dataset) -> xr.Dataset:
@@ -691,27 +722,6 @@ def _of_regions(result: xr.Dataset) -> xr.Dataset:
     return result if "region" in result.dims else result.expand_dims(region=[GLOBAL_REGION])
 
 
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a TSV, missing as n/a, as BIDS has it."""
-    table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-
-
-def _write_subject_tables(ds: xr.Dataset, folder: Path) -> None:
-    """Tables of people: one row a subject, and one row a subject and region."""
-    small = ds.drop_dims([d for d in ("voxel", "node", "edge", "feature") if d in ds.dims])
-    alone = [n for n in small.variables if small[n].dims == ("subject",) and n != "subject"]
-    subjects = small[alone].reset_coords(drop=False).to_dataframe().reset_index()
-    _write_table(subjects, folder / "subjects.tsv")
-    for dim in ("region", "tract"):
-        names = [n for n in small.data_vars if small[n].dims == ("subject", dim)]
-        if names:
-            bare = small[names].drop_vars(
-                [c for c in small[names].coords if c not in ("subject", dim)]
-            )
-            table = bare.to_dataframe(dim_order=["subject", dim]).reset_index()
-            _write_table(table, folder / f"subjects_{dim}.tsv")
-
-
 def _report(study: _Study) -> None:
     """Write the report."""
     from scalebrain.report.content import StudyResults
@@ -728,10 +738,10 @@ def _report(study: _Study) -> None:
         from scalebrain.simulate.recovery import add_truth, recovery_table
 
         accuracy = add_truth(accuracy, ds, study.truth)
-        _write_table(accuracy.to_dataframe().reset_index(), study.tables / "accuracy.tsv")
+        write_table(accuracy.to_dataframe().reset_index(), study.tables / "accuracy.tsv")
         try:
             recovery = recovery_table(ds, results.get("mixed"), study.truth)
-            _write_table(recovery, study.tables / "recovery.tsv")
+            write_table(recovery, study.tables / "recovery.tsv")
         except StatisticsError as error:
             missing["recovery"] = str(error)
     config = {

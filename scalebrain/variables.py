@@ -122,6 +122,10 @@ REGISTRY: dict[str, VariableSpec] = {
         VariableSpec("nonfinite_fraction", _S, "f", "1", "NaN or infinite fraction of the brain"),
         VariableSpec("affine_residual", _S, "f", "mm", "Distance of the scan's grid to ours"),
         VariableSpec("scan_hash", _S, "UOT", "", "XXH3 of the T1w row, else of the surfaces"),
+        VariableSpec(
+            "qc_decision", _S, "UOT", "", "Quality control: accept, exclude, unsure or empty"
+        ),
+        VariableSpec("qc_note", _S, "UOT", "", "What the rater wrote at the quality control"),
         VariableSpec("included", _S, "b", "", "The subject passed the inclusion filter"),
         VariableSpec("exclusion_reason", _S, "UOT", "", "Why the subject was excluded"),
         # lesions

@@ -13,7 +13,7 @@ import pytest
 import scalebrain
 from scalebrain import pipeline
 from scalebrain.config import StudyConfig, read_config
-from scalebrain.errors import ConfigError, DataWarning
+from scalebrain.errors import ConfigError, DataWarning, TableError
 from scalebrain.graph.artifact import artifact_summary, lesion_artifact
 from scalebrain.graph.policies import ages_by_policy
 from scalebrain.io.results import read_results
@@ -22,6 +22,7 @@ from tests.phantom import tree_bytes
 
 SECTIONS = (
     "Who was studied",
+    "How good the scans are",
     "Where the lesions lie",
     "How well age is read",
     "What brain age is read from",
@@ -273,6 +274,74 @@ def test_run_study__strokes_alone_with_ages_of_another_tool(strokes, caplog):
     with pytest.warns(DataWarning, match="brain_pad_global"):
         scalebrain.run_study(strokes, out, ages_config(strokes, "global.csv"))
     assert "3/6 ages: done before" not in caplog.text
+
+
+def write_decisions(path, **words):
+    rows = [f"sub-{who}\t{word}\tmotion\n" for who, word in words.items()]
+    path.write_text("participant_id\tdecision\tnote\n" + "".join(rows))
+
+
+def test_run_study__decisions_of_a_quality_control_exclude_and_are_read_again(
+    study, tree, tmp_path, caplog, monkeypatch
+):
+    out, table = tmp_path / "out", tmp_path / "decisions.tsv"
+    shutil.copytree(study, out)
+    config = {**CONFIG, "qc_decisions": str(table)}
+    with pytest.raises(ConfigError, match=r"decisions\.tsv: no such file"):
+        scalebrain.run_study(tree, out, config, level="group")
+    run = {"level": "group"}
+    slow = ("_train", "_predict", "_statistics", "_report", "_export")
+    for name in slow:  # whether they run is what is asked
+        monkeypatch.setattr(pipeline, name, lambda _: None)
+    write_decisions(table, nobody="accept", ref001="good")
+    with pytest.raises(TableError, match=r"2 problems[\s\S]*sub-nobody"):
+        scalebrain.run_study(tree, out, config, **run)
+    write_decisions(table, ref001="exclude", stroke001="unsure", stroke002="accept")
+    caplog.set_level("INFO", logger="scalebrain")
+    caplog.clear()
+    scalebrain.run_study(tree, out, config, **run)
+    assert "done before" not in caplog.text
+    assert "1 unsure are kept" in caplog.text
+    ds = scalebrain.open_store(out / "cohort.zarr")
+    before = scalebrain.open_store(study / "cohort.zarr")
+    other = ds["included"].values != before["included"].values
+    assert ds["subject"].values[other].tolist() == ["sub-ref001"]
+    one = ds.sel(subject="sub-ref001")
+    assert str(one["exclusion_reason"].values) == "excluded at quality control"
+    assert str(one["qc_note"].values) == "motion"
+    caplog.clear()
+    scalebrain.run_study(tree, out, config, **run)
+    assert "nothing to do" in caplog.text
+    preview = pipeline.preview_study(tree, out, config, **run)
+    assert all(is_done for _, is_done in preview.stages)
+    # a changed decision is read again, and everything after it is done again
+    write_decisions(table, ref001="accept")
+    preview = pipeline.preview_study(tree, out, config, **run)
+    assert not any(is_done for _, is_done in preview.stages)
+    caplog.clear()
+    scalebrain.run_study(tree, out, config, **run)
+    assert "done before" not in caplog.text
+    ds = scalebrain.open_store(out / "cohort.zarr")
+    np.testing.assert_array_equal(ds["included"].values, before["included"].values)
+    # and without a table nothing of it stays
+    scalebrain.run_study(tree, out, CONFIG, **run)
+    assert "are removed" in caplog.text
+    assert "qc_decision" not in scalebrain.open_store(out / "cohort.zarr")
+    assert tree_bytes(out / "cohort.zarr") == tree_bytes(study / "cohort.zarr")
+
+
+def test_run_study__decisions_about_people_to_come_are_left_aside(tree, tmp_path):
+    table, out = tmp_path / "decisions.tsv", tmp_path / "out"
+    write_decisions(table, ref001="exclude", ref002="accept", ref003="exclude")
+    options = {"level": "participant", "participants": ["ref001", "ref002"]}
+    scalebrain.run_study(tree, out, {"qc_decisions": str(table)}, **options)
+    ds = scalebrain.open_store(out / "cohort.zarr")
+    assert ds["qc_decision"].values.astype(str).tolist() == ["exclude", "accept"]
+    options["participants"] = ["ref003"]
+    scalebrain.run_study(tree, out, {"qc_decisions": str(table)}, **options)
+    ds = scalebrain.open_store(out / "cohort.zarr")
+    assert ds["qc_decision"].values.astype(str).tolist() == ["exclude", "accept", "exclude"]
+    assert ds["included"].values.tolist() == [False, True, False]
 
 
 def test_read_config__ages_need_a_table_and_a_tool(tmp_path):

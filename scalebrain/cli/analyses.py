@@ -9,7 +9,17 @@ import scalebrain
 from scalebrain.cli.app import cli
 from scalebrain.cli.options import EXISTING, FOLDER, STORE, Client, computing
 
-__all__ = ["export", "import_ages", "meta", "motor", "person", "predict", "site_summary", "train"]
+__all__ = [
+    "export",
+    "import_ages",
+    "meta",
+    "motor",
+    "person",
+    "predict",
+    "qc",
+    "site_summary",
+    "train",
+]
 
 
 @cli.command()
@@ -133,6 +143,35 @@ def person(
             scalebrain.open_store(store), subject, motor=motor, seed=seed
         )
     click.echo(write_person(report, out))
+
+
+@cli.command(
+    epilog="Open OUT/index.html in a browser, decide, and export decisions.tsv: the key "
+    "qc_decisions of a study's configuration, or 'scalebrain features --qc-decisions'."
+)
+@click.argument("store", type=STORE)
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--subjects",
+    multiple=True,
+    metavar="LABEL,...",
+    help="Only these; outliers are still those among everyone.",
+)
+@click.option(
+    "--decisions",
+    metavar="TSV",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Decisions to begin with, as they were exported; default: those of STORE.",
+)
+@computing()
+def qc(
+    store: str, out: Path, subjects: tuple[str, ...], decisions: Path | None, client: Client
+) -> None:
+    """Write a page of each subject of STORE for a quality control, and an index, to OUT."""
+    chosen = [label.strip() for text in subjects for label in text.split(",") if label.strip()]
+    with client():
+        index = scalebrain.write_qc_pages(store, out, subjects=chosen, decisions=decisions)
+    click.echo(index)
 
 
 def _named_levels(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, list[str]]:

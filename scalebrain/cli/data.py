@@ -172,11 +172,18 @@ def store_withdraw(path: str, ids: tuple[str, ...], listed: Path | None) -> None
     show_default=True,
     help="Pieces of grey matter of the T1w scan, or vertices of the cortical surface.",
 )
+@click.option(
+    "--qc-decisions",
+    "decisions",
+    metavar="TSV",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Decisions of a quality control, as the pages of 'scalebrain qc' export them.",
+)
 @computing()
-def features(store: str, nodes: str, client: Client) -> None:
+def features(store: str, nodes: str, decisions: Path | None, client: Client) -> None:
     """Compute inclusion, node features and lesion loads of STORE."""
     from scalebrain.pipeline import compute_features
 
     with client():
-        compute_features(store, nodes=nodes)
+        compute_features(store, nodes=nodes, decisions=decisions)
     click.echo(store)

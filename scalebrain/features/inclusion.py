@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from scalebrain.features.quality import EXCLUDED
 from scalebrain.variables import annotate, validate
 
 __all__ = ["inclusion", "same_people"]
@@ -36,10 +37,11 @@ def inclusion(
 
     Notes
     -----
-    Everyone needs a scan (or surfaces), age, sex and intracranial volume; someone with a stroke
-    also a lesion mask that is not empty and of one hemisphere, and a known time since stroke
-    beyond the limit; a reference must have no lesion. A missing motor score excludes from
-    the motor models alone.
+    Whom the quality control excluded (`qc_decision`, where `ds` has it) is left out first;
+    ``unsure`` and people without a decision stay. Everyone needs a scan (or surfaces), age, sex
+    and intracranial volume; someone with a stroke also a lesion mask that is not empty and of one
+    hemisphere, and a known time since stroke beyond the limit; a reference must have no lesion. A
+    missing motor score excludes from the motor models alone.
     """
     needed, absent = "scan_present", "no T1w scan"
     if on_surface:
@@ -50,7 +52,12 @@ def inclusion(
     stroke = group == "stroke"
     days = ds["days_post_stroke"].values
     volume = ds["lesion_volume"].values
+    decided = np.full(ds.sizes["subject"], "")
+    if "qc_decision" in ds.variables:
+        validate(ds, "qc_decision")
+        decided = ds["qc_decision"].values.astype(str)
     criteria = (
+        (decided == "exclude", EXCLUDED),
         (~ds[needed].values.astype(bool), absent),
         (~np.isfinite(ds["age"].values), "age missing"),
         (ds["sex"].values.astype(str) == "", "sex missing"),

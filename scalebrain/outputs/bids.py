@@ -49,6 +49,7 @@ _DEMOGRAPHIC = (
     "dataset",
     "included",
     "exclusion_reason",
+    "qc_decision",
 )
 
 

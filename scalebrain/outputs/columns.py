@@ -83,6 +83,11 @@ _LEVELS: dict[str, dict[str, str]] = {
         "untouched": "the lesion does not reach the region",
     },
     "verdict": dict(VERDICTS),
+    "qc_decision": {
+        "accept": "accepted",
+        "exclude": "excluded",
+        "unsure": "unsure, and kept",
+    },
     "learner": {
         "elastic_net": "linear model with L1 and L2 penalty",
         "random_forest": "random forest",

@@ -1,6 +1,7 @@
 """The report page: gathers the sections and writes one self-contained file."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from scalebrain.report.multiverse import multiverse_sections
 from scalebrain.report.network import network_section
 from scalebrain.report.niivue import Viewer, viewer_scripts
 from scalebrain.report.pathmodel import sem_section
+from scalebrain.report.qualitysection import quality_section
 from scalebrain.report.recovery import recovery_section
 from scalebrain.report.templating import environment, script_hash, source
 from scalebrain.report.volume import background_vector
@@ -50,7 +52,7 @@ def render_report(
     ----------
     ds
         Dataset of a finished store. Per-subject tables are loaded; of the images only a
-        few rows of ``t1w``, and none when `background` is given.
+        few rows.
     results
         Statistics and provenance. What is missing is named on the page with its reason.
     title
@@ -85,6 +87,7 @@ def render_report(
     simulated = str(ds.attrs.get("simulated", "false")).lower() == "true"
     sections = [
         cohort_section(table, results, imported=imported_from(ds)),
+        quality_section(ds, table),
         lesion_section(ds, table, gray, overlays=effect_overlays(ds, results)),
         accuracy_section(ds, results),
         network_section(ds, results),
@@ -110,13 +113,15 @@ def render_report(
     )
 
 
-def render_page(template: str, **content: Any) -> str:
+def render_page(template: str, *, parts: Sequence[str] = (), **content: Any) -> str:
     """Fill a template of a page, with the style and the scripts that all pages share.
 
     Parameters
     ----------
     template
         Name of the template.
+    parts
+        Further styles (.css) and scripts (.js) among the templates.
     **content
         What it shows.
 
@@ -135,12 +140,16 @@ def render_page(template: str, **content: Any) -> str:
     if viewers:
         script += source("viewer.js").removeprefix('"use strict";\n')
         vendored = viewer_scripts()
+    for name in parts:
+        if name.endswith(".js"):
+            script += source(name)
+    styles = ["page.css", *(name for name in parts if name.endswith(".css"))]
     scripts = [script, vendored] if viewers else [script]
     return (
         environment()
         .get_template(template)
         .render(
-            style=source("page.css"),
+            style="".join(source(name) for name in styles),
             script=script,
             vendored=vendored,
             viewers=viewers,
@@ -208,6 +217,7 @@ def trained_on_simulated(ds: xr.Dataset) -> bool:
 def _nav(sections: list[Section]) -> list[tuple[str, str]]:
     short = {
         "cohort": "Cohort",
+        "quality": "Quality",
         "lesions": "Lesions",
         "accuracy": "Accuracy",
         "network": "Nodes and lesions",

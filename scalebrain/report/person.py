@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.predict.motor import predict_motor
+from scalebrain.report.filenames import page_name
 from scalebrain.report.page import render_page, trained_on_simulated, write_text
 from scalebrain.report.personfacts import People, person_facts
 from scalebrain.report.personpage import header, person_sections
@@ -156,8 +155,6 @@ def write_person(report: PersonReport, folder: str | os.PathLike[str]) -> Path:
     Path
         The page.
     """
-    name = re.sub(r"[^A-Za-z0-9_-]", "", report.subject)[:100]
-    if name != report.subject:
-        name += "-" + hashlib.sha256(report.subject.encode()).hexdigest()[:8]
+    name = page_name(report.subject)
     write_text(report.json, Path(folder) / f"{name}.json")
     return write_text(report.html, Path(folder) / f"{name}.html")

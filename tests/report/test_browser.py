@@ -39,8 +39,10 @@ def probed(page: str, probe: str = PROBE) -> str:
     return page.replace(old, new).replace(script, both)
 
 
-def browse(chromium: str, page: str, folder: Path, *flags: str) -> tuple[dict, str]:
-    target = folder / "page.html"
+def browse(
+    chromium: str, page: str, folder: Path, *flags: str, name: str | Path = "page.html"
+) -> tuple[dict, str]:
+    target = folder / name
     target.write_text(page, encoding="utf-8")
     done = subprocess.run(
         [

@@ -21,6 +21,7 @@ from tests.report.conftest import Study, make_study
 
 SECTIONS = [
     "cohort",
+    "quality",
     "lesions",
     "accuracy",
     "network",
@@ -94,7 +95,7 @@ def test_render_report__has_every_section_with_a_takeaway(page: str):
     assert [a["href"] for a in outline.of("a") if a["href"].startswith("#")][1:] == [
         f"#{key}" for key in SECTIONS
     ]
-    assert page.count('class="takeaway"') == 9
+    assert page.count('class="takeaway"') == 10
     assert page.count("<figure") >= 12
 
 

@@ -1,0 +1,119 @@
+"""Tables of the decisions of a quality control: one row a subject."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalebrain.errors import TableError, check_all
+from scalebrain.io.cells import is_missing, quote
+from scalebrain.io.delimited import IDS, listed, read_delimited
+
+__all__ = ["DECISIONS", "Decision", "read_decisions"]
+
+#: What a rater can decide of a subject; an empty text is no decision.
+DECISIONS = ("accept", "exclude", "unsure")
+
+_EXPECTED = "participant_id and decision (accept, exclude or unsure)"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Decision about one subject.
+
+    Parameters
+    ----------
+    word
+        One of `DECISIONS`.
+    note
+        What the rater wrote; several raters' notes are joined by ``; ``.
+    """
+
+    word: str
+    note: str
+
+
+def read_decisions(
+    path: str | Path, subjects: Sequence[str], *, absent: Collection[str] | None = ()
+) -> dict[str, Decision]:
+    """Read a table of decisions, and check every row against a store.
+
+    Parameters
+    ----------
+    path
+        Tab-separated (.tsv) or comma-separated (.csv) UTF-8 text with the columns
+        ``participant_id`` (or ``subject``), with or without ``sub-``, and ``decision``; ``note``
+        is read where it is there. A decision that is empty or ``n/a`` is none. Several rows of
+        one subject have to agree.
+    subjects
+        Labels of the store.
+    absent
+        Other labels that may be in the table, and are left aside; any label when None.
+
+    Returns
+    -------
+    dict
+        Decision by label of the store.
+
+    Raises
+    ------
+    TableError
+        When it is no such table; or one error with everything that is wrong with its rows:
+        unknown subjects, decisions that disagree, other words.
+    """
+    path = Path(path)
+    lines, text = read_delimited(
+        path, expected=_EXPECTED, check_header=lambda names: _check_header(path, names), keep=bool
+    )
+    cells = {name.lower(): column for name, column in text.items()}
+    ids = next(cells[name] for name in IDS if name in cells)
+    notes = cells.get("note", [""] * len(lines))
+    failures: list[str] = []
+    found: dict[str, tuple[int, Decision]] = {}
+    unknown: dict[str, None] = {}
+    known = frozenset(subjects)
+    for line, who, cell, note in zip(lines, ids, cells["decision"], notes, strict=True):
+        if is_missing(who):
+            failures.append(f"no participant_id in line {line}. Write the subject.")
+            continue
+        subject = who if who in known or who.startswith("sub-") else f"sub-{who}"
+        if subject not in known:
+            if absent is not None and subject not in absent:
+                unknown[subject] = None
+            continue
+        word = "" if is_missing(cell) else cell.lower()
+        if not word:
+            continue
+        if word not in DECISIONS:
+            failures.append(
+                f"{subject}: {quote(cell)} in line {line} is no decision. Expected one of "
+                f"{', '.join(DECISIONS)}, or n/a."
+            )
+            continue
+        new = Decision(word, "" if is_missing(note) else note)
+        first, held = found.setdefault(subject, (line, new))
+        if held.word != word:
+            failures.append(
+                f"{subject}: {held.word} in line {first} but {word} in line {line}. Keep one."
+            )
+        elif first != line and new.note and new.note not in held.note.split("; "):
+            joined = "; ".join(filter(None, (held.note, new.note)))
+            found[subject] = (first, Decision(word, joined))
+    if unknown:
+        failures.append(
+            f"subjects not in the store ({len(unknown)}): {listed(list(unknown))}. It has "
+            f"{listed(list(subjects)[:3])}, ... Correct them, or take their rows out."
+        )
+    check_all([f"{path}: {one}" for one in failures], TableError, f"{path}: not read")
+    return {subject: decision for subject, (_, decision) in found.items()}
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Refuse a header without ids or without decisions."""
+    lower = {name.lower() for name in names}
+    absent = [] if lower & set(IDS) else ["participant_id"]
+    absent += [] if "decision" in lower else ["decision"]
+    if absent:
+        raise TableError(
+            f"{path}: no column {' and no column '.join(absent)}. Expected {_EXPECTED}; found "
+            f"{listed([quote(name) for name in names])}."
+        )

@@ -1,0 +1,68 @@
+"""Tables of decisions: what is read, and everything that is wrong in one error."""
+
+from pathlib import Path
+
+import pytest
+
+from scalebrain.errors import TableError
+from scalebrain.io.decisions import Decision, read_decisions
+
+SUBJECTS = ("sub-001", "sub-002", "sub-003_ses-1")
+HEADER = "participant_id\tdecision\tnote\trater\tdate\n"
+
+
+def written(folder: Path, rows: str, header: str = HEADER) -> Path:
+    path = folder / "decisions.tsv"
+    path.write_text(header + rows, encoding="utf-8")
+    return path
+
+
+def test_read_decisions__takes_words_notes_and_ids_without_sub(tmp_path):
+    rows = 'sub-001\tExclude\t"motion, ""ringing"""\tAB\t2026-01-01\n002\taccept\tn/a\tAB\t\n'
+    found = read_decisions(written(tmp_path, rows + "sub-003_ses-1\tn/a\t\t\t\n"), SUBJECTS)
+    assert found == {
+        "sub-001": Decision("exclude", 'motion, "ringing"'),
+        "sub-002": Decision("accept", ""),
+    }
+
+
+def test_read_decisions__raters_who_agree_are_one(tmp_path):
+    rows = "sub-001\tunsure\tmotion\tA\t\nsub-001\tunsure\tartifact\tB\t\nsub-001\tunsure\t\tC\t\n"
+    found = read_decisions(written(tmp_path, rows), SUBJECTS)
+    assert found == {"sub-001": Decision("unsure", "motion; artifact")}
+
+
+def test_read_decisions__tells_all_that_is_wrong_at_once(tmp_path):
+    rows = (
+        "sub-001\taccept\t\t\t\nsub-001\texclude\t\t\t\nsub-002\tgood\t\t\t\n"
+        "sub-009\taccept\t\t\t\n\taccept\tx\t\t\n"
+    )
+    with pytest.raises(TableError, match="4 problems") as error:
+        read_decisions(written(tmp_path, rows), SUBJECTS)
+    words = str(error.value)
+    assert "sub-001: accept in line 2 but exclude in line 3. Keep one." in words
+    assert "sub-002: 'good' in line 4 is no decision. Expected one of accept, exclude" in words
+    assert "subjects not in the store (1): sub-009" in words
+    assert "no participant_id in line 6" in words
+
+
+def test_read_decisions__leaves_those_aside_who_may_be_absent(tmp_path):
+    path = written(tmp_path, "sub-009\taccept\t\t\t\nsub-001\taccept\t\t\t\n")
+    for absent in ({"sub-009"}, None):
+        assert list(read_decisions(path, SUBJECTS, absent=absent)) == ["sub-001"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no header"),
+        (HEADER, "no row below the header"),
+        ("participant_id\tnote\nsub-001\tx\n", "no column decision"),
+        ("decision\naccept\n", "no column participant_id"),
+        ("id,decision\nsub-001,accept\n", "no column participant_id and no column decision"),
+        ('participant_id\tdecision\nsub-001\t"accept\n', "quote"),
+    ],
+)
+def test_read_decisions__refuses_what_is_no_such_table(tmp_path, text, words):
+    with pytest.raises(TableError, match=words):
+        read_decisions(written(tmp_path, text, header=""), SUBJECTS)

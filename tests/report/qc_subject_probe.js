@@ -1,0 +1,20 @@
+// What the test does on the page of a subject.
+const report = { loaded: performance.getEntriesByType("resource").map((r) => r.name) };
+const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+const pressed = () => [...document.querySelectorAll("[data-decision]")].map((b) => b.getAttribute("aria-pressed"));
+const said = () => document.querySelector('[data-part="said"]').textContent;
+const note = document.querySelector('[data-part="note"]');
+report.first = said();
+press("a"); report.accept = pressed();
+press("a"); report.again = said();
+press("m"); note.value = 'says "no"\tbad'; note.dispatchEvent(new Event("input", { bubbles: true }));
+press("u"); report.typed = said();
+press("Escape"); press("e"); report.exclude = pressed();
+press("o"); press("l");
+report.hidden = [...document.querySelectorAll("[data-layer]")].every((i) => i.hidden && !i.getClientRects().length);
+press("o"); press("l");
+report.images = [...document.images].every((i) => i.complete && i.naturalWidth > 100);
+report.wide = document.documentElement.scrollWidth - innerWidth;
+report.next = document.querySelector('[data-part="after"]').getAttribute("href");
+report.kept = Object.entries(localStorage);
+document.body.dataset.report = JSON.stringify(report);

@@ -1,0 +1,331 @@
+"""Pages of a quality control: what they show, what they keep, and what comes out of them."""
+
+import base64
+import json
+import re
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import scalebrain
+from scalebrain.cli import main
+from scalebrain.errors import MissingVariableError, TableError
+from scalebrain.io.decisions import Decision, read_decisions
+from scalebrain.io.store import save_store
+from scalebrain.report.cohort import people
+from scalebrain.report.qcpages import write_qc_pages
+from scalebrain.report.quality import LIMIT, quality, robust_z
+from scalebrain.report.qualitysection import quality_section
+from scalebrain.report.scanpictures import LESION, Rows, frame_of, layers, thumbnail
+from tests.report.conftest import make_study
+from tests.report.test_browser import browse, probed
+from tests.report.test_page import EVIL, Outline, visible
+
+
+def store_of(folder: Path, evil: str = "", n: int = 14) -> Path:
+    """A store of a few people with lesions on the left; the last one is unlike the others."""
+    ds = make_study(evil).ds.isel(subject=slice(42 - n, 42))
+    rng = np.random.default_rng(3)
+    mask = np.zeros(ds["t1w"].shape, dtype=bool)
+    near = (((np.stack([ds[a] for a in "xyz"], axis=1) - (-40, -20, 20)) / 22) ** 2).sum(axis=1) < 1
+    mask[:] = near
+    overlap = 0.8 + 0.01 * rng.standard_normal(n)
+    overlap[-1] = 0.5
+    notes = np.full(n, "", dtype=object)
+    notes[2] = "mirrored"
+    ds = ds.assign(
+        lesion_mask=(("subject", "voxel"), mask),
+        template_overlap=("subject", overlap),
+        template_overlap_mirrored=("subject", overlap - 0.02),
+        warnings=("subject", notes),
+    )
+    ds["t1w"] = (("subject", "voxel"), ds["t1w"].values + 30 * (ds["x"].values < 0).astype("f4"))
+    path = folder / "cohort.zarr"
+    save_store(ds, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store_of(tmp_path_factory.mktemp("qc"))
+
+
+@pytest.fixture(scope="module")
+def pages(store: Path) -> Path:
+    return write_qc_pages(store, store.parent / "pages").parent
+
+
+# -- outliers -----------------------------------------------------------------------------
+
+
+def test_robust_z__is_a_standard_deviation_and_no_outlier_moves_it():
+    rng = np.random.default_rng(0)
+    values = rng.normal(10, 2, 4001)
+    values[:3] = [1e6, -1e6, np.nan]
+    z = robust_z(values)
+    assert np.nanstd(z[3:]) == pytest.approx(1, abs=0.05)
+    assert z[0] > 1e5
+    assert np.isnan(z[2])
+    expected = 0.6745 * (values[5] - np.nanmedian(values))
+    expected /= np.nanmedian(np.abs(values - np.nanmedian(values)))
+    assert z[5] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("values", [np.arange(9.0), [0.0] * 20 + [5.0] * 10, np.full(12, np.nan)])
+def test_robust_z__is_missing_where_nothing_can_be_said(values):
+    assert np.isnan(robust_z(values)).all()
+
+
+def test_quality__finds_who_is_unlike_the_others(store):
+    ds = scalebrain.open_store(store)
+    found = quality(ds)
+    last = ds.sizes["subject"] - 1
+    assert found.outliers[last][0].name == "template_overlap"
+    assert found.order()[0] == last
+    assert found.worst[last] > LIMIT
+    assert found.codes[2] == ("mirrored",)
+    assert found.is_flagged[[2, last]].all()
+    assert "mirror_margin" in found.values
+    # on the good side it is none
+    better = ds["template_overlap"].values.copy()
+    better[0] = 1.0
+    good = quality(ds.assign(template_overlap=("subject", better)).drop_vars("warnings"))
+    assert not good.outliers[0]
+
+
+# -- pictures -----------------------------------------------------------------------------
+
+
+def test_layers__draw_left_on_the_left_and_the_lesion_where_it_is(store):
+    from PIL import Image
+
+    ds = scalebrain.open_store(store)
+    frame, scan = frame_of(ds), Rows.of(ds).scan(3, has_lesion=True)
+    x, _, z = frame.middle(scan.lesion)
+    assert x < -20
+    made = layers(frame, scan, [[(2, z)]])
+    lesion = np.asarray(Image.open(BytesIO(base64.b64decode(made.lesion))))
+    at = np.argwhere(lesion[..., 3] > 0)
+    assert at[:, 1].mean() < made.size[0] / 2
+    assert (lesion[at[0, 0], at[0, 1], :3] == LESION).all()
+    gray = np.asarray(Image.open(BytesIO(base64.b64decode(made.scan))).convert("L")).astype(float)
+    inside = gray[gray.shape[0] // 3 : 2 * gray.shape[0] // 3]
+    half = inside.shape[1] // 2
+    assert inside[:, :half].mean() > inside[:, half:].mean() + 20  # brighter on the left
+    small = np.asarray(thumbnail(frame, scan)).astype(int)
+    orange = (small[..., 0] - small[..., 2] > 120).nonzero()[1]
+    third = small.shape[1] / 3
+    assert orange.size
+    assert orange.min() < third / 2
+
+
+# -- pages --------------------------------------------------------------------------------
+
+
+def test_write_qc_pages__are_complete_in_themselves(pages, store):
+    ds = scalebrain.open_store(store)
+    names = [f"{label}.html" for label in ds["subject"].values]
+    assert {p.name for p in pages.glob("*.html")} == {"index.html", *names}
+    page = (pages / names[3]).read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert len(outline.of("img")) == 6
+    assert all(a["src"].startswith("data:image/") for a in outline.of("img"))
+    assert not outline.of("link")
+    words = visible(page)
+    assert "Left is drawn on the left (L, R)" in words
+    assert "Simulated data" in words
+    assert "template correlation" in words
+    hrefs = [a["href"] for a in outline.of("a")]
+    assert hrefs == ["#content", names[2], "index.html", names[4]]
+    index = Outline((pages / "index.html").read_text(encoding="utf-8"))
+    for image in index.of("img"):
+        assert re.fullmatch(r"thumbnails/[\w-]+\.jpg", image["src"])
+        assert (pages / image["src"]).stat().st_size < 30_000
+        assert image["loading"] == "lazy"
+    first = next(a for a in index.of("a") if a.get("class") == "tile")
+    assert first["href"] == names[-1]  # the outlier
+
+
+def test_write_qc_pages__are_the_same_every_time_and_leave_no_one_behind(pages, store, tmp_path):
+    ds = scalebrain.open_store(store)
+    label = str(ds["subject"].values[3])
+    before = (pages / f"{label}.html").read_bytes()
+    mine = pages / "mine.html"
+    mine.write_text("<p>mine</p>")
+    write_qc_pages(store, pages, subjects=[label])
+    names = {p.name for p in pages.glob("*.html")}
+    assert names == {"index.html", "mine.html", f"{label}.html"}
+    assert [p.name for p in (pages / "thumbnails").iterdir()] == [f"{label}.jpg"]
+    write_qc_pages(store, pages)
+    assert (pages / f"{label}.html").read_bytes() == before
+    assert len(list((pages / "thumbnails").iterdir())) == ds.sizes["subject"]
+    mine.unlink()
+
+
+def test_write_qc_pages__names_subjects_like_those_that_are_not_there(store, tmp_path):
+    with pytest.raises(MissingVariableError, match=r"2 problems[\s\S]*Similar: sub-03"):
+        write_qc_pages(store, tmp_path, subjects=["sub-03", "sub-nobody"])
+
+
+def test_write_qc_pages__escapes_every_text_and_stays_in_its_folder(tmp_path):
+    path = store_of(tmp_path, EVIL, n=3)
+    table = tmp_path / "decisions.tsv"
+    label = str(scalebrain.open_store(path)["subject"].values[0])
+    quoted = label.replace('"', '""')
+    table.write_text(f'participant_id\tdecision\tnote\n"{quoted}"\tunsure\t</script><b>x\n')
+    out = tmp_path / "out" / "pages"
+    index = write_qc_pages(path, out, decisions=table)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"pages"}
+    assert len(list(out.glob("sub-*.html"))) == 3
+    for page in [index, *out.glob("sub-*.html")]:
+        assert re.fullmatch(r"[A-Za-z0-9_-]+\.html", page.name)
+        text = page.read_text(encoding="utf-8")
+        outline = Outline(text)
+        assert "<script>alert" not in text
+        assert "<b>x" not in text
+        assert not [a for _, a in outline.tags if any(name.startswith("on") for name in a)]
+        assert len(outline.of("script")) == 2
+    held = re.search(r'id="qc-data">(.*?)</script>', index.read_text(encoding="utf-8"))
+    assert held
+    assert json.loads(held.group(1))["people"][0]["subject"] == label
+
+
+def test_write_qc_pages__begin_with_the_decisions_of_a_table(store, tmp_path):
+    label = str(scalebrain.open_store(store)["subject"].values[1])
+    table = tmp_path / "decisions.tsv"
+    table.write_text(f"participant_id\tdecision\n{label}\tperhaps\n")
+    with pytest.raises(TableError, match="'perhaps' in line 2 is no decision"):
+        write_qc_pages(store, tmp_path / "out", decisions=table)
+    table.write_text(f"participant_id\tdecision\tnote\n{label}\texclude\tmotion\n")
+    out = str(tmp_path / "out")
+    options = ["--subjects", label, "--decisions", str(table), "--scheduler", "threads"]
+    main(["qc", str(store), out, *options])
+    held = re.search(r'id="qc-data">(.*?)</script>', (tmp_path / "out" / "index.html").read_text())
+    assert held
+    (person,) = json.loads(held.group(1))["people"]
+    assert (person["decision"], person["note"]) == ("exclude", "motion")
+
+
+def test_write_qc_pages__of_people_without_scans(tmp_path):
+    ds = make_study().ds.isel(subject=slice(0, 3)).drop_dims("voxel")
+    save_store(ds, tmp_path / "c.zarr")
+    index = write_qc_pages(tmp_path / "c.zarr", tmp_path / "out")
+    assert "no T1-weighted scan" in index.read_text()
+    assert "nothing can be drawn" in (tmp_path / "out" / "sub-000.html").read_text()
+
+
+# -- in a browser -------------------------------------------------------------------------
+
+FOLDER = Path(__file__).parent
+SUBJECT_PROBE = (FOLDER / "qc_subject_probe.js").read_text(encoding="utf-8")
+INDEX_PROBE = (FOLDER / "qc_index_probe.js").read_text(encoding="utf-8")
+
+
+def browse_in(chromium: str, page: Path, probe: str, folder: Path, *flags: str):
+    """Browse a probed copy of a page beside the others."""
+    text = probed(page.read_text(encoding="utf-8"), probe)
+    return browse(chromium, text, folder, *flags, name=page.with_name("probed.html"))
+
+
+def test_pages__decide_by_keyboard_sort_and_export_in_a_browser(chromium, pages, store, tmp_path):
+    ds = scalebrain.open_store(store)
+    labels = [str(label) for label in ds["subject"].values]
+    page = pages / f"{labels[3]}.html"
+    found, said = browse_in(chromium, page, SUBJECT_PROBE, tmp_path, "--window-size=1300,900")
+    assert said == ""
+    assert found["loaded"] == []
+    assert found["first"] == "not decided"
+    assert found["accept"] == ["true", "false", "false"]
+    assert found["again"] == "not decided"  # the same key takes it back
+    assert found["typed"] == "not decided"  # a letter of the note decides nothing
+    assert found["exclude"] == ["false", "true", "false"]
+    assert found["hidden"]
+    assert found["images"]
+    assert found["wide"] <= 0
+    assert found["next"] == f"{labels[4]}.html"
+
+    probe = INDEX_PROBE.replace("KEPT", json.dumps(found["kept"]))
+    (tmp_path / "i").mkdir()
+    index, said = browse_in(
+        chromium, pages / "index.html", probe, tmp_path / "i", "--window-size=1300,900"
+    )
+    assert said == ""
+    assert all(name.startswith("file:") for name in index["loaded"])
+    assert index["shown"]
+    assert index["first"] == index["outliers"] == labels[-1]
+    assert index["said"].startswith("1 of 14 decided: 0 accept, 1 exclude")
+    assert index["sorted"] == labels
+    assert index["follows"]
+    assert index["excluded"] == [labels[3]]
+    assert index["flagged"] == [labels[-1], labels[2]]
+    assert index["mirrored"] == [labels[2]]
+    assert index["cohort"] == int((ds["cohort"].values == "site A").sum())
+    assert index["found"] == ["sub-041"]
+    assert index["progress"] == 2
+    assert index["wide"] <= 0
+    assert index["name"] == "decisions.tsv"
+
+    exported = tmp_path / "decisions.tsv"
+    exported.write_text(index["text"], encoding="utf-8")
+    lines = index["text"].splitlines()
+    assert lines[0] == "participant_id\tdecision\tnote\trater\tdate"
+    assert re.search(r"\tunsure\tn/a\tA B\t20\d\d-", index["text"])
+    assert read_decisions(exported, labels) == {
+        labels[3]: Decision("exclude", 'says "no" bad'),
+        labels[-1]: Decision("unsure", ""),
+    }
+
+
+def test_pages__fit_a_telephone_in_the_dark(chromium, pages, tmp_path):
+    flags = ("--window-size=500,900", "--blink-settings=preferredColorScheme=0")
+    probe = (
+        "document.body.dataset.report = JSON.stringify({ wide: document.documentElement.scrollWidth"
+        " - innerWidth, scheme: getComputedStyle(document.body).backgroundColor });"
+    )
+    for k, page in enumerate([pages / "index.html", sorted(pages.glob("sub-*.html"))[0]]):
+        (tmp_path / str(k)).mkdir()
+        found, said = browse_in(chromium, page, probe, tmp_path / str(k), *flags)
+        assert said == ""
+        assert found == {"wide": 0, "scheme": "rgb(18, 23, 29)"}
+
+
+# -- the group report ---------------------------------------------------------------------
+
+
+def test_quality_section__shows_outliers_and_decisions(store):
+    ds = scalebrain.open_store(store)
+    section = quality_section(ds, people(ds))
+    assert section.takeaway.startswith("1 person lies far from the others")
+    picture, table, note = section.blocks
+    labels = [str(label) for label in ds["subject"].values]
+    assert [row[0].text for row in table.rows] == [labels[-1], labels[2]]
+    assert "template correlation z −" in table.rows[0][4].text
+    assert table.rows[1][4].text == "mirrored"
+    assert str(picture.svg).count("data:image/png") == 2
+    assert len(picture.svg) < 500_000
+    assert "No decisions" in note.text
+    words = np.full(ds.sizes["subject"], "", dtype=object)
+    words[[0, 1, 2]] = ["accept", "exclude", "unsure"]
+    decided = ds.assign(qc_decision=("subject", words))
+    *_, table, note = quality_section(decided, people(decided)).blocks
+    assert "1 accepted, 1 excluded, 1 unsure, who are kept, and 11 without" in note.text
+    assert table.rows[1][6].text == "unsure"
+
+
+def test_quality_section__of_many_outliers_stays_small():
+    n = 500
+    small = make_study().ds.drop_dims("voxel").isel(subject=np.arange(n) % 42)
+    labels = np.array([f"sub-{i:04d}" for i in range(n)], dtype=object)
+    ds = small.assign_coords(subject=labels).assign(warnings=("subject", np.full(n, "mirrored")))
+    (table, _) = quality_section(ds, people(ds)).blocks
+    assert len(table.rows) == 200
+    assert table.folded
+    assert "The first 200 of 500" in table.caption
+
+
+def test_quality_section__says_when_nothing_was_measured():
+    ds = make_study().ds[["group", "cohort"]]
+    section = quality_section(ds, people(ds))
+    assert section.blocks[0].tone == "missing"
