@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from scalebrain.cluster import map_tasks
+from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import (
     ConfigError,
     GeometryError,
