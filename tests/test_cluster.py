@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from scalebrain.cluster.client import _losses_told, open_client
 from scalebrain.cluster.profiles import read_profile
-from scalebrain.cluster.tasks import on_gpu_workers
+from scalebrain.cluster.tasks import map_tasks, on_gpu_workers
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ConfigError, ScalebrainError
 
@@ -136,6 +136,22 @@ def test_open_client__what_is_lost__is_told_with_the_way_out():
         client.close()
         with pytest.raises(ScalebrainError, match=r"scheduler is gone"), _losses_told(client):
             raise CancelledError("all")
+
+
+def take_memory(item):
+    block = np.ones(2**26)  # 512 MB
+    time.sleep(2)
+    return block[item]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_map_tasks__more_memory_than_there_is__ends_and_says_so():
+    with (
+        pytest.raises(ScalebrainError, match=r"memory"),
+        open_client(n_workers=1, memory="400MB"),
+    ):
+        map_tasks(take_memory, range(2), label="take")
 
 
 def write(tmp_path, text):

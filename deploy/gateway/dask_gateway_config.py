@@ -33,8 +33,10 @@ c.ClusterConfig.cluster_max_cores = 65
 c.ClusterConfig.cluster_max_memory = "300 G"
 c.ClusterConfig.idle_timeout = 3600.0
 
-# glibc returns large blocks to the system at once, and each scan would pay for them anew.
+# glibc returns large blocks to the system at once, and each scan would pay for them anew. A worker
+# with too little memory is to die, which is told, and not to pause for ever.
 c.ClusterConfig.environment = {
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",

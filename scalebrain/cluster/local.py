@@ -42,6 +42,7 @@ def local_client(n_workers: int | None, memory: int | None) -> Iterator["Client"
     settings = {
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
         "distributed.scheduler.worker-saturation": "inf",
+        "distributed.worker.memory.pause": False,
     }
     with (
         dask.config.set(settings),

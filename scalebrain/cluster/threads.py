@@ -9,8 +9,10 @@ from typing import Any
 __all__ = ["WORKER_ENVIRONMENT", "one_thread_each"]
 
 #: glibc returns large blocks to the system at once, and each scan pays for them anew;
-#: workers keep them instead.
+#: workers keep them instead. A worker that has too little memory is to die, which is told:
+#: one that pauses waits for ever, since none of what it holds can be spilled.
 WORKER_ENVIRONMENT = {
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from scalebrain.cluster.threads import WORKER_ENVIRONMENT
 from tests.distributed.outputs import differing
 
 _ATTEMPTS = 12
@@ -29,9 +30,8 @@ _LIMIT = 900.0
 _ADDRESS = re.compile(rb"Scheduler at:\s+(tcp://\S+)")
 _CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations": 2}
 _ENVIRONMENT = {
+    **WORKER_ENVIRONMENT,
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
 }
 
