@@ -118,18 +118,12 @@ store = "s3://cohorts/demo.zarr"
 # Kubernetes only this cell differs:
 #
 # ```python
-# from dask_jobqueue import SLURMCluster            # pip install "scalebrain[cluster]"
-# cluster = SLURMCluster(cores=16, processes=16, memory="64GiB", walltime="04:00:00")
-# cluster.scale(jobs=10)                            # 160 workers
-#
-# from dask_kubernetes.operator import KubeCluster
-# cluster = KubeCluster(name="cohort", image="REGISTRY/scalebrain:0.1.0", n_workers=160,
-#                       resources={"limits": {"cpu": "1", "memory": "4Gi"}})
+# with sb.open_client("slurm:cpu") as client:       # pip install "scalebrain[cluster]"
+#     ...                                           # or "kubernetes:cluster.yaml", "gateway:URL"
 # ```
 #
-# One thread a worker, 2 to 4 GB each. Every worker has to see the scans (a shared file system) and
-# needs the same environment variables. From a shell:
-# `scalebrain run BIDS OUT --scheduler tcp://ADDRESS:8786`.
+# One thread a worker, 2 to 4 GB each. Every worker has to see the scans (a shared file system). From a
+# shell: `scalebrain run BIDS OUT --scheduler slurm:cpu`. docs/clusters.md has the profiles.
 
 # %%
 cluster = LocalCluster(

@@ -1,5 +1,6 @@
 """Clients, where tasks run, and threads of libraries while Dask's own threads are at work."""
 
+import dataclasses
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ import xarray as xr
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from scalebrain.cluster.client import _losses_told, open_client
-from scalebrain.cluster.profiles import read_profile
+from scalebrain.cluster.profiles import Profile, profiles_schema, read_profile
 from scalebrain.cluster.tasks import map_tasks, on_gpu_workers
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ConfigError, ScalebrainError
+from scalebrain.io.checked import expected
 
 
 def blas_threads() -> set[int]:
@@ -195,3 +197,14 @@ def test_read_profile__what_is_wrong__is_one_clear_error(tmp_path, text, told):
 def test_read_profile__no_file__says_where_it_belongs(tmp_path):
     with pytest.raises(ConfigError, match=r"no such file.*--profiles"):
         read_profile("a", tmp_path / "none.yaml")
+
+
+def test_clusters_page__has_every_key_of_a_profile(repository):
+    page = (repository / "docs" / "clusters.md").read_text()
+    keys = profiles_schema()["additionalProperties"]["properties"]
+    assert set(keys) == {field.name for field in dataclasses.fields(Profile)}
+    for name, key in keys.items():
+        for inner, sub in key.get("properties", {"": key}).items():
+            row = f"| `{name}.{inner}` |" if inner else f"| `{name}` |"
+            assert f"{row} {expected(sub)} |" in page
+            assert sub["description"] in page

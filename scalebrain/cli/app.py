@@ -11,6 +11,7 @@ from scalebrain.cli.logfile import redact
 from scalebrain.cli.versions import print_versions
 from scalebrain.cli.watch import watched
 from scalebrain.errors import ScalebrainError
+from scalebrain.io.failures import NO_SPACE, explain
 
 __all__ = ["cli", "main", "run_command", "version_option"]
 
@@ -86,10 +87,11 @@ def run_command(command: click.Command, arguments: list[str] | None, program: st
         _tell(str(error))
         sys.exit(1)
     except OSError as error:
-        if error.errno != errno.EPIPE:  # else nobody reads on, as of 'scalebrain ... | head'
-            _tell(
-                ": ".join(filter(None, [str(error.filename or ""), error.strerror or str(error)]))
-            )
+        place = str(error.filename or "")
+        if error.errno in NO_SPACE:
+            _tell(str(explain(place or "the results", error)))
+        elif error.errno != errno.EPIPE:  # else nobody reads on, as of 'scalebrain ... | head'
+            _tell(": ".join(filter(None, [place, error.strerror or str(error)])))
         sys.exit(1)
     if code:
         sys.exit(code)

@@ -79,8 +79,8 @@ class JsonLines(logging.Handler):
                 row["exception"] = record.exc_info[0].__name__
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._file.flush()
-        except (OSError, ValueError):
-            self.handleError(record)
+        except OSError:  # a full disk; what the study itself writes there says so
+            return
 
     def close(self) -> None:
         """Close the file."""

@@ -34,12 +34,13 @@ class Checkpoint:
 
     def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
         """Write the file; it appears complete or not at all."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".part")
         whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-        save_file(whole, partial, metadata={"key": self.key, "state": json.dumps(state)})
+        about = {"key": self.key, "state": json.dumps(state)}
+        partial.write_bytes(save(whole, metadata=about))
         partial.replace(self.path)
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:

@@ -280,14 +280,14 @@ class BrainAgeModel:
         BrainAgeModel
             The model, knowing its directory.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         description = folder / "model.json"
         description.unlink(missing_ok=True)  # until it is whole again, there is no model
         arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
-        save_file(arrays, folder / "weights.safetensors")
+        (folder / "weights.safetensors").write_bytes(save(arrays))
         card = card_text(self.training, self.features, self.metrics, self.about)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         content = {**self._content(), "fingerprint": self.fingerprint}

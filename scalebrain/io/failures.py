@@ -5,11 +5,12 @@ import re
 
 from scalebrain.errors import StoreError
 
-__all__ = ["NO_BUCKET", "REMOTE", "explain", "without_paths"]
+__all__ = ["NO_BUCKET", "NO_SPACE", "REMOTE", "explain", "without_paths"]
 
 #: How a url that is no path begins.
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]+://")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+#: Numbers of the errors of a disk that is full.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 #: Text of an exception that says that there is no bucket.
@@ -67,7 +68,7 @@ _MEANINGS = (
 def explain(url: str, error: BaseException) -> StoreError:
     """Error of ours for one of a library, made of fixed text alone."""
     number = error.errno if isinstance(error, OSError) else None
-    if number in _NO_SPACE:
+    if number in NO_SPACE:
         return StoreError(
             f"{url}: no space left on the disk, or its quota is used up. Free space and run the "
             "same command again: it goes on.",

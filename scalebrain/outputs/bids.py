@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import ConfigError
+from scalebrain.io.failures import explain
 from scalebrain.io.results import read_results
 from scalebrain.io.tabular import ParquetFile, write_json, write_tsv
 from scalebrain.outputs.columns import describe
@@ -33,7 +34,6 @@ _SEGMENTATIONS = {"region": "regions", "tract": "tracts", "network": "networks"}
 _OWN = ("phenotype", "group", "parquet")
 _ROOT = (
     "README.md",
-    ".bidsignore",
     "participants.tsv",
     "participants.json",
     "dataset_description.json",
@@ -82,9 +82,9 @@ def export_bids(
     Raises
     ------
     ConfigError
-        When the folder holds something else, or cannot be written.
+        When the folder holds something else.
     StoreError
-        When `results` is no finished store of results.
+        When `results` is no finished store of results, or the folder cannot be written.
 
     References
     ----------
@@ -106,13 +106,10 @@ def export_bids(
     try:
         _write_people(ds, people, folder, about)
         _write_results(results, people, folder, about)
-        (folder / ".bidsignore").write_text(BIDSIGNORE, encoding="utf-8")
         (folder / "README.md").write_text(readme(ds, about), encoding="utf-8")
         write_json(description(ds, about), folder / "dataset_description.json")
     except OSError as error:
-        raise ConfigError(
-            f"{out}: cannot be written: {error.strerror}. Give another folder."
-        ) from error
+        raise explain(str(out), error) from error
     logger.info("%s: %d people", folder, people["participant_id"].nunique())
     return folder
 
@@ -120,25 +117,28 @@ def export_bids(
 def _prepare(folder: Path) -> None:
     """Make the folder, and take away what an earlier export left."""
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held and ".bidsignore" not in held:
+    mark = folder / ".bidsignore"
+    if held and mark.name not in held:
         raise ConfigError(
             f"{folder}: is not empty and holds no export of scalebrain. Give a new folder."
         )
-    if held and (folder / ".bidsignore").read_text(encoding="utf-8") != BIDSIGNORE:
+    text = mark.read_text(encoding="utf-8") if held else ""
+    # It is the first file of an export: one that a full disk has cut off is all that there is.
+    cut_off = held <= {mark.name} and BIDSIGNORE.startswith(text)
+    if text != BIDSIGNORE and not cut_off:
         raise ConfigError(f"{folder}: is another BIDS dataset. Give a new folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset_description.json").unlink(missing_ok=True)
-        (folder / ".bidsignore").write_text(BIDSIGNORE, encoding="utf-8")
+        if text != BIDSIGNORE:
+            mark.write_text(BIDSIGNORE, encoding="utf-8")
         for path in sorted(folder.iterdir()):
             if path.is_dir() and (path.name in _OWN or path.name.startswith("sub-")):
                 shutil.rmtree(path)
             elif path.name in _ROOT or path.name.endswith("_morph.json"):
                 path.unlink()
     except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be made: {error.strerror}. Give another folder."
-        ) from error
+        raise explain(str(folder), error) from error
 
 
 def _write_people(

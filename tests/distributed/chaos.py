@@ -27,6 +27,7 @@ from tests.distributed.outputs import differing
 
 _ATTEMPTS = 12
 _LIMIT = 900.0
+_STAGES = ("7/7", "1/", "6/7", "5/7", "4/7", "3/7", "2/7")
 _ADDRESS = re.compile(rb"Scheduler at:\s+(tcp://\S+)")
 _CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations": 2}
 _ENVIRONMENT = {
@@ -228,7 +229,7 @@ def freeze_worker(study: Study, cluster: Cluster, rng: random.Random, left: int)
 
 def kill_scheduler(study: Study, cluster: Cluster, rng: random.Random, left: int) -> int:
     """Kill the scheduler in the middle of a stage; the next run has a new one."""
-    if not left or not study.until(("1/", "2/")[left % 2]):
+    if not left or not study.until(("2/", "1/")[left % 2]):
         return 0
     time.sleep(rng.uniform(0.5, 2.5))
     assert cluster.scheduler is not None
@@ -260,14 +261,13 @@ def starve_workers(study: Study, cluster: Cluster, rng: random.Random, left: int
 
 
 def fill_disk(study: Study, cluster: Cluster, rng: random.Random, left: int) -> int:
-    """Fill the disk before it runs out by itself; the next run finds room."""
+    """Fill the disk in one stage after the other; the next run finds room."""
     ballast = study.out.parent / "ballast"
-    if not left:
+    if not left or not study.until(_STAGES[left % len(_STAGES)]):
         return 0
-    study.until("1/")
     free = shutil.disk_usage(study.out.parent).free
-    with ballast.open("wb") as file, suppress(OSError):
-        file.write(b"\0" * max(0, free - rng.randrange(200_000, 3_000_000)))
+    with ballast.open("wb") as file:
+        file.write(b"\0" * max(0, free - rng.randrange(4_000, 400_000)))
     study.wait()
     ballast.unlink()
     return 1
@@ -310,7 +310,7 @@ FAULTS: dict[str, tuple[Fault, int, str]] = {
     "scheduler killed": (kill_scheduler, 2, "3GB"),
     "driver killed": (kill_driver, 3, "3GB"),
     "memory limit hit": (starve_workers, 1, "300MB"),
-    "disk full": (fill_disk, 1, "3GB"),
+    "disk full": (fill_disk, 7, "3GB"),
     "shards damaged at rest": (flip_bits, 1, "3GB"),
 }
 
@@ -338,6 +338,8 @@ def broken(
                 break
             if code not in (0, -signal.SIGKILL):
                 outcome.messages.append(study.message())
+                if not outcome.messages[-1]:
+                    print(study.log.read_text()[-3000:], file=sys.stderr)
             elif code == 0 and name == "workers killed":  # it was done before they were
                 shutil.rmtree(study.out)
         else:
@@ -388,7 +390,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def room(folder: Path | None, size: str = "60m") -> Iterator[None]:
+def room(folder: Path | None, size: str = "200m") -> Iterator[None]:
     """A small disk at a folder, where one is given; needs root."""
     if folder is None:
         yield

@@ -17,6 +17,7 @@ from scalebrain.errors import ConfigError
 from scalebrain.outputs import bids
 from scalebrain.outputs.bids import export_bids
 from scalebrain.outputs.people import bids_people
+from scalebrain.outputs.texts import BIDSIGNORE
 from tests.conftest import missing
 from tests.phantom import tree_bytes
 
@@ -229,3 +230,24 @@ def test_export_bids__parquet_opens_in_r_where_r_can(exported, repository):
     regions = pq.read_table(exported / "parquet" / "regions.parquet").to_pandas()
     assert int(n) == len(regions)
     assert float(pad) == pytest.approx(regions["brain_pad"].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("written", [0, 9, len(BIDSIGNORE)])
+def test_export_bids__goes_on_where_a_full_disk_stopped_it(cohort_of_sessions, tmp_path, written):
+    whole = export_bids(cohort_of_sessions, tmp_path / "whole")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".bidsignore").write_text(BIDSIGNORE[:written])
+    if written == len(BIDSIGNORE):
+        (out / "participants.tsv").write_text("partic")
+    assert tree_bytes(export_bids(cohort_of_sessions, out)) == tree_bytes(whole)
+
+
+def test_export_bids__an_empty_bidsignore_of_others_protects_nothing_less(
+    cohort_of_sessions, tmp_path
+):
+    (tmp_path / ".bidsignore").touch()
+    (tmp_path / "participants.tsv").write_text("participant_id\nsub-theirs\n")
+    with pytest.raises(ConfigError, match="another BIDS dataset"):
+        export_bids(cohort_of_sessions, tmp_path)
+    assert "theirs" in (tmp_path / "participants.tsv").read_text()
