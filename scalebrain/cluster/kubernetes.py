@@ -105,7 +105,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     Raises
     ------
     ConfigError
-        When it cannot be read, or has no or several ``DaskCluster``.
+        When it cannot be read, has no or several ``DaskCluster``, or a ``Job``.
     """
     import yaml
 
@@ -124,6 +124,11 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     clusters = [one["metadata"].get("name") for one in found if one["kind"] == "DaskCluster"]
     if len(clusters) != 1:
         raise ConfigError(f"{path}: expected one DaskCluster, found {len(clusters)}.")
+    jobs = [one["metadata"].get("name") for one in found if one["kind"] == "Job"]
+    if jobs:
+        raise ConfigError(
+            f"{path}: holds the Job {jobs[0]}, which would run beside this command. Take it out."
+        )
     return found
 
 

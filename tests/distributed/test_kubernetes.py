@@ -210,6 +210,11 @@ def test_open_client__no_cluster_answers__is_one_clear_error(cluster: Cluster, t
         ("kind: [", "not valid YAML"),
         ("- 1", "expected resources"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "one DaskCluster, found 0"),
+        (
+            "apiVersion: a/v1\nkind: DaskCluster\nmetadata: {name: a}\n---\n"
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {name: study}",
+            "holds the Job study",
+        ),
     ],
 )
 def test_read_manifest__what_is_wrong__is_one_clear_error(tmp_path: Path, text: str, told: str):
