@@ -211,8 +211,8 @@ def test_open_client__no_cluster_answers__is_one_clear_error(cluster: Cluster, t
         ("- 1", "expected resources"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "one DaskCluster, found 0"),
         (
-            "apiVersion: a/v1\nkind: DaskCluster\nmetadata: {name: a}\n---\n"
-            "apiVersion: batch/v1\nkind: Job\nmetadata: {name: study}",
+            "{apiVersion: a/v1, kind: DaskCluster, metadata: {name: a}}\n---\n{apiVersion: batch/v1, "
+            + "kind: Job, metadata: {name: study}}",
             "holds the Job study",
         ),
     ],
