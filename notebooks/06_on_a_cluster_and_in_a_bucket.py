@@ -122,8 +122,8 @@ store = "s3://cohorts/demo.zarr"
 #     ...                                           # or "kubernetes:cluster.yaml", "gateway:URL"
 # ```
 #
-# One thread a worker, 2 to 4 GB each. Every worker has to see the scans (a shared file system). From
-# a shell: `scalebrain run BIDS OUT --scheduler slurm:cpu`. docs/clusters.md has the profiles.
+# One thread a worker, 2 to 4 GB each. Every worker has to see the scans (a shared file system).
+# From a shell: `scalebrain run BIDS OUT --scheduler slurm:cpu`. docs/clusters.md has the profiles.
 
 # %%
 cluster = LocalCluster(

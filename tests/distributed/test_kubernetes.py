@@ -204,17 +204,20 @@ def test_open_client__no_cluster_answers__is_one_clear_error(cluster: Cluster, t
     assert "Traceback" not in told.stderr
 
 
+_WITH_JOB = """
+{kind: DaskCluster, apiVersion: kubernetes.dask.org/v1, metadata: {name: sb}}
+---
+{kind: Job, apiVersion: batch/v1, metadata: {name: study}}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("kind: [", "not valid YAML"),
         ("- 1", "expected resources"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "one DaskCluster, found 0"),
-        (
-            "{apiVersion: a/v1, kind: DaskCluster, metadata: {name: a}}\n---\n{apiVersion: batch/v1, "
-            + "kind: Job, metadata: {name: study}}",
-            "holds the Job study",
-        ),
+        (_WITH_JOB, "holds the Job study"),
     ],
 )
 def test_read_manifest__what_is_wrong__is_one_clear_error(tmp_path: Path, text: str, told: str):
