@@ -49,7 +49,7 @@ def map_tasks(
     label
         Name for progress.
     shared
-        Data that every task needs, sent to each worker once.
+        Data that every task needs, sent once to each worker, or to one a task if those are fewer.
     threads
         Threads where no client is active; one a core when None.
 
@@ -111,7 +111,8 @@ def _on_workers(
     """Results by number as they come; those that died with all holders of `shared` are left out."""
     import distributed
 
-    sent = [client.scatter(one, broadcast=True, hash=False) for one in shared]
+    # to as many workers as can have a task of it; Dask takes their number for `broadcast`
+    sent = [client.scatter(one, broadcast=len(numbers), hash=False) for one in shared]
     futures = [client.submit(function, items[i], *sent, pure=False, retries=2) for i in numbers]
     number = {future.key: i for i, future in zip(numbers, futures, strict=True)}
     try:
