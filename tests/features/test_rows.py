@@ -1,5 +1,7 @@
 """Which rows a task reads."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -18,9 +20,9 @@ def test_task_bounds__a_task_of_a_shards_worth_has_whole_shards():
     bounds = task_bounds([source(slots, per_shard=16)])
     assert bounds[0] == 0
     assert bounds[-1] == len(slots)
-    shards = [set((slots[a:b] // 16).tolist()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    shards = [set((slots[a:b] // 16).tolist()) for a, b in pairwise(bounds)]
     assert all(shards)
-    assert not any(one & other for one, other in zip(shards, shards[1:], strict=False))
+    assert not any(one & other for one, other in pairwise(shards))
     assert len(bounds) - 1 == 63  # 16 rows of 8 MB each
 
 
