@@ -72,7 +72,9 @@ def write_names(root: Path, n: int) -> None:
     """Write a tree whose images have names and the end of a gzip file, and nothing else."""
     table = ["participant_id\tage\tsex\tcohort\tgroup\tdays_post_stroke\ticv\tmotor_score"]
     for i, subject in enumerate(names(n)):
-        group, tail = ("stroke", "400\t1500\t0.5") if has_lesion(i) else ("reference", "n/a\t1500\tn/a")
+        group, tail = (
+            ("stroke", "400\t1500\t0.5") if has_lesion(i) else ("reference", "n/a\t1500\tn/a")
+        )
         (root / subject / "anat").mkdir(parents=True)
         for path in files_of(root, subject, lesion=has_lesion(i)).values():
             path.write_bytes(b"\x1f\x8b" + bytes(8) + (i + 1).to_bytes(16, "little"))
@@ -145,19 +147,23 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         seconds[name] = time.perf_counter() - start
 
 
-def driver_costs(folder: Path, n: int, resolution: float, *, find: bool) -> dict[str, Any]:
+def driver_costs(
+    folder: Path, n: int, resolution: float, *, find: bool, keep: bool = False
+) -> dict[str, Any]:
     """Everything that the driver does for n people but waiting for workers.
 
     Parameters
     ----------
     folder
-        Where the tree and the store go; removed at the end.
+        Where the tree and the store go; removed at the end, unless `keep`.
     n
         People.
     resolution
         Voxel size in mm.
     find
         Write a tree of names, and time its discovery.
+    keep
+        Leave the store, without a scan in it, as ``folder/store.zarr``.
 
     Returns
     -------
@@ -197,7 +203,13 @@ def driver_costs(folder: Path, n: int, resolution: float, *, find: bool) -> dict
         _finalize(location, plan, partitions, strict=False)
     with timed(seconds, "open"):
         open_store(store)
-    out: dict[str, Any] = {"people": n, "partitions": len(partitions), "seconds": seconds}
+    objects = sum(1 for path in store.rglob("*") if path.is_file()) - len(partitions)
+    out: dict[str, Any] = {
+        "people": n,
+        "partitions": len(partitions),
+        "seconds": seconds,
+        "small_objects": objects,
+    }
     with timed(seconds, "graph"), dask.config.set(scheduler=count_only):
         try:
             compute_features(store)
@@ -211,7 +223,8 @@ def driver_costs(folder: Path, n: int, resolution: float, *, find: bool) -> dict
         "peak_before": before,
         "plan_bytes": sum(f.stat().st_size for f in (store / "ingest").glob("*.json")),
     }
-    shutil.rmtree(folder)
+    if not keep:
+        shutil.rmtree(folder)
     return out
 
 
