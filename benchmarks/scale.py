@@ -333,9 +333,12 @@ def main() -> None:
         result["driver"] = drive(folder, options)
         per_task = {
             "ingest": 1e-3
-            * statistics.median(one["scheduler_ms"] for one in result["overhead"]["idle"]),
-            "features": 1e-3
-            * statistics.median(one["scheduler_ms"] for one in result["overhead"]["graph"]),
+            * statistics.median(
+                one["scheduler_ms"]
+                for one in result["overhead"]["idle"]
+                if one["tasks"] == options.overhead
+            ),
+            "features": 1e-3 * result["overhead"]["graph_ms"],
         }
         result["per_task"] = per_task
         say("runs")
@@ -347,9 +350,9 @@ def main() -> None:
                 result["requests"]["fitted"], result["driver"], options.people
             )
         result["evaluation"] = evaluate(options, result, per_task)
-    print(tables(result))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(tables(result))
 
 
 if __name__ == "__main__":

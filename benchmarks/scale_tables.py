@@ -104,9 +104,10 @@ def _overhead(result: Mapping[str, Any]) -> str:
     text = table(["ms a task", "wall", "scheduler's processor", "client's processor"], rows)
     held = over["held"]
     return (
-        f"{text}\n\nEach further task of the features: {over['graph_ms']:.2f} ms of the scheduler's "
-        f"processor, {over['graph_bytes']:,.0f} bytes of its memory; a waiting task of the ingest: "
-        f"{held['scheduler']:,.0f} bytes of the scheduler and {held['client']:,.0f} of the client. "
+        f"{text}\n\nEach further task of the features: {over['graph_ms']:.2f} ms of the processor "
+        f"of the scheduler, {over['graph_bytes']:,.0f} bytes of its memory; a waiting task of the "
+        f"ingest: {held['scheduler']:,.0f} bytes of the scheduler and {held['client']:,.0f} of the "
+        "client. "
         f"A worker process has joined after {over['start_s']:.1f} s."
     )
 
