@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--link", type=float, default=10, help="Gbit/s between two machines.")
     parser.add_argument("--storage", type=float, default=40, help="Gbit/s of the storage.")
     parser.add_argument("--first", type=float, default=60, help="Seconds to the first worker.")
-    parser.add_argument("--every", type=float, default=1, help="Seconds between workers.")
+    parser.add_argument("--every", type=float, default=0.25, help="Seconds between workers.")
     parser.add_argument("--price-put", type=float, default=0.005, help="USD, 1,000 PUT, LIST.")
     parser.add_argument("--price-get", type=float, default=0.0004, help="USD, 1,000 GET, HEAD.")
     parser.add_argument("--price-month", type=float, default=0.023, help="USD, a GB and month.")

@@ -161,7 +161,7 @@ def real_run(tree: Path, workers: int, folder: Path) -> dict[str, Any]:
     out: dict[str, Any] = {"workers": workers}
     with (
         dask.config.set(settings),
-        LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         jobs = {
@@ -205,7 +205,9 @@ def tasks_that_ran(store: Path) -> int:
     """Tasks of the features of a store that a scheduler really ran."""
     ran = Ran()
     with (
-        LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
         Client(cluster),
     ):
         cluster.scheduler.add_plugin(ran, name="ran")
