@@ -170,12 +170,25 @@ def check(folder: Path, options: argparse.Namespace, per_task: dict[str, float])
     kinds = counted_tasks(folder / "run.zarr").kinds
     learned = [one["calibration"] for one in rounds]
     out: list[dict[str, Any]] = []
+
+    def by_round(stage: str, name: str, workers: int) -> list[float]:
+        """Errors where each round is predicted from what was learned in it."""
+        plans = [stages_of([one["calibration"]])[stage] for one in rounds]
+        cluster = Cluster(workers, per_task[stage])
+        pairs = zip(plans, rounds, strict=True)
+        return [predicted(plan, cluster) / one[name][stage]["wall"] - 1 for plan, one in pairs]
+
+    def stages_of(learned: list[dict[str, Any]]) -> dict[str, Stage]:
+        """Stages of the checked cohort."""
+        few, many = options.calibration, options.checked
+        return {
+            "ingest": ingest_stage(learned, many, sizes),
+            "features": features_stage(learned, kinds, few, many, {}),
+        }
+
     for workers, name in ((1, "single"), (2, "double")):
         cluster = {s: Cluster(workers, per_task[s]) for s in per_task}
-        stages = {
-            "ingest": ingest_stage(learned, options.checked, sizes),
-            "features": features_stage(learned, kinds, options.calibration, options.checked, {}),
-        }
+        stages = stages_of(learned)
         for stage, plan in stages.items():
             found = statistics.median(one[name][stage]["wall"] for one in rounds)
             guess = predicted(plan, cluster[stage])
@@ -190,6 +203,7 @@ def check(folder: Path, options: argparse.Namespace, per_task: dict[str, float])
                     "measured_s": found,
                     "predicted_s": guess,
                     "error": guess / found - 1,
+                    "error_by_round": by_round(stage, name, workers),
                     "core_share": got,
                     "core_share_learned": had,
                     "predicted_same_share_s": same,

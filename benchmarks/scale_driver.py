@@ -19,6 +19,7 @@ from typing import Any
 import dask
 import numpy as np
 import pandas as pd
+import zarr
 
 from benchmarks.scale_count import Counted, count_only
 from scalebrain.atlas.space import SPACE
@@ -216,7 +217,10 @@ def driver_costs(
         except Counted as counted:
             out |= {"feature_tasks": counted.tasks, "by_kind": counted.kinds}
             out |= {"graph_bytes": counted.sent, "materialize_s": counted.seconds}
+    # empty, but with the chunks in which features are saved and then read to predict
+    rows = zarr.open_group(location.zarr_store(), mode="r")["node_features"].chunks[0]
     out |= {
+        "prediction_tasks": -(-n // rows),
         "payload_bytes": int(np.mean(payloads)),
         "geometry_bytes": len(pickle.dumps(geometry)),
         "peak_bytes": peak_memory(),

@@ -78,6 +78,7 @@ def _kinds(result: Mapping[str, Any]) -> str:
     rows += [[f"features, {kind}", f"{n:,}"] for kind, n in kinds if n >= 50]
     rows += [["features, others", f"{sum(n for _, n in kinds if n < 50):,}"]]
     rows += [["**features, all**", f"**{biggest['feature_tasks']:,}**"]]
+    rows += [["prediction", f"{biggest['prediction_tasks']:,}"]]
     return table([f"tasks of {biggest['people']:,} people", ""], rows)
 
 
@@ -141,13 +142,14 @@ def _check(result: Mapping[str, Any]) -> str:
             number(one["measured_s"]),
             number(one["predicted_s"]),
             f"{100 * one['error']:+.0f} %",
+            ", ".join(f"{100 * error:+.0f} %" for error in one["error_by_round"]),
             f"{one['core_share']:.2f} / {one['core_share_learned']:.2f}",
             number(one["predicted_same_share_s"]),
             f"{100 * one['error_same_share']:+.0f} %",
         ]
         for one in checked["predictions"]
     ]
-    head = ["stage", "workers", "measured, s", "predicted, s", "error"]
+    head = ["stage", "workers", "measured, s", "predicted, s", "error", "by round"]
     head += ["share of a core, then / learned", "with that share, s", "error"]
     busy = ", ".join(percent(share) for share in checked["foreign_cpu"])
     walls = "; ".join(
@@ -170,24 +172,21 @@ def _scans(result: Mapping[str, Any]) -> str:
 
 
 def _evaluation(result: Mapping[str, Any]) -> str:
-    found = result["evaluation"]
+    found = {(r["stage"], r["workers"], r["limited"]): r for r in result["evaluation"]}
     rows = []
-    for one in (r for r in found if r["limited"]):
-        free = next(
-            r
-            for r in found
-            if not r["limited"] and (r["stage"], r["workers"]) == (one["stage"], one["workers"])
-        )
+    alone = {}
+    for (stage, workers, limited), one in found.items():
+        if not limited:
+            continue
+        alone[stage] = f"{stage} {one['driver_s']:.0f}"
+        free = found[stage, workers, False]
         rows.append(
             [
-                one["stage"],
-                one["workers"],
-                f"{one['tasks']:,}",
+                stage,
+                workers,
                 number(one["seconds"]),
-                number(one["driver_s"]),
-                percent(one["scheduler_busy"]),
                 percent(one["storage_busy"]),
-                percent(one["workers_busy"]),
+                percent(one["scheduler_busy"]),
                 number(free["seconds"]),
                 number(free["gbit_s"]),
                 percent(free["scheduler_busy"]),
@@ -195,10 +194,16 @@ def _evaluation(result: Mapping[str, Any]) -> str:
                 number(one["broadcast_gb"]),
             ]
         )
-    head = ["stage", "workers", "tasks", "s", "of which driver", "scheduler busy", "storage busy"]
-    head += ["workers busy", "s, storage without limit", "Gbit/s then", "scheduler then"]
-    head += ["workers then", "GB broadcast"]
-    return table(head, rows)
+    head = ["stage", "workers", "s", "storage busy", "scheduler busy"]
+    head += ["s, storage without limit", "Gbit/s then", "scheduler then", "workers then"]
+    head += ["GB sent of what is shared"]
+    assumed = result["assumptions"]
+    return (
+        f"{table(head, rows)}\n\nOf the seconds the driver has alone: {', '.join(alone.values())}. "
+        f"Assumed: {assumed['storage']:g} Gbit/s of the storage, {assumed['link']:g} between two "
+        f"machines, the first worker after {assumed['first']:g} s, one more every "
+        f"{assumed['every']:g} s."
+    )
 
 
 def _fitted(result: Mapping[str, Any]) -> str:
