@@ -119,6 +119,9 @@ def _driver(result: Mapping[str, Any]) -> str:
         [words, *(number(s["seconds"][name]) if name in s["seconds"] else "" for s in sizes)]
         for name, words in _STEPS.items()
     ]
+    rows.append(
+        ["of which the scheduler's part, on its side", *(number(s["materialize_s"]) for s in sizes)]
+    )
     about = {
         "bytes of one task of the ingest": "payload_bytes",
         "MB that all tasks of the ingest share": "geometry_bytes",
@@ -197,12 +200,13 @@ def _evaluation(result: Mapping[str, Any]) -> str:
     head = ["stage", "workers", "s", "storage busy", "scheduler busy"]
     head += ["s, storage without limit", "Gbit/s then", "scheduler then", "workers then"]
     head += ["GB sent of what is shared"]
-    assumed = result["assumptions"]
+    assumed, biggest = result["assumptions"], result["driver"][-1]
     return (
         f"{table(head, rows)}\n\nOf the seconds the driver has alone: {', '.join(alone.values())}. "
         f"Assumed: {assumed['storage']:g} Gbit/s of the storage, {assumed['link']:g} between two "
         f"machines, the first worker after {assumed['first']:g} s, one more every "
-        f"{assumed['every']:g} s."
+        f"{assumed['every']:g} s. Memory of the scheduler for all tasks of the features: "
+        f"{biggest['feature_tasks'] * result['overhead']['graph_bytes'] / 1e6:.0f} MB."
     )
 
 
