@@ -62,6 +62,7 @@ class Ran(SchedulerPlugin):
         return max(0.0, self._last - self._first)
 
     def transition(self, key: Any, start: str, finish: str, *_: Any, **about: Any) -> None:
+        """Note a task that was computed."""
         if start != "processing" or finish != "memory":
             return
         took: dict[str, float] = defaultdict(float)

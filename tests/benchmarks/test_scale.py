@@ -88,4 +88,4 @@ def test_scale__quick_counts_what_runs(tmp_path):
     assert {one["workers"] for one in result["check"]["predictions"]} == {1, 2}
     assert all(one["predicted_s"] > 0 for one in result["check"]["predictions"])
     assert all(0 <= one["scheduler_busy"] <= 1 for one in result["evaluation"])
-    assert "| stage | workers | tasks |" in ran.stdout
+    assert "| stage | workers | s |" in ran.stdout
