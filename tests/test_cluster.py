@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from distributed.diagnostics.plugin import SchedulerPlugin
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from scalebrain.cluster.client import _losses_told, open_client
@@ -208,3 +209,28 @@ def test_clusters_page__has_every_key_of_a_profile(repository):
             row = f"| `{name}.{inner}` |" if inner else f"| `{name}` |"
             assert f"{row} {expected(sub)} |" in page
             assert sub["description"] in page
+
+
+def test_map_tasks__sends_what_is_shared_to_no_more_workers_than_tasks():
+    from distributed import Client, LocalCluster
+
+    class Holders(SchedulerPlugin):
+        most = 0
+
+        def transition(self, key, start, finish, *args, **kwargs):
+            found = [len(one.who_has or ()) for one in cluster.scheduler.tasks.values()]
+            self.most = max(self.most, *found)
+
+    with (
+        LocalCluster(
+            n_workers=4, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+    ):
+        for items, most in (([], 0), ([1, 2], 2), (range(9), 4)):
+            seen = Holders()
+            cluster.scheduler.add_plugin(seen, name="holders")
+            found = map_tasks(lambda i, by: i * by[0], items, label="t", shared=np.full(9, 3))
+            assert found == [3 * i for i in items]
+            assert seen.most == most
+            cluster.scheduler.remove_plugin("holders")

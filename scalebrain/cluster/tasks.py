@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _ROUNDS = 3
+_PAUSE = 2.0
 
 
 def active_client() -> "Client | None":
@@ -29,6 +31,10 @@ def active_client() -> "Client | None":
         return get_client()
     except ValueError:
         return None
+
+
+class _LostError(Exception):
+    """Workers died while they were sent what their tasks need."""
 
 
 @contextlib.contextmanager
@@ -68,7 +74,7 @@ def map_tasks(
     label
         Name for progress.
     shared
-        Data that every task needs, sent to each worker once.
+        Data that every task needs, sent once to each worker, or to one a task if those are fewer.
     threads
         Threads where no client is active; one a core when None.
 
@@ -98,7 +104,8 @@ def map_tasks(
     else:
         from distributed import CancelledError, KilledWorker
 
-        for _ in range(_ROUNDS):
+        idle = 0  # rounds that brought nothing
+        while len(results) < total and idle < _ROUNDS:
             left = [i for i in range(total) if i not in results]
             try:
                 for i, result in _on_workers(client, function, items, left, more):
@@ -109,12 +116,12 @@ def map_tasks(
                     f"{label}: a task died with every worker that took it, most often for want of "
                     "memory. Give workers more of it, and run the same command again: it goes on."
                 ) from error
-            except CancelledError:
+            except (CancelledError, _LostError) as error:
                 if client.status != "running":  # it is the scheduler that is lost
-                    raise
-            if len(results) == total:
-                break
-        else:
+                    raise (error.__cause__ or error) from None
+                time.sleep(_PAUSE)
+            idle = idle + 1 if len(left) == total - len(results) else 0
+        if len(results) < total:
             raise ScalebrainError(
                 f"{label}: workers went on dying with what they were given, "
                 f"{total - len(results)} of {total} tasks are left. See their logs, give them more "
@@ -132,8 +139,13 @@ def _on_workers(
 ) -> Iterator[tuple[int, R]]:
     """Results by number as they come; those that died with all holders of `shared` are left out."""
     import distributed
+    from distributed.comm.core import CommClosedError
 
-    sent = [client.scatter(one, broadcast=True, hash=False) for one in shared]
+    try:
+        # to as many workers as can have a task of it; Dask takes their number for `broadcast`
+        sent = [client.scatter(one, broadcast=len(numbers), hash=False) for one in shared]
+    except (KeyError, TimeoutError, CommClosedError) as error:  # one of them died meanwhile
+        raise _LostError(str(error)) from error
     futures = [client.submit(function, items[i], *sent, pure=False, retries=2) for i in numbers]
     number = {future.key: i for i, future in zip(numbers, futures, strict=True)}
     try:

@@ -1,6 +1,7 @@
 """Lesion loads of regions, networks and tracts, lesion volume, and the map of the cohort."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scalebrain.features.lesion_numba_fns import (
     weighted_sums,
 )
 from scalebrain.features.parcellation_numba_fns import segment_counts
-from scalebrain.features.rows import bare, over_rows, rows_a_task
+from scalebrain.features.rows import bare, over_rows, task_bounds
 from scalebrain.features.segments import Segments, locate
 from scalebrain.io.rows import RowSource, row_source
 from scalebrain.variables import annotate, validate
@@ -357,15 +358,13 @@ def _sums_of_source(source: RowSource, group: npt.NDArray[np.int64], n_groups: i
     import dask.array as da
     from dask.delayed import delayed
 
-    size = max(rows_a_task([source]), 32)
+    bounds = task_bounds([source], least=32)
     count = delayed(_count_rows, pure=True)
     origin = delayed(source, pure=True, traverse=False)
     shape = (1, n_groups, source.n)
     blocks = [
-        da.from_delayed(
-            count(origin, start, group[start : start + size], n_groups), shape, dtype=np.uint32
-        )
-        for start in range(0, len(group), size)
+        da.from_delayed(count(origin, start, group[start:stop], n_groups), shape, dtype=np.uint32)
+        for start, stop in pairwise(bounds)
     ]
     return da.concatenate(blocks).sum(axis=0, dtype=np.uint32, split_every=8)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import xarray as xr
 
 from scalebrain.io.rows import RowSource, row_source
 
-__all__ = ["Pieces", "bare", "over_pieces", "over_rows", "rows_a_task"]
+__all__ = ["Pieces", "bare", "over_pieces", "over_rows", "task_bounds"]
 
 _TASK_BYTES = 2**27
 _MOST_ROWS = 512
@@ -178,22 +179,32 @@ def _over_blocks(
     )
 
 
-def rows_a_task(sources: Sequence[RowSource]) -> int:
-    """Choose how many rows a task reads: Dask should cost little, and all workers have some.
+def task_bounds(sources: Sequence[RowSource], *, least: int = 1) -> list[int]:
+    """Choose which rows a task reads: Dask should cost little, and all workers have some.
 
     Parameters
     ----------
     sources
         Images that are read together.
+    least
+        Fewest rows of a task, even in a small cohort.
 
     Returns
     -------
-    int
-        Rows that are 128 MiB when decoded, fewer in a small cohort.
+    list of int
+        First row of every task, and last the number of rows. A task has rows that are 128 MiB
+        when decoded, fewer in a small cohort. One that has a shard's worth has whole shards: a
+        bucket gives a shard as a whole, and two tasks that share one would both fetch it.
     """
+    slots = sources[0].slots
     widest = max(source.n * source.dtype.itemsize for source in sources)
-    share = -(-len(sources[0].slots) // _LEAST_TASKS)
-    return max(1, min(_TASK_BYTES // max(widest, 1), _MOST_ROWS, share))
+    share = -(-len(slots) // _LEAST_TASKS)
+    size = max(least, min(_TASK_BYTES // max(widest, 1), _MOST_ROWS, share))
+    whole = max((s.per_shard for s in sources if s.per_shard <= size), default=0)
+    if not whole:
+        return [*range(0, len(slots), size), len(slots)]
+    group = slots // (size // whole * whole)
+    return [*np.flatnonzero(np.diff(group, prepend=-1)).tolist(), len(slots)]
 
 
 def _over_sources(
@@ -210,23 +221,20 @@ def _over_sources(
     from dask.delayed import delayed
     from dask.highlevelgraph import HighLevelGraph
 
-    n = len(sources[0].slots)
+    bounds = task_bounds(sources)
     common = delayed(shared, pure=True, traverse=False)
     read = delayed(tuple(sources), pure=True, traverse=False)
     name = f"rows-{tokenize(function, common.key, read.key, span, shape, dtype)}"
-    size = rows_a_task(sources)
-    starts = range(0, n, size)
-    counts = [min(size, n - start) for start in starts]
     zeros = (0,) * len(shape)
     tasks: dict[Any, Any] = {
         (name, i, *zeros): (
             _rows_of_task,
-            *(function, common.key, read.key, start, start + count, span, shape, dtype),
+            *(function, common.key, read.key, start, stop, span, shape, dtype),
         )
-        for i, (start, count) in enumerate(zip(starts, counts, strict=True))
+        for i, (start, stop) in enumerate(pairwise(bounds))
     }
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=[common, read])
-    chunks = (tuple(counts), *((k,) for k in shape))
+    chunks = (tuple(np.diff(bounds).tolist()), *((k,) for k in shape))
     return da.Array(graph, name, chunks, meta=np.empty((0,) * (1 + len(shape)), dtype=dtype))
 
 

@@ -114,15 +114,20 @@ def _drain(stream: Iterator[str]) -> None:
 
 @contextmanager
 def faulty_proxy(
-    target_port: int, rate: float, seed: int, *, faults: Sequence[Fault] = ("busy", "drop")
+    target_port: int,
+    rate: float,
+    seed: int,
+    *,
+    faults: Sequence[Fault] = ("busy", "drop"),
+    seen: list[tuple[str, str]] | None = None,
 ) -> Iterator[int]:
     """Forward HTTP to 127.0.0.1:`target_port`, but fail a share `rate` of the requests.
 
     ``busy`` answers 503 SlowDown, ``drop`` closes the connection without forwarding, ``lose``
     forwards and closes before the answer, ``cut`` sends half of the answer's body, ``deny``
-    answers 403. Gives the port to connect to.
+    answers 403. Method and path of every request go to `seen`. Gives the port to connect to.
     """
-    server = _Proxy(target_port, rate, seed, faults)
+    server = _Proxy(target_port, rate, seed, faults, seen)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -138,9 +143,17 @@ class _Proxy(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, target: int, rate: float, seed: int, faults: Sequence[Fault]) -> None:
+    def __init__(
+        self,
+        target: int,
+        rate: float,
+        seed: int,
+        faults: Sequence[Fault],
+        seen: list[tuple[str, str]] | None,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Forward)
         self.target = target
+        self.seen = [] if seen is None else seen
         self._rate = rate
         self._faults = list(faults)
         self._random = random.Random(seed)
@@ -164,6 +177,7 @@ class _Forward(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen.append((self.command, self.path))
         fault = self.server.fault()
         if fault == "busy":
             self._answer(503, [("Content-Type", "application/xml")], _BUSY)

@@ -337,7 +337,9 @@ def test_sem__bootstrap_on_workers_equals_the_one_here():
     ds = reference_cohort("gaps")
     here = sem(ds, model, missing="fiml", n_boot=60)
     with (
-        LocalCluster(2, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as local,
         Client(local),
     ):
         there = sem(ds, model, missing="fiml", n_boot=60)
