@@ -6,6 +6,7 @@ import yaml
 
 import scalebrain
 from scalebrain import cli
+from scalebrain.cli.logfile import log_to
 from scalebrain.cli.study import log_of_study
 from tests.phantom import image_path, write_tree
 
@@ -131,3 +132,12 @@ def test_log_of_study__is_beside_the_results_of_run_and_demo():
     assert log_of_study({"out": Path("OUT")}) == Path("OUT/log.jsonl")
     assert log_of_study({"out": Path("OUT"), "dry_run": False}) == Path("OUT/log.jsonl")
     assert log_of_study({"out": Path("OUT"), "dry_run": True}) is None
+
+
+def test_log_to__takes_names_that_are_no_text_and_a_disk_that_is_full(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with log_to(path, "scalebrain ingest caf\udce9"):
+        pass
+    assert "udce9" in path.read_text()
+    with log_to(Path("/dev/full"), "scalebrain ingest"):  # what is written elsewhere says so
+        logging.getLogger("scalebrain").warning("kept")

@@ -167,10 +167,11 @@ def write(tmp_path, text):
 
 def test_read_profile__reads_one_of_several(tmp_path, monkeypatch):
     path = write(
-        tmp_path, "a: {cores: 4, memory: 8GB}\nb: {cores: 8, memory: 16GB, processes: 2}\n"
+        tmp_path, "a: {cores: 4.0, memory: 8GB}\nb: {cores: 8, memory: 16GB, processes: 2}\n"
     )
     monkeypatch.setenv("SCALEBRAIN_PROFILES", str(path))
     assert read_profile("a").workers_of_job == 4
+    assert isinstance(read_profile("a").cores, int)
     assert read_profile("b").workers_of_job == 2
     assert read_profile("a").tls
     assert read_profile("a").dashboard.startswith("127.0.0.1:")
@@ -188,6 +189,8 @@ def test_read_profile__reads_one_of_several(tmp_path, monkeypatch):
         ("a: {cores: 4, memory: 8GB, processes: 3}", "cannot be shared evenly by 3 processes"),
         ("a: {cores: 1, memory: 8GB, jobs: {minimum: 3, maximum: 2}}", "maximum 2 is below"),
         ("a: {cores: 1, memory: 8GB, gpu: {}}", r"a.gpu: lacks jobs"),
+        ("a: {cores: 1, memory: lots}", "a: Memory 'lots': expected an amount such as 8GB"),
+        ("a: {cores: 1.5, memory: 8GB}", r"a.cores: expected a whole number"),
         ("b: {cores: 1, memory: 8GB}", "no profile 'a'. It has: b"),
         ("", "no profile 'a'. It has: none"),
     ],

@@ -55,7 +55,7 @@ class JsonLines(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         self._stage = ""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -84,7 +84,8 @@ class JsonLines(logging.Handler):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take
+            self._file.close()
         super().close()
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from scalebrain.cluster.local import local_client, parsed_memory
 from scalebrain.cluster.profiles import read_profile
+from scalebrain.cluster.waiting import first_worker
 from scalebrain.errors import ConfigError, ScalebrainError
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _running_scheduler(address: str) -> Iterator["Client"]:
     """Client of a scheduler that somebody else has started, and that goes on."""
     from distributed import Client
 
-    if address.startswith("tcp://") and urlsplit(address).hostname not in _LOOPBACK:
+    if not address.startswith(("tls://", "wss://")) and urlsplit(address).hostname not in _LOOPBACK:
         logger.warning("%s is not encrypted: whoever is on that network can run code", address)
     try:
         client = Client(address, timeout="20s")
@@ -185,4 +186,5 @@ def _running_scheduler(address: str) -> Iterator["Client"]:
         raise ConfigError(f"No Dask scheduler answers at {address}: {reason}") from error
     with client:
         logger.info("scheduler %s; dashboard at %s", address, client.dashboard_link)
+        first_worker(client, lambda: address)
         yield client

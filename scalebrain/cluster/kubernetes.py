@@ -23,6 +23,16 @@ _POLL = 0.5
 _OPERATOR_SECONDS = 60.0
 _SCHEDULER_SECONDS = 600.0
 _PORT = "tcp-comm"
+#: Kinds that hold what cannot be made again.
+_HOLDING = ("Namespace", "PersistentVolumeClaim", "Secret")
+#: Reasons for which a container waits, and goes on waiting.
+_HOPELESS = (
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+)
 
 
 @contextlib.contextmanager
@@ -81,10 +91,16 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
             default.patch({"spec": {"worker": {"replicas": n_workers}}})
         host, port = stack.enter_context(_scheduler(cluster, api))
         protocol = "tls" if security.get_tls_config_for_role("client")["ca_file"] else "tcp"
-        client = stack.enter_context(
-            Client(f"{protocol}://{host}:{port}", timeout=_OPERATOR_SECONDS)
-        )
-        first_worker(client, lambda: f"DaskCluster {cluster.name}")
+        try:
+            client = Client(f"{protocol}://{host}:{port}", timeout=_OPERATOR_SECONDS)
+        except (OSError, TypeError) as error:
+            raise ConfigError(
+                f"DaskCluster {cluster.name}: its scheduler does not answer over {protocol}. Where "
+                "it wants certificates, name them in Dask's configuration here: "
+                "distributed.comm.tls.ca-file, distributed.comm.tls.client."
+            ) from error
+        stack.enter_context(client)
+        first_worker(client, lambda: _waiting(cluster, api))
         logger.info("workers by Kubernetes, namespace %s", cluster.namespace)
         yield client
 
@@ -146,7 +162,10 @@ def _made(resource: Any, stack: contextlib.ExitStack) -> None:
             f"{resource.kind} {resource.name}: the cluster refuses it: {error}"
         ) from error
     logger.info("%s %s made", resource.kind, resource.name)
-    stack.callback(_removed, resource)
+    if resource.kind in _HOLDING:
+        logger.info("%s %s stays when this ends", resource.kind, resource.name)
+    else:
+        stack.callback(_removed, resource)
 
 
 def _removed(resource: Any) -> None:
@@ -177,6 +196,21 @@ def _until_running(cluster: Any) -> None:
                 f"{_SCHEDULER_SECONDS:g} s (phase {phase}). See the pods' events."
             )
         time.sleep(_POLL)
+
+
+def _waiting(cluster: Any, api: Any) -> str:
+    """Say what is waited for; a worker that cannot start is an error."""
+    labels = {"dask.org/cluster-name": cluster.name, "dask.org/component": "worker"}
+    pods = list(api.get("pods", namespace=cluster.namespace, label_selector=labels))
+    for pod in pods:
+        for status in pod.raw.get("status", {}).get("containerStatuses", ()):
+            waiting = status.get("state", {}).get("waiting", {})
+            if waiting.get("reason") in _HOPELESS:
+                raise ScalebrainError(
+                    f"Pod {pod.name} cannot start: {waiting['reason']}. "
+                    f"{waiting.get('message', '')}".strip()
+                )
+    return f"DaskCluster {cluster.name} has {len(pods)} pods of workers"
 
 
 @contextlib.contextmanager

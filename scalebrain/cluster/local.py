@@ -61,20 +61,21 @@ def local_client(n_workers: int | None, memory: int | None) -> Iterator["Client"
         yield client
 
 
-def parsed_memory(memory: str | int) -> int:
-    """Bytes of an amount of memory, such as ``8GB``."""
+def parsed_memory(memory: str | int, where: str = "") -> int:
+    """Bytes of an amount of memory, such as ``8GB``; `where` begins the message of an error."""
     from dask.utils import parse_bytes
 
+    start = f"{where}: " if where else ""
     try:
         found = int(parse_bytes(memory))
     except ValueError as error:
         raise ConfigError(
-            f"Memory '{memory}': expected an amount such as 8GB or 500MiB."
+            f"{start}Memory '{memory}': expected an amount such as 8GB or 500MiB."
         ) from error
     if found < _LEAST_MEMORY:
         raise ConfigError(
-            f"Memory '{memory}' is {found} bytes, too few for one worker. Expected an amount with "
-            "its unit, such as 8GB."
+            f"{start}Memory '{memory}' is {found} bytes, too few for one worker. Expected an amount "
+            "with its unit, such as 8GB."
         )
     return found
 

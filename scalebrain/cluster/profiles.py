@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from scalebrain.cluster.local import parsed_memory
 from scalebrain.errors import ConfigError
 from scalebrain.io.checked import checked
 from scalebrain.io.marked_yaml import read_yaml
@@ -117,6 +118,9 @@ def read_profile(name: str, path: str | Path | None = None) -> Profile:
         known = ", ".join(found) or "none"
         raise ConfigError(f"{place}: no profile '{name}'. It has: {known}.")
     profile = Profile(**found[name])
+    for memory in (profile.memory, profile.gpu.get("memory")):
+        if memory is not None:
+            parsed_memory(memory, f"{place}: {name}")
     if profile.cores % profile.workers_of_job:
         raise ConfigError(
             f"{place}: {name}: {profile.cores} cores cannot be shared evenly by "

@@ -5,7 +5,8 @@ import logging
 import re
 import subprocess  # nosec B404 - fixed commands, no shell
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _LIFETIME = 0.9
 _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 _LOG_LINES = 15
+_LOOK_EVERY = 15.0
 
 
 @contextlib.contextmanager
@@ -71,12 +73,7 @@ def slurm_client(profile: Profile, name: str, n_workers: int | None) -> Iterator
     with (
         dask.config.set({"distributed.scheduler.worker-saturation": "inf"}),
         transport(profile.tls, profile.shared_directory) as security,
-        SLURMCluster(
-            **_job(profile, logs),
-            **security,
-            scheduler_options={"dashboard_address": profile.dashboard},
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
+        _cluster(SLURMCluster, profile, name, logs, security) as cluster,
         Client(cluster) as client,
     ):
         _check_accepted(cluster.job_script(), name)
@@ -88,6 +85,30 @@ def slurm_client(profile: Profile, name: str, n_workers: int | None) -> Iterator
             first_worker(client, lambda: _waiting(cluster, logs))
             logger.info("workers by SLURM; dashboard at %s", client.dashboard_link)
             yield client
+
+
+def _cluster(
+    kind: type["SLURMCluster"],
+    profile: Profile,
+    name: str,
+    logs: Path,
+    security: Mapping[str, Any],
+) -> "SLURMCluster":
+    """Start a scheduler; that it cannot is most often the interface."""
+    try:
+        return kind(
+            **_job(profile, logs),
+            **security,
+            scheduler_options={"dashboard_address": profile.dashboard},
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())
+        raise ConfigError(
+            f"Profile '{name}': no scheduler can start here: {reason}. See its interface "
+            f"('{profile.interface}') and dashboard ('{profile.dashboard}')."
+        ) from error
 
 
 def _job(profile: Profile, logs: Path) -> dict[str, Any]:
@@ -172,8 +193,10 @@ def _gpu_jobs(cluster: "SLURMCluster", profile: Profile, logs: Path, name: str) 
     arguments["job_extra_directives"] = profile.gpu.get("job_extra", ["--gres=gpu:1"])
     arguments["worker_extra_args"] += ["--resources", "GPU=1"]
     arguments["processes"] = 1  # one process has the GPU
-    jobs = [
-        cluster.job_cls(
+    jobs: dict[int, Any] = {}
+
+    def start(number: int) -> None:
+        job = cluster.job_cls(
             cluster.scheduler_address,
             name=f"gpu-{number}",
             security=cluster._job_kwargs["security"],
@@ -181,17 +204,32 @@ def _gpu_jobs(cluster: "SLURMCluster", profile: Profile, logs: Path, name: str) 
             config_name="slurm",
             **arguments,
         )
-        for number in range(profile.gpu["jobs"])
-    ]
-    _check_accepted(jobs[0].job_script(), f"{name}: gpu")
-    started: list[Any] = []
+        if not jobs:
+            _check_accepted(job.job_script(), f"{name}: gpu")
+        cluster.sync(job.start)
+        jobs[number] = job
+
+    def replace_ended() -> None:
+        while not done.wait(_LOOK_EVERY):
+            for number, job in list(jobs.items()):
+                if not _alive([job.job_id]):
+                    try:
+                        start(number)
+                    except RuntimeError as error:  # of sbatch; it is tried again
+                        logger.warning("a job with a GPU cannot be replaced: %s", error)
+
+    done = threading.Event()
+    watcher = threading.Thread(target=replace_ended, name="scalebrain-gpu-jobs", daemon=True)
     try:
-        for job in jobs:
-            cluster.sync(job.start)
-            started.append(job)
+        for number in range(profile.gpu["jobs"]):
+            start(number)
+        watcher.start()
         yield
     finally:
-        for job in started:
+        done.set()
+        if watcher.is_alive():
+            watcher.join()
+        for job in jobs.values():
             cluster.sync(job.close)
 
 

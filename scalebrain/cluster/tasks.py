@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from scalebrain.cluster.waiting import first_worker
 from scalebrain.errors import ScalebrainError
 from scalebrain.options import report_progress
 
@@ -106,6 +107,8 @@ def map_tasks(
 
         idle = 0  # rounds that brought nothing
         while len(results) < total and idle < _ROUNDS:
+            if not client.nthreads():
+                first_worker(client, lambda: label)
             left = [i for i in range(total) if i not in results]
             try:
                 for i, result in _on_workers(client, function, items, left, more):

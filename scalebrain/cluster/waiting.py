@@ -1,4 +1,4 @@
-"""Wait for the first worker of a cluster."""
+"""Wait until a cluster has a worker."""
 
 import logging
 import time
@@ -26,11 +26,11 @@ def first_worker(client: "Client", check: Callable[[], str]) -> None:
     check
         Raises when no worker can come any more; else says what is waited for.
     """
-    logger.info("waiting for the first worker")
+    logger.info("waiting for a worker")
     told = time.monotonic()
     while not client.nthreads():
         time.sleep(_POLL)
         state = check()
         if time.monotonic() - told > _TOLD_EVERY:
             told = time.monotonic()
-            logger.info("still waiting for the first worker: %s", state)
+            logger.info("still waiting for a worker: %s", state)

@@ -61,8 +61,9 @@ def _plain(value: Any, schema: Mapping[str, Any]) -> Any:
     """Values with lists for tuples, floats where a number is wanted, and empty sections as such."""
     wanted = schema.get("type", ())
     if isinstance(value, Mapping):
-        known = schema.get("properties", {})
-        return {str(k): _plain(v, known.get(str(k), {})) for k, v in value.items()}
+        known, other = schema.get("properties", {}), schema.get("additionalProperties")
+        other = other if isinstance(other, Mapping) else {}
+        return {str(k): _plain(v, known.get(str(k), other)) for k, v in value.items()}
     if value is None and wanted == "object":
         return {}
     if isinstance(value, list | tuple):

@@ -41,6 +41,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "two": {**common, "jobs": {"minimum": 2, "maximum": 2}},
         "plain": {**common, "tls": False},
         "refused": {**common, "queue": "nowhere"},
+        "elsewhere": {**common, "interface": "ib77"},
         "failing": {**common, "prologue": ["echo no such module >&2", "exit 3"]},
         "gpu": {**common, "jobs": {"maximum": 1}, "gpu": {"jobs": 1, "job_extra": []}},
     }
@@ -121,6 +122,32 @@ def test_open_client__jobs_that_slurm_refuses__are_one_clear_error(slurm: Path):
     with pytest.raises(ConfigError, match=told), opened(slurm, "refused"):
         pass
     assert not jobs()
+
+
+def test_open_client__an_interface_that_is_not_there__is_one_clear_error(slurm: Path):
+    told = r"Profile 'elsewhere': no scheduler can start here.*ib77"
+    with pytest.raises(ConfigError, match=told), opened(slurm, "elsewhere"):
+        pass
+
+
+def test_open_client__a_job_with_a_gpu_that_ends__is_replaced(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("scalebrain.cluster.slurm._LOOK_EVERY", 0.5)
+
+    def on_gpu() -> list[str]:
+        workers = client.scheduler_info()["workers"].items()
+        return [address for address, worker in workers if worker["resources"]]
+
+    with opened(slurm, "gpu") as client:
+        client.wait_for_workers(2, timeout=60)
+        (before,) = on_gpu()
+        told = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True)
+        subprocess.run(["scancel", sorted(told.stdout.split(), key=int)[-1]], check=True)
+        end = time.monotonic() + 60
+        while on_gpu() in ([], [before]):
+            assert time.monotonic() < end
+            time.sleep(0.2)
 
 
 def test_open_client__jobs_that_end_at_once__show_their_log(slurm: Path):
