@@ -74,8 +74,8 @@ def parsed_memory(memory: str | int, where: str = "") -> int:
         ) from error
     if found < _LEAST_MEMORY:
         raise ConfigError(
-            f"{start}Memory '{memory}' is {found} bytes, too few for one worker. Expected an amount "
-            "with its unit, such as 8GB."
+            f"{start}Memory '{memory}' is {found} bytes, too few for one worker. Expected an "
+            "amount with its unit, such as 8GB."
         )
     return found
 

@@ -142,8 +142,8 @@ def test_open_client__a_job_with_a_gpu_that_ends__is_replaced(
     with opened(slurm, "gpu") as client:
         client.wait_for_workers(2, timeout=60)
         (before,) = on_gpu()
-        told = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True)
-        subprocess.run(["scancel", sorted(told.stdout.split(), key=int)[-1]], check=True)
+        job = client.run(os.getenv, "SLURM_JOB_ID", workers=[before])[before]
+        subprocess.run(["scancel", job], check=True)
         end = time.monotonic() + 60
         while on_gpu() in ([], [before]):
             assert time.monotonic() < end
