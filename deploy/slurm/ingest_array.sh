@@ -2,7 +2,8 @@
 # An ingest as an array job, without Dask, for sites where a scheduler of one's own is not allowed:
 #   ./ingest_array.sh N SOURCE STORE [options of scalebrain ingest]
 # On the login node this submits N tasks and, behind them, the job that finishes the store. The
-# tasks need not run at the same time. When some fail, run the same again: what is written stays.
+# tasks need not run at the same time. What failed ones left undone is done by that job alone; when
+# that is too much for one, cancel it and run the same again: what is written stays.
 # What stands in #SBATCH lines, SBATCH_PARTITION, SBATCH_ACCOUNT or SBATCH_TIMELIMIT change.
 #SBATCH --job-name=scalebrain-ingest
 #SBATCH --cpus-per-task=1
@@ -24,7 +25,7 @@ here=(--scheduler threads --n-workers "${SLURM_CPUS_PER_TASK:-1}")
 case "${SCALEBRAIN_STEP:-submit}" in
   submit)
     array=$(sbatch --parsable --array="1-$n" --export=ALL,SCALEBRAIN_STEP=part "$0" "$@")
-    last=$(sbatch --parsable --dependency="afterok:${array%%;*}" --kill-on-invalid-dep=yes \
+    last=$(sbatch --parsable --dependency="afterany:${array%%;*}" \
       --export=ALL,SCALEBRAIN_STEP=finish "$0" "$@")
     echo "tasks ${array%%;*}, then ${last%%;*} finishes the store: squeue --me"
     ;;

@@ -301,6 +301,17 @@ def _ingest(asked: _Request) -> bool:
         if not attrs:
             _create(location, datasets)
         if changed:
+            decided = [
+                n for n in ("qc_decision", "qc_note") if n in attrs.get("saved_variables", ())
+            ]
+            if decided:
+                logger.warning(
+                    "%s: %s are dropped with all that was computed, and people excluded at quality "
+                    "control are back. Give the table to 'scalebrain features --qc-decisions' "
+                    "again; a study with qc_decisions in its configuration does it by itself.",
+                    store,
+                    " and ".join(decided),
+                )
             drop_saved(location)
         else:
             update_root(location, {"complete": False})

@@ -241,18 +241,24 @@ def hold_part_lease(
     ------
     StoreBusyError
         When this part is held already, or an ingest that is no part, or one in another number of
-        parts.
+        parts. Also once where an ingest that is no part was killed: its lease is gone by then,
+        and what the caller read before may have changed.
     ConfigError
         When `ttl` is out of range.
     """
     with _hold(location, f"{_PARTS}/{part}-of-{n_parts}.json", ttl) as lease:
         others = [key for key in location.list(_PARTS) if not key.endswith(f"-of-{n_parts}.json")]
-        for key in (LEASE_KEY, *others):
+        for key in others:
             content = location.get(key)
             if content is not None:
                 _check_abandoned(location, key, content, ttl)
-                if key == LEASE_KEY:  # dead; only hold_lease may take it over
-                    raise StoreBusyError(f"{location}: an ingest left its lease. Run this again.")
+        if location.get(LEASE_KEY) is not None:
+            with _hold(location, LEASE_KEY, ttl):  # of a dead ingest: taken over and given back
+                pass
+            raise StoreBusyError(
+                f"{location}: an ingest was killed here, and may have changed the plan. Run the "
+                "same command again: it goes on."
+            )
         yield lease
 
 

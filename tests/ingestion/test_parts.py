@@ -125,14 +125,24 @@ def test_part__brings_a_store_up_to_date(source: Path, tmp_path: Path) -> None:
     assert tree_bytes(store) == tree_bytes(scalebrain.ingest(tree, tmp_path / "new.zarr"))
 
 
+@pytest.mark.parametrize("seen", [LEASE_KEY, "ingest/plan.json", "t1w/c"])
+@pytest.mark.parametrize("options", [(), ("--part", "2/2")])
 def test_part__goes_on_where_a_dead_ingest_left_its_lease(
-    source: Path, whole: dict[str, bytes], tmp_path: Path
+    source: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: str,
+    options: tuple[str, ...],
 ) -> None:
     store = tmp_path / "c.zarr"
-    process = start(source, store)
-    wait_until((store / LEASE_KEY).exists)
+    process = start(source, store, *options)
+    wait_until((store / seen).exists)
     process.kill()
     process.communicate()
+    if not options:
+        assert (store / LEASE_KEY).exists()
+    monkeypatch.setattr(module, "_PATIENCE", 60)
     for part in ((1, 2), (2, 2)):
         scalebrain.ingest(source, store, part=part)
     scalebrain.ingest(source, store)

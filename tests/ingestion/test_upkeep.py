@@ -10,6 +10,7 @@ import xarray as xr
 import scalebrain
 from scalebrain.atlas.space import Grid, template_grid
 from scalebrain.errors import StoreError, TableError
+from scalebrain.features.quality import quality_decisions
 from scalebrain.ingestion import cohort, plan, upkeep
 from scalebrain.io import store as store_module
 from scalebrain.io.location import Location
@@ -76,6 +77,24 @@ def test_update__killed_at_once_serves_nothing_stale(tree, store, monkeypatch):
     kill(monkeypatch, cohort, "write_arrays", lambda: scalebrain.ingest(tree, store, update=True))
     scalebrain.ingest(tree, store)
     assert "lesion_load" not in scalebrain.open_store(store)
+
+
+def test_update__says_that_decisions_of_quality_control_are_dropped(tree, store, tmp_path, caplog):
+    table = tmp_path / "decisions.tsv"
+    table.write_text("participant_id\tdecision\tnote\nsub-003\texclude\tmotion\n")
+    ds = scalebrain.open_store(store)
+    scalebrain.save_store(quality_decisions(ds, table), store)
+    add_noise(tree, "sub-017")
+    caplog.clear()
+    scalebrain.ingest(tree, store, update=True)
+    (told,) = [line for line in caplog.messages if "qc_decision" in line]
+    assert "qc_decision and qc_note are dropped" in told
+    assert "features --qc-decisions" in told
+    assert "qc_decision" not in scalebrain.open_store(store)
+    caplog.clear()
+    add_noise(tree, "sub-018")
+    scalebrain.ingest(tree, store, update=True)  # none are left
+    assert not [line for line in caplog.messages if "qc_decision" in line]
 
 
 def test_update__goes_on_after_a_killed_save(tree, store, monkeypatch):

@@ -441,13 +441,43 @@ def test_hold_lease__removes_what_dead_parts_left(location: Location) -> None:
         assert location.list() == [LEASE_KEY]
 
 
-def test_hold_part_lease__leaves_a_dead_ingest_to_who_may_take_over(location: Location) -> None:
+def test_hold_part_lease__removes_once_what_a_dead_ingest_left(location: Location) -> None:
     with hold_lease(location):
         content = read(location)
     write(location, **content | {"process": "1", "token": "theirs", "renewed": time.time()})
-    with pytest.raises(StoreBusyError, match="left its lease"), hold_part_lease(location, 1, 2):
+    with pytest.raises(StoreBusyError, match="was killed here"), hold_part_lease(location, 1, 2):
         pass
-    with hold_lease(location):
-        pass
+    assert location.list() == []
     with hold_part_lease(location, 1, 2) as lease:
         lease.check()
+        with pytest.raises(StoreBusyError, match="another ingest"), hold_lease(location):
+            pass
+
+
+def test_hold_part_lease__where_many_find_a_dead_ingest_none_is_beside_the_store(
+    location: Location,
+) -> None:
+    with hold_lease(location):
+        content = read(location)
+    write(location, **content | {"process": "1", "token": "theirs", "renewed": time.time()})
+    barrier = threading.Barrier(8)
+    inside: set[int] = set()
+    seen: list[set[int]] = []
+
+    def ingest(number: int) -> None:
+        barrier.wait()
+        for _ in range(50):
+            held = hold_lease(location) if number < 2 else hold_part_lease(location, number, 8)
+            with contextlib.suppress(StoreBusyError), held:
+                inside.add(number)
+                seen.append(set(inside))
+                time.sleep(0.05)
+                inside.discard(number)
+                return
+            time.sleep(0.02 * number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ingest, range(8)))
+    assert any(one & set(range(2, 8)) for one in seen)
+    assert all(len(one) == 1 or not one & {0, 1} for one in seen)
+    assert location.list() == []
