@@ -161,7 +161,7 @@ def write_qc_pages(
         frame = frame_of(ds) if {"t1w", "x"} <= set(ds.variables) else None
     except GeometryError:
         frame = None
-    shared = _Shared(Rows.of(ds), frame, str(folder), content)
+    shared = _Shared(Rows.of(ds), frame, str(folder.resolve()), content)
     drawn = map_tasks(_write_subject, tasks, label="quality control", shared=shared)
     _remove_others(folder, {"index.html", *(f"{name}.html" for name in names)})
     index = render_page(

@@ -164,6 +164,20 @@ def test_write_qc_pages__are_the_same_every_time_and_leave_no_one_behind(pages, 
     mine.unlink()
 
 
+def test_write_qc_pages__tells_workers_where_a_relative_folder_is(store, tmp_path, monkeypatch):
+    told = []
+
+    def write(task, shared):
+        told.append(shared.folder)
+        return 0, 0
+
+    monkeypatch.setattr("scalebrain.report.qcpages._write_subject", write)
+    monkeypatch.chdir(tmp_path)
+    label = str(scalebrain.open_store(store)["subject"].values[0])
+    write_qc_pages(store.resolve(), "out", subjects=[label])
+    assert told == [str(tmp_path.resolve() / "out")]
+
+
 def test_write_qc_pages__names_subjects_like_those_that_are_not_there(store, tmp_path):
     with pytest.raises(MissingVariableError, match=r"2 problems[\s\S]*Similar: sub-03"):
         write_qc_pages(store, tmp_path, subjects=["sub-03", "sub-nobody"])
