@@ -52,11 +52,15 @@
       });
     }
     // Next and previous in the order that the index was left in.
-    const order = memory.get("order") ?? [], at = order.indexOf(data.here);
-    for (const [name, page] of at < 0 ? [] : [["before", order[at - 1]], ["after", order[at + 1]]]) {
-      const link = part(name);
-      if (link && page && /^[\w-]+\.html$/.test(page)) link.setAttribute("href", page);
-    }
+    const turn = () => {
+      const order = memory.get("order") ?? [], at = order.indexOf(data.here);
+      for (const [name, page] of at < 0 ? [] : [["before", order[at - 1]], ["after", order[at + 1]]]) {
+        const link = part(name);
+        link.hidden = !/^[\w-]+\.html$/.test(page ?? "");
+        if (link.hidden) link.removeAttribute("href");
+        else link.setAttribute("href", page);
+      }
+    };
     const toggle = (name) => root.querySelector(`[data-toggle="${name}"]`)?.click();
     addEventListener("keydown", (event) => {
       if (event.target === note && ["Escape", "Enter"].includes(event.key)) note.blur();
@@ -66,15 +70,15 @@
       else if (key === "m") note.focus();
       else if (key === "o") toggle("outlines");
       else if (key === "l") toggle("lesion");
-      else if (key === "n") part("after")?.click();
-      else if (key === "p") part("before")?.click();
+      else if (key === "n") part("after").click();
+      else if (key === "p") part("before").click();
       else if (key === "i") root.querySelector('a[href="index.html"]').click();
       else return;
       event.preventDefault();
     });
-    addEventListener("pageshow", show);
-    addEventListener("storage", show);
+    for (const name of ["pageshow", "storage"]) addEventListener(name, () => { show(); turn(); });
     show();
+    turn();
   } else {
     const people = data.people, body = document.querySelector("#people tbody");
     const tiles = root.querySelector(".tiles"), order = part("order"), rater = part("rater");
