@@ -63,6 +63,7 @@
     };
     const toggle = (name) => root.querySelector(`[data-toggle="${name}"]`)?.click();
     addEventListener("keydown", (event) => {
+      if (event.repeat) return;
       if (event.target === note && ["Escape", "Enter"].includes(event.key)) note.blur();
       if (isTyping(event)) return;
       const key = event.key.toLowerCase();
@@ -146,6 +147,7 @@
     rater.addEventListener("input", () => memory.set("rater", "", rater.value));
 
     tiles.addEventListener("keydown", (event) => {
+      if (event.repeat) return;
       const tile = event.target.closest(".tile"), word = keys[event.key.toLowerCase()];
       if (!tile || !word || isTyping(event)) return;
       event.preventDefault();
