@@ -162,7 +162,7 @@
     };
     part("export").addEventListener("click", () => {
       const lines = [["participant_id", "decision", "note", "rater", "date"]];
-      for (const person of people) {
+      for (const person of [...people, ...data.others]) {
         const held = decided(person);
         if (words.includes(held.decision) || held.note) {
           lines.push([person.subject, held.decision, held.note, held.date ? rater.value : "", held.date]);
