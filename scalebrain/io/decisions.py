@@ -94,7 +94,9 @@ def read_decisions(
             continue
         first, held = decided.setdefault(subject, (line, word))
         if held != word:
-            failures.append(f"{subject}: {held} in line {first} but {word} in line {line}. Keep one.")
+            failures.append(
+                f"{subject}: {held} in line {first} but {word} in line {line}. Keep one."
+            )
     if unknown:
         failures.append(
             f"subjects not in the store ({len(unknown)}): {listed(list(unknown))}. It has "
