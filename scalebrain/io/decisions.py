@@ -23,7 +23,7 @@ class Decision:
     Parameters
     ----------
     word
-        One of `DECISIONS`.
+        One of `DECISIONS`, or empty where there is a note alone.
     note
         What the rater wrote; several raters' notes are joined by ``; ``.
     """
@@ -42,8 +42,8 @@ def read_decisions(
     path
         Tab-separated (.tsv) or comma-separated (.csv) UTF-8 text with the columns
         ``participant_id`` (or ``subject``), with or without ``sub-``, and ``decision``; ``note``
-        is read where it is there. A decision that is empty or ``n/a`` is none. Several rows of
-        one subject have to agree.
+        is read where it is there. A decision that is empty or ``n/a`` is none. Decisions of one
+        subject have to agree; its notes are all kept, also those without a decision.
     subjects
         Labels of the store.
     absent
@@ -52,7 +52,7 @@ def read_decisions(
     Returns
     -------
     dict
-        Decision by label of the store.
+        Decision by label of the store, of those who have a decision or a note.
 
     Raises
     ------
@@ -68,7 +68,8 @@ def read_decisions(
     ids = next(cells[name] for name in IDS if name in cells)
     notes = cells.get("note", [""] * len(lines))
     failures: list[str] = []
-    found: dict[str, tuple[int, Decision]] = {}
+    decided: dict[str, tuple[int, str]] = {}
+    noted: dict[str, list[str]] = {}
     unknown: dict[str, None] = {}
     known = frozenset(subjects)
     for line, who, cell, note in zip(lines, ids, cells["decision"], notes, strict=True):
@@ -81,30 +82,32 @@ def read_decisions(
                 unknown[subject] = None
             continue
         word = "" if is_missing(cell) else cell.lower()
-        if not word:
-            continue
-        if word not in DECISIONS:
+        if word and word not in DECISIONS:
             failures.append(
                 f"{subject}: {quote(cell)} in line {line} is no decision. Expected one of "
                 f"{', '.join(DECISIONS)}, or n/a."
             )
             continue
-        new = Decision(word, "" if is_missing(note) else note)
-        first, held = found.setdefault(subject, (line, new))
-        if held.word != word:
+        if not is_missing(note) and note not in noted.setdefault(subject, []):
+            noted[subject].append(note)
+        if not word:
+            continue
+        first, held = decided.setdefault(subject, (line, word))
+        if held != word:
             failures.append(
-                f"{subject}: {held.word} in line {first} but {word} in line {line}. Keep one."
+                f"{subject}: {held} in line {first} but {word} in line {line}. Keep one."
             )
-        elif first != line and new.note and new.note not in held.note.split("; "):
-            joined = "; ".join(filter(None, (held.note, new.note)))
-            found[subject] = (first, Decision(word, joined))
     if unknown:
         failures.append(
             f"subjects not in the store ({len(unknown)}): {listed(list(unknown))}. It has "
             f"{listed(list(subjects)[:3])}, ... Correct them, or take their rows out."
         )
     check_all([f"{path}: {one}" for one in failures], TableError, f"{path}: not read")
-    return {subject: decision for subject, (_, decision) in found.items()}
+    return {
+        subject: Decision(decided.get(subject, (0, ""))[1], "; ".join(noted.get(subject, ())))
+        for subject in subjects
+        if subject in decided or subject in noted
+    }
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:

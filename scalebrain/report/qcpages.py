@@ -111,7 +111,7 @@ def write_qc_pages(
     Notes
     -----
     The pages load nothing from elsewhere. Decisions stay in the browser until the index exports
-    them as ``decisions.tsv``.
+    them as ``decisions.tsv``, with those of subjects that are not among `subjects`.
     """
     ds = open_store(store)
     validate(ds, "cohort", "group", dims=("subject",))
@@ -161,7 +161,7 @@ def write_qc_pages(
         frame = frame_of(ds) if {"t1w", "x"} <= set(ds.variables) else None
     except GeometryError:
         frame = None
-    shared = _Shared(Rows.of(ds), frame, str(folder), content)
+    shared = _Shared(Rows.of(ds), frame, str(folder.resolve()), content)
     drawn = map_tasks(_write_subject, tasks, label="quality control", shared=shared)
     _remove_others(folder, {"index.html", *(f"{name}.html" for name in names)})
     index = render_page(
@@ -171,7 +171,13 @@ def write_qc_pages(
         people=[person | {"size": size} for person, size in zip(people, drawn, strict=True)],
         measures=found.measures,
         order=_index_order(found, chosen),
-        data=_json({"key": content["key"], "people": [_light(person) for person in people]}),
+        data=_json(
+            {
+                "key": content["key"],
+                "people": [_light(person) for person in people],
+                "others": _others(ds, chosen),
+            }
+        ),
         n_rejected=len(rejected_subjects(store)),
         **content,
     )
@@ -265,6 +271,18 @@ def _people(
             }
         )
     return out
+
+
+def _others(ds: xr.Dataset, chosen: Sequence[int]) -> list[dict[str, str]]:
+    """Collect what was decided of those without a page, for the export to be complete."""
+    absent = np.full(ds.sizes["subject"], "", dtype=object)
+    names = {"subject": "subject", "decision": "qc_decision", "note": "qc_note"}
+    columns = {
+        key: text_values(ds[name]) if name in ds.variables else absent
+        for key, name in names.items()
+    }
+    others = sorted(set(range(ds.sizes["subject"])) - set(chosen))
+    return [{key: str(column[at]) for key, column in columns.items()} for at in others]
 
 
 def _plain(value: Any) -> float | None:

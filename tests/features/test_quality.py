@@ -21,7 +21,7 @@ def test_quality_decisions__exclude_first_and_keep_who_is_unsure(people, tmp_pat
     path = tmp_path / "decisions.tsv"
     path.write_text(
         "participant_id\tdecision\tnote\nsub-001\texclude\tmotion\nsub-002\tunsure\t\n"
-        "sub-003\taccept\t\n"
+        "sub-003\taccept\t\nsub-004\tn/a\tblurred\n"
     )
     before = inclusion(people)
     with caplog.at_level("INFO", logger="scalebrain"):
@@ -29,7 +29,7 @@ def test_quality_decisions__exclude_first_and_keep_who_is_unsure(people, tmp_pat
     assert "1 accepted, 1 excluded, 39 without a decision" in caplog.text
     assert "1 unsure are kept" in caplog.text
     assert count_decisions(decided) == {"accept": 1, "exclude": 1, "unsure": 1, "": 39}
-    assert decided["qc_note"].values.tolist()[:3] == ["", "motion", ""]
+    assert decided["qc_note"].values.tolist()[:5] == ["", "motion", "", "", "blurred"]
     after = inclusion(people.assign(decided.data_vars))
     reasons = after["exclusion_reason"].values
     assert before["exclusion_reason"].values[1] == "sex missing"  # quality comes first

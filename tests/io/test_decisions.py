@@ -32,6 +32,18 @@ def test_read_decisions__raters_who_agree_are_one(tmp_path):
     assert found == {"sub-001": Decision("unsure", "motion; artifact")}
 
 
+def test_read_decisions__keeps_notes_without_a_decision(tmp_path):
+    rows = (
+        "sub-001\tn/a\tlook; again\tA\t\nsub-001\texclude\tmotion\tB\t\n"
+        "sub-001\t\tlook; again\tC\t\nsub-002\tn/a\tblurred\tA\t\nsub-003_ses-1\tn/a\tn/a\tA\t\n"
+    )
+    found = read_decisions(written(tmp_path, rows), SUBJECTS)
+    assert found == {
+        "sub-001": Decision("exclude", "look; again; motion"),
+        "sub-002": Decision("", "blurred"),
+    }
+
+
 def test_read_decisions__tells_all_that_is_wrong_at_once(tmp_path):
     rows = (
         "sub-001\taccept\t\t\t\nsub-001\texclude\t\t\t\nsub-002\tgood\t\t\t\n"

@@ -18,7 +18,7 @@ set("flag", ""); set("cohort", "site A"); report.cohort = tiles().length;
 set("cohort", ""); set("find", "041"); report.found = tiles();
 set("find", "");
 const tile = document.querySelector(".tile"); tile.focus();
-tile.dispatchEvent(new KeyboardEvent("keydown", { key: "u", bubbles: true, cancelable: true }));
+for (const repeat of [false, true]) tile.dispatchEvent(new KeyboardEvent("keydown", { key: "u", repeat, bubbles: true, cancelable: true }));
 report.progress = part("progress").value;
 set("rater", "A B");
 let text = "", name = "";

@@ -144,6 +144,13 @@ def test_write_qc_pages__are_complete_in_themselves(pages, store):
         assert re.fullmatch(r"thumbnails/[\w-]+\.jpg", image["src"])
         assert (pages / image["src"]).stat().st_size < 30_000
         assert image["loading"] == "lazy"
+    for made in (outline, index):  # a head is printed by its label
+        assert all(a.get("data-label") for a in made.of("th") if a["scope"] == "col")
+    last = Outline((pages / names[-1]).read_text(encoding="utf-8"))
+    turn = {a["data-part"]: a for a in last.of("a") if "data-part" in a}
+    assert turn["before"]["href"] == names[-2]
+    assert "hidden" in turn["after"]
+    assert "href" not in turn["after"]
     first = next(a for a in index.of("a") if a.get("class") == "tile")
     assert first["href"] == names[-1]  # the outlier
 
@@ -162,6 +169,20 @@ def test_write_qc_pages__are_the_same_every_time_and_leave_no_one_behind(pages, 
     assert (pages / f"{label}.html").read_bytes() == before
     assert len(list((pages / "thumbnails").iterdir())) == ds.sizes["subject"]
     mine.unlink()
+
+
+def test_write_qc_pages__tells_workers_where_a_relative_folder_is(store, tmp_path, monkeypatch):
+    told = []
+
+    def write(task, shared):
+        told.append(shared.folder)
+        return 0, 0
+
+    monkeypatch.setattr("scalebrain.report.qcpages._write_subject", write)
+    monkeypatch.chdir(tmp_path)
+    label = str(scalebrain.open_store(store)["subject"].values[0])
+    write_qc_pages(store.resolve(), "out", subjects=[label])
+    assert told == [str(tmp_path.resolve() / "out")]
 
 
 def test_write_qc_pages__names_subjects_like_those_that_are_not_there(store, tmp_path):
@@ -245,6 +266,8 @@ def test_pages__decide_by_keyboard_sort_and_export_in_a_browser(chromium, pages,
     assert found["images"]
     assert found["wide"] <= 0
     assert found["next"] == f"{labels[4]}.html"
+    assert found["atFirst"] == [None, "x.html"]
+    assert found["atLast"] == ["x.html", None]
 
     probe = INDEX_PROBE.replace("KEPT", json.dumps(found["kept"]))
     (tmp_path / "i").mkdir()
@@ -275,6 +298,24 @@ def test_pages__decide_by_keyboard_sort_and_export_in_a_browser(chromium, pages,
     assert read_decisions(exported, labels) == {
         labels[3]: Decision("exclude", 'says "no" bad'),
         labels[-1]: Decision("unsure", ""),
+    }
+
+
+def test_pages__export_the_decisions_of_those_who_have_no_page(chromium, store, tmp_path):
+    labels = [str(label) for label in scalebrain.open_store(store)["subject"].values]
+    table = tmp_path / "decisions.tsv"
+    rows = f"{labels[0]}\texclude\tmotion\n{labels[2]}\tn/a\tblurred\n"
+    table.write_text(f"participant_id\tdecision\tnote\n{rows}")
+    index = write_qc_pages(store, tmp_path / "out", subjects=[labels[1]], decisions=table)
+    probe = INDEX_PROBE.replace("KEPT", "[]")
+    found, said = browse_in(chromium, index, probe, tmp_path, "--window-size=1300,900")
+    assert said == ""
+    assert found["progress"] == 1
+    table.write_text(found["text"], encoding="utf-8")
+    assert read_decisions(table, labels) == {
+        labels[0]: Decision("exclude", "motion"),
+        labels[1]: Decision("unsure", ""),
+        labels[2]: Decision("", "blurred"),
     }
 
 

@@ -52,13 +52,18 @@
       });
     }
     // Next and previous in the order that the index was left in.
-    const order = memory.get("order") ?? [], at = order.indexOf(data.here);
-    for (const [name, page] of at < 0 ? [] : [["before", order[at - 1]], ["after", order[at + 1]]]) {
-      const link = part(name);
-      if (link && page && /^[\w-]+\.html$/.test(page)) link.setAttribute("href", page);
-    }
+    const turn = () => {
+      const order = memory.get("order") ?? [], at = order.indexOf(data.here);
+      for (const [name, page] of at < 0 ? [] : [["before", order[at - 1]], ["after", order[at + 1]]]) {
+        const link = part(name);
+        link.hidden = !/^[\w-]+\.html$/.test(page ?? "");
+        if (link.hidden) link.removeAttribute("href");
+        else link.setAttribute("href", page);
+      }
+    };
     const toggle = (name) => root.querySelector(`[data-toggle="${name}"]`)?.click();
     addEventListener("keydown", (event) => {
+      if (event.repeat) return;
       if (event.target === note && ["Escape", "Enter"].includes(event.key)) note.blur();
       if (isTyping(event)) return;
       const key = event.key.toLowerCase();
@@ -66,15 +71,15 @@
       else if (key === "m") note.focus();
       else if (key === "o") toggle("outlines");
       else if (key === "l") toggle("lesion");
-      else if (key === "n") part("after")?.click();
-      else if (key === "p") part("before")?.click();
+      else if (key === "n") part("after").click();
+      else if (key === "p") part("before").click();
       else if (key === "i") root.querySelector('a[href="index.html"]').click();
       else return;
       event.preventDefault();
     });
-    addEventListener("pageshow", show);
-    addEventListener("storage", show);
+    for (const name of ["pageshow", "storage"]) addEventListener(name, () => { show(); turn(); });
     show();
+    turn();
   } else {
     const people = data.people, body = document.querySelector("#people tbody");
     const tiles = root.querySelector(".tiles"), order = part("order"), rater = part("rater");
@@ -142,6 +147,7 @@
     rater.addEventListener("input", () => memory.set("rater", "", rater.value));
 
     tiles.addEventListener("keydown", (event) => {
+      if (event.repeat) return;
       const tile = event.target.closest(".tile"), word = keys[event.key.toLowerCase()];
       if (!tile || !word || isTyping(event)) return;
       event.preventDefault();
@@ -156,7 +162,7 @@
     };
     part("export").addEventListener("click", () => {
       const lines = [["participant_id", "decision", "note", "rater", "date"]];
-      for (const person of people) {
+      for (const person of [...people, ...data.others]) {
         const held = decided(person);
         if (words.includes(held.decision) || held.note) {
           lines.push([person.subject, held.decision, held.note, held.date ? rater.value : "", held.date]);
