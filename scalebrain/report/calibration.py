@@ -33,6 +33,7 @@ __all__ = ["Coverage", "coverage_blocks", "read_coverage"]
 FloatArray = npt.NDArray[np.float64]
 
 _DEFAULT_LEVEL = 0.9
+_Z = 1.959963984540054  # of 95 %
 _BAND_YEARS = 10
 _ALL = "all ages"
 
@@ -144,15 +145,20 @@ def _bands(coverage: Coverage) -> list[_Band]:
     The interval is Wilson's for as many observations as there are people: the regions of one
     person are not independent.
     """
-    from statsmodels.stats.proportion import proportion_confint
-
     out = []
     for name, who in coverage.bands().items():
         regions, n = _shares(coverage.inside[who]), int(who.sum())
         share = float(np.nanmean(regions))
-        low, high = proportion_confint(share * n, n, method="wilson")
-        out.append(_Band(name, n, share, float(low), float(high), regions))
+        out.append(_Band(name, n, share, *_wilson(share, n), regions))
     return out
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of `n` people (Wilson's; the share need not be of whole people)."""
+    square = _Z**2 / n
+    middle = (share + square / 2) / (1 + square)
+    half = _Z * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
+    return middle - half, middle + half
 
 
 def coverage_blocks(coverage: Coverage) -> list[Block]:
