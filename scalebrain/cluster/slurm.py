@@ -1,9 +1,12 @@
-"""Workers as jobs of SLURM, through dask-jobqueue."""
+"""Workers as jobs of SLURM, through dask-jobqueue.
+
+The commands of SLURM are run without a shell, with arguments that come from SLURM or from here.
+"""
 
 import contextlib
 import logging
 import re
-import subprocess  # nosec B404 - fixed commands, no shell
+import subprocess  # nosec B404
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -162,7 +165,7 @@ def _check_accepted(script: str, name: str) -> None:
         file.write(script)
         file.flush()
         try:
-            told = subprocess.run(  # nosec B603 B607 - the user's own SLURM
+            told = subprocess.run(  # nosec B603 B607
                 ["sbatch", "--test-only", file.name],
                 capture_output=True,
                 text=True,
@@ -245,7 +248,7 @@ def _waiting(cluster: "SLURMCluster", logs: Path) -> str:
 
 def _alive(ids: list[str]) -> bool:
     """Whether any job waits or runs."""
-    told = subprocess.run(  # nosec B603 B607 - numbers of jobs alone
+    told = subprocess.run(  # nosec B603 B607
         ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],
         capture_output=True,
         text=True,
