@@ -136,7 +136,7 @@ def test_log_of_study__is_beside_the_results_of_run_and_demo():
 
 def test_log_to__takes_names_that_are_no_text_and_a_disk_that_is_full(tmp_path):
     path = tmp_path / "log.jsonl"
-    with log_to(path, "scalebrain ingest caf\udce9"):
+    with log_to(path, "scalebrain ingest r\udce9sum"):
         pass
     assert "udce9" in path.read_text()
     with log_to(Path("/dev/full"), "scalebrain ingest"):  # what is written elsewhere says so
