@@ -5,6 +5,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -141,6 +142,7 @@ def test_open_client__what_is_lost__is_told_with_the_way_out():
         client.close()
         with pytest.raises(ScalebrainError, match=r"scheduler is gone"), _losses_told(client):
             raise CancelledError("all")
+    assert dask.config.get("scheduler", None) is None
 
 
 def take_memory(item):

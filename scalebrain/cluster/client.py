@@ -76,7 +76,7 @@ def open_client(
         raise ConfigError(f"{n_workers} workers: expected 1 or more.")
     limit = None if memory is None else parsed_memory(memory)
     if spec is None:
-        with local_client(n_workers, limit) as client, _losses_told(client):
+        with _default_kept(), local_client(n_workers, limit) as client, _losses_told(client):
             yield client
         return
     if limit is not None:
@@ -90,11 +90,21 @@ def open_client(
     from distributed.utils import silence_logging_cmgr
 
     with (
+        _default_kept(),
         silence_logging_cmgr(logging.CRITICAL),  # what it says of a lost worker is said here
         _cluster_client(spec, n_workers, profiles) as client,
         _losses_told(client),
     ):
         yield client
+
+
+@contextlib.contextmanager
+def _default_kept() -> Iterator[None]:
+    """Leave Dask's default scheduler as it was: a client that lost its own does not."""
+    import dask
+
+    with dask.config.set(scheduler=dask.config.get("scheduler", None)):
+        yield
 
 
 @contextlib.contextmanager

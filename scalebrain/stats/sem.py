@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.stats
 import xarray as xr
 
+from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.sem_boot import Replicates, bootstrap
@@ -212,22 +213,23 @@ def sem(
     if not used.any():
         raise StatisticsError(f"SEM: no complete row: {told}. Check these variables.")
     data, codes = frame[used], np.unique(clusters[used], return_inverse=True)[1]
-    fit = fit_sem(parsed, data, missing=missing, codes=codes)
-    fits = {"specified": fit}
-    fits |= {name: fit_sem(o, data, missing=missing, codes=codes) for name, o in others.items()}
-    if n_boot is None:
-        closed = parsed.is_recursive and len(fit.sums.where) == 1
-        n_boot = 2000 if closed else 500
-    replicates = bootstrap(fit, n_boot=n_boot, seed=seed)
-    parts = [
-        _paths(fit, replicates, data, confidence),
-        _indirect(fit, replicates, confidence),
-        _defined(fit, replicates, confidence),
-        _variances(fit),
-        _hints(fit),
-        comparison(fits),
-        rival_paths(fits),
-    ]
+    with one_thread_each():  # sums in one order: the numbers do not depend on the machine
+        fit = fit_sem(parsed, data, missing=missing, codes=codes)
+        fits = {"specified": fit}
+        fits |= {name: fit_sem(o, data, missing=missing, codes=codes) for name, o in others.items()}
+        if n_boot is None:
+            closed = parsed.is_recursive and len(fit.sums.where) == 1
+            n_boot = 2000 if closed else 500
+        replicates = bootstrap(fit, n_boot=n_boot, seed=seed)
+        parts = [
+            _paths(fit, replicates, data, confidence),
+            _indirect(fit, replicates, confidence),
+            _defined(fit, replicates, confidence),
+            _variances(fit),
+            _hints(fit),
+            comparison(fits),
+            rival_paths(fits),
+        ]
     out = xr.merge(parts)
     for name, long_name in _INDICES.items():
         target = "p_chi2" if name == "p" else name
