@@ -1,5 +1,6 @@
 """Settings and fixtures that all tests share."""
 
+import importlib.util
 import os
 import random
 import shutil
@@ -23,12 +24,19 @@ CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations":
 SYSTEM_PACKAGES = ".ci/system-packages.sh"
 
 
-def missing(what: str) -> NoReturn:
-    """Skip a test whose system package is missing; in CI, where it must be there, fail."""
-    reason = f"{what} is not installed: run {SYSTEM_PACKAGES} as root"
+def missing(what: str, remedy: str = f"run {SYSTEM_PACKAGES} as root") -> NoReturn:
+    """Skip a test that lacks what it needs; in CI, where it must be there, fail."""
+    reason = f"{what} is not installed: {remedy}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def need(*modules: str, remedy: str = "make setup-dev") -> None:
+    """Skip a test whose Python packages are missing; in CI fail."""
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    if absent:
+        missing(" and ".join(absent), remedy)
 
 
 @pytest.fixture(autouse=True)

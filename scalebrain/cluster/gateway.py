@@ -65,10 +65,9 @@ def gateway_client(url: str, n_workers: int | None) -> Iterator["Client"]:
         client = stack.enter_context(cluster.get_client())
 
         def check() -> str:
-            status = gateway.get_cluster(cluster.name).status if client.status != "running" else ""
             if client.status in ("closed", "closing"):
                 raise ScalebrainError(f"{url}: the gateway ended cluster {cluster.name}.")
-            return f"cluster {cluster.name} {status}".strip()
+            return f"cluster {cluster.name}"
 
         first_worker(client, check)
         logger.info("workers by the gateway; dashboard at %s", cluster.dashboard_link)

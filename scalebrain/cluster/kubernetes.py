@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalebrain.cluster.waiting import first_worker
 from scalebrain.errors import ConfigError, ScalebrainError
+from scalebrain.io.marked_yaml import read_documents
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -18,7 +19,6 @@ __all__ = ["kubernetes_client", "read_manifest"]
 
 logger = logging.getLogger(__name__)
 
-_LARGEST = 2**20
 _POLL = 0.5
 _OPERATOR_SECONDS = 60.0
 _SCHEDULER_SECONDS = 600.0
@@ -123,17 +123,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     ConfigError
         When it cannot be read, has no or several ``DaskCluster``, or a ``Job``.
     """
-    import yaml
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST)
-        found = [one for one in yaml.safe_load_all(text) if one is not None]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid YAML: {reason}") from error
+    found = read_documents(path)
     for one in found:
         if not isinstance(one, dict) or not {"apiVersion", "kind", "metadata"} <= set(one):
             raise ConfigError(f"{path}: expected resources with apiVersion, kind and metadata.")

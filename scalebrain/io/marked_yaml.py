@@ -1,6 +1,8 @@
 """Read YAML files that people write, with the line and column of every key."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import yaml
 
 from scalebrain.errors import ConfigError
 
-__all__ = ["MarkedYaml", "read_yaml"]
+__all__ = ["MarkedYaml", "read_documents", "read_yaml"]
 
 #: Keys and positions that lead to a value.
 KeyPath = tuple[str | int, ...]
@@ -67,6 +69,46 @@ def read_yaml(path: str | Path) -> MarkedYaml:
         When it cannot be read, is not YAML, or holds anything but plain values; with line and
         column.
     """
+    text = _text(path)
+    with _explained(path):
+        loader = _Loader(text)
+        _refuse_aliases(path, text)
+        node = loader.get_single_node()
+        places: dict[KeyPath, tuple[int, int]] = {}
+        repeated: list[tuple[KeyPath, tuple[int, int]]] = []
+        if node is not None:
+            _mark(node, (), places, repeated)
+        content = None if node is None else loader.construct_document(node)
+    return MarkedYaml(content, places, tuple(repeated))
+
+
+def read_documents(path: str | Path) -> list[Any]:
+    """Read a YAML file of one or more documents, such as manifests of Kubernetes.
+
+    Parameters
+    ----------
+    path
+        File in UTF-8.
+
+    Returns
+    -------
+    list
+        Plain values of every document that is not empty.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`read_yaml`.
+    """
+    text = _text(path)
+    with _explained(path):
+        _refuse_aliases(path, text)
+        found = list(yaml.load_all(text, Loader=_Loader))
+    return [one for one in found if one is not None]
+
+
+def _text(path: str | Path) -> str:
+    """Read a file of a size that people write."""
     try:
         with Path(path).open("rb") as file:
             raw = file.read(_LARGEST + 1)
@@ -80,15 +122,14 @@ def read_yaml(path: str | Path) -> MarkedYaml:
         ) from error
     if len(raw) > _LARGEST:
         raise ConfigError(f"{path}: larger than 1 MiB: this is no configuration.")
+    return text
+
+
+@contextlib.contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """Say where in a file YAML is not valid."""
     try:
-        loader = _Loader(text)
-        _refuse_aliases(path, text)
-        node = loader.get_single_node()
-        places: dict[KeyPath, tuple[int, int]] = {}
-        repeated: list[tuple[KeyPath, tuple[int, int]]] = []
-        if node is not None:
-            _mark(node, (), places, repeated)
-        content = None if node is None else loader.construct_document(node)
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -96,7 +137,6 @@ def read_yaml(path: str | Path) -> MarkedYaml:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{path}: not valid YAML: {reason}.") from error
-    return MarkedYaml(content, places, tuple(repeated))
 
 
 def _refuse_aliases(path: str | Path, text: str) -> None:

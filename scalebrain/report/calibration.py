@@ -18,7 +18,6 @@ from scalebrain.report.content import (
     Table,
     cell,
     count,
-    finite,
     included_references,
     interval,
     long_region,
@@ -32,7 +31,6 @@ __all__ = ["Coverage", "coverage_blocks", "read_coverage"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_DEFAULT_LEVEL = 0.9
 _Z = 1.959963984540054  # of 95 %
 _BAND_YEARS = 10
 _ALL = "all ages"
@@ -82,14 +80,18 @@ def read_coverage(ds: xr.Dataset) -> Coverage | None:
     Parameters
     ----------
     ds
-        Store with ``brain_age_low`` and ``brain_age_high`` over ``(subject, region)``.
+        Store with ``brain_age_low``, whose attribute ``coverage`` says what the interval
+        promises, and ``brain_age_high`` over ``(subject, region)``.
 
     Returns
     -------
     Coverage or None
-        None where nobody has an interval.
+        None where nobody has an interval, or it does not say what it promises.
     """
     if not {"brain_age_low", "brain_age_high", "age", "region"} <= set(ds.variables):
+        return None
+    level = ds["brain_age_low"].attrs.get("coverage")
+    if level is None:  # of another tool, which promises what it promises
         return None
     rows = np.flatnonzero(included_references(ds))
     age = np.asarray(ds["age"].values, dtype=np.float64)[rows]
@@ -109,16 +111,7 @@ def read_coverage(ds: xr.Dataset) -> Coverage | None:
     if "out_of_fold" in ds.variables:
         calibrating = int(np.asarray(ds["out_of_fold"].values, dtype=np.bool_)[rows][keep].sum())
     regions = tuple(str(r) for r in ds["region"].values)
-    return Coverage(_level(ds), regions, age[keep], inside, calibrating)
-
-
-def _level(ds: xr.Dataset) -> float:
-    """Coverage that the intervals were made for."""
-    for attrs in (ds["brain_age_low"].attrs, ds["brain_age_high"].attrs, ds.attrs):
-        for name in ("coverage", "level", "confidence"):
-            if finite(attrs.get(name)) and 0 < float(attrs[name]) < 1:
-                return float(attrs[name])
-    return _DEFAULT_LEVEL
+    return Coverage(float(level), regions, age[keep], inside, calibrating)
 
 
 def _shares(inside: FloatArray) -> FloatArray:

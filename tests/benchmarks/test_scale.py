@@ -1,7 +1,6 @@
 """The benchmark of scale: its simulation on known cases, what it counts, and that it runs."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,10 +77,7 @@ def test_partition_rows__is_that_of_the_plan():
     assert [partition_rows(n) for n in (1, _SMALL_COHORT - 1, _SMALL_COHORT)] == [16, 16, 64]
 
 
-@pytest.mark.skipif(
-    os.environ.get("SCALEBRAIN_BENCHMARKS") != "true",
-    reason="takes two minutes: set SCALEBRAIN_BENCHMARKS=true",
-)
+@pytest.mark.slow
 def test_scale__quick_counts_what_runs(tmp_path):
     out = tmp_path / "scale.json"
     command = [sys.executable, "-m", "benchmarks.scale", "--quick", "--out", str(out)]

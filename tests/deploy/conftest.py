@@ -1,23 +1,16 @@
 """The folder deploy, and the tools that check what lies in it."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import yaml
 
-
-def missing(what: str) -> NoReturn:
-    """Skip a test whose tool is missing; in CI, where it must be there, fail."""
-    reason = f"{what} is not installed: make setup-dev"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+from tests.conftest import missing
 
 
 def tool(name: str) -> str:
@@ -25,13 +18,8 @@ def tool(name: str) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     found = shutil.which(name, path=path)
     if found is None:
-        missing(name)
+        missing(name, "make setup-dev")
     return found
-
-
-def need(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        missing(module)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scalebrain.cluster.threads import WORKER_ENVIRONMENT
-from tests.deploy.conftest import need
+from tests.conftest import need
 
 
 class _Section(SimpleNamespace):

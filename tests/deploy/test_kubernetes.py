@@ -14,7 +14,8 @@ import yaml
 
 from scalebrain.cli import cli
 from scalebrain.cluster.threads import WORKER_ENVIRONMENT
-from tests.deploy.conftest import documents, missing, need, run, tool
+from tests.conftest import missing, need
+from tests.deploy.conftest import documents, run, tool
 
 RENDERED = ("base", "overlays/s3", "overlays/gcs")
 CUSTOM = {"DaskCluster": "daskcluster", "DaskWorkerGroup": "daskworkergroup"}
@@ -82,7 +83,7 @@ def test_manifests__custom_resources_are_valid_by_the_operators_definitions(
     for kind, name in CUSTOM.items():
         path = folder / f"{name}.yaml"
         if not path.exists():
-            missing(f"the definition of {kind} in dask-kubernetes")
+            missing(f"the definition of {kind} in dask-kubernetes", "make setup-dev")
         (definition,) = documents(path)
         (version,) = [v for v in definition["spec"]["versions"] if v["name"] == "v1"]
         schema = version["schema"]["openAPIV3Schema"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from distributed import Client, LocalCluster
 
-from tests.deploy.conftest import documents, need
+from tests.conftest import need
+from tests.deploy.conftest import documents
 
 _NAME = re.compile(r"\b(?:dask|process|python)_[a-z_]+\b")
 

@@ -14,7 +14,8 @@ import pytest
 from distributed import Client
 from distributed.security import Security
 
-from tests.deploy.conftest import documents, need, run, tool
+from tests.conftest import need
+from tests.deploy.conftest import documents, run, tool
 
 
 def free_port() -> int:

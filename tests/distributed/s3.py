@@ -1,7 +1,6 @@
 """A real S3 server (moto, a process of its own) and a proxy in front of it that fails at random."""
 
 import http.client
-import importlib.util
 import os
 import random
 import re
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-import pytest
+from tests.conftest import need
 
 Fault = Literal["busy", "drop", "lose", "cut", "deny"]
 
@@ -38,13 +37,7 @@ _HOP_BY_HOP = ("connection", "expect", "keep-alive", "transfer-encoding")
 
 def require(*modules: str) -> None:
     """Skip a test whose Python package is missing; in CI, where it must be there, fail."""
-    absent = [module for module in modules if importlib.util.find_spec(module) is None]
-    if not absent:
-        return
-    reason = f"{' and '.join(absent)} not installed: pip install -e '.[cloud,test]'"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    need(*modules, remedy="pip install -e '.[cloud,test]'")
 
 
 def s3_environment(endpoint: str) -> dict[str, str]:

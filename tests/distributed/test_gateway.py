@@ -8,7 +8,7 @@ import pytest
 import scalebrain
 from scalebrain.cluster.client import open_client
 from scalebrain.errors import ConfigError
-from tests.conftest import CONFIG
+from tests.conftest import CONFIG, need
 from tests.distributed.gateway import running_gateway
 from tests.distributed.outputs import differing
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pytest.importorskip("dask_gateway_server")
+    need("dask_gateway", "dask_gateway_server")
     with running_gateway(tmp_path_factory.mktemp("gateway")) as url:
         yield url
 

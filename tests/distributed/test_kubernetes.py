@@ -1,6 +1,5 @@
 """Ingest and features by the real Dask operator, on an emulated API (see kubernetes.py)."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -18,7 +17,7 @@ import yaml
 
 from scalebrain.cluster.kubernetes import read_manifest
 from scalebrain.errors import ConfigError
-from tests.conftest import CONFIG
+from tests.conftest import CONFIG, need
 from tests.distributed.gateway import free_ports
 from tests.distributed.outputs import differing
 
@@ -121,9 +120,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    for package in ("kmock", "kr8s", "kopf", "dask_kubernetes"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+    need("kmock", "kr8s", "kopf", "dask_kubernetes")
     work = tmp_path_factory.mktemp("kubernetes")
     api, scheduler, pages = free_ports(3)
     found = Cluster(f"http://127.0.0.1:{api}", work / "cluster.yaml", work / "kubeconfig")
@@ -218,6 +215,7 @@ _WITH_JOB = """
         ("- 1", "expected resources"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "one DaskCluster, found 0"),
         (_WITH_JOB, "holds the Job study"),
+        ("a: &a [1]\nb: *a", "refers to another place"),
     ],
 )
 def test_read_manifest__what_is_wrong__is_one_clear_error(tmp_path: Path, text: str, told: str):

@@ -14,7 +14,7 @@ from scalebrain.cluster.client import open_client
 from scalebrain.cluster.profiles import Profile
 from scalebrain.cluster.slurm import _seconds
 from scalebrain.errors import ConfigError, ScalebrainError
-from tests.conftest import CONFIG, missing
+from tests.conftest import CONFIG, missing, need
 from tests.distributed.outputs import differing
 from tests.distributed.slurm import jobs, running_slurm, why_not
 
@@ -27,7 +27,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     reason = why_not()
     if reason:
         missing(reason)
-    pytest.importorskip("dask_jobqueue")
+    need("dask_jobqueue")
     work = tmp_path_factory.mktemp("slurm")
     common = {
         "cores": 1,

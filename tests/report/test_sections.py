@@ -109,6 +109,9 @@ def test_accuracy_section__shows_coverage_by_age_with_people_not_regions_as_n(st
     inside = xr.where(old, 0.0, 100.0)  # nobody above 70 is covered
     ds["brain_age_low"] = (ds["age"] - inside + 1e-9 - 2e-9 * ~old).expand_dims(region=ds["region"])
     ds["brain_age_high"] = (ds["age"] + inside + 1e-9).expand_dims(region=ds["region"])
+    unsaid = accuracy_section(ds, study.results)  # of another tool: it may promise anything
+    assert not any(getattr(block, "key", "") == "coverage-table" for block in unsaid.blocks)
+    ds["brain_age_low"].attrs["coverage"] = 0.9
     section = accuracy_section(ds, study.results)
     rows = {row[0]: row[1:] for row in table(section, "coverage-table")}
     who = ds["included"].values & (ds["group"].values.astype(str) == "reference")

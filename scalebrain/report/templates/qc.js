@@ -63,7 +63,10 @@
     };
     const toggle = (name) => root.querySelector(`[data-toggle="${name}"]`)?.click();
     addEventListener("keydown", (event) => {
-      if (event.repeat) return;
+      if (event.repeat) {  // a button that has the focus would be pressed again and again
+        if (event.key === "Enter" && event.target.matches("button")) event.preventDefault();
+        return;
+      }
       if (event.target === note && ["Escape", "Enter"].includes(event.key)) note.blur();
       if (isTyping(event)) return;
       const key = event.key.toLowerCase();
