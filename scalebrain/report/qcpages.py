@@ -23,6 +23,7 @@ from scalebrain.errors import (
 )
 from scalebrain.features.quality import quality_decisions
 from scalebrain.ingestion.cohort import problems
+from scalebrain.io.decisions import Decision, read_decisions
 from scalebrain.io.store import open_store, rejected_subjects
 from scalebrain.report.content import count, finite, number, text_values
 from scalebrain.report.filenames import page_name
@@ -117,8 +118,11 @@ def write_qc_pages(
     validate(ds, "cohort", "group", dims=("subject",))
     labels = [str(label) for label in ds["subject"].values]
     chosen = _positions(labels, subjects)
+    rejected = rejected_subjects(store)
+    aside: dict[str, Decision] = {}  # of those without a scan, for the export alone
     if decisions is not None:
-        decided = quality_decisions(ds, decisions, absent=rejected_subjects(store))
+        decided = quality_decisions(ds, decisions, absent=rejected)
+        aside = read_decisions(decisions, sorted(rejected - set(labels)), absent=labels)
         ds = ds.drop_vars(list(decided.data_vars), errors="ignore").assign(decided.data_vars)
     folder = Path(out)
     try:
@@ -175,10 +179,10 @@ def write_qc_pages(
             {
                 "key": content["key"],
                 "people": [_light(person) for person in people],
-                "others": _others(ds, chosen),
+                "others": _others(ds, chosen, aside),
             }
         ),
-        n_rejected=len(rejected_subjects(store)),
+        n_rejected=len(rejected),
         **content,
     )
     return write_text(index, folder / "index.html")
@@ -273,7 +277,9 @@ def _people(
     return out
 
 
-def _others(ds: xr.Dataset, chosen: Sequence[int]) -> list[dict[str, str]]:
+def _others(
+    ds: xr.Dataset, chosen: Sequence[int], aside: Mapping[str, Decision]
+) -> list[dict[str, str]]:
     """Collect what was decided of those without a page, for the export to be complete."""
     absent = np.full(ds.sizes["subject"], "", dtype=object)
     names = {"subject": "subject", "decision": "qc_decision", "note": "qc_note"}
@@ -282,7 +288,10 @@ def _others(ds: xr.Dataset, chosen: Sequence[int]) -> list[dict[str, str]]:
         for key, name in names.items()
     }
     others = sorted(set(range(ds.sizes["subject"])) - set(chosen))
-    return [{key: str(column[at]) for key, column in columns.items()} for at in others]
+    return [{key: str(column[at]) for key, column in columns.items()} for at in others] + [
+        {"subject": subject, "decision": one.word, "note": one.note}
+        for subject, one in aside.items()
+    ]
 
 
 def _plain(value: Any) -> float | None:

@@ -14,6 +14,7 @@ from scalebrain.cli import main
 from scalebrain.errors import MissingVariableError, TableError
 from scalebrain.io.decisions import Decision, read_decisions
 from scalebrain.io.store import save_store
+from scalebrain.report import qcpages
 from scalebrain.report.cohort import people
 from scalebrain.report.qcpages import write_qc_pages
 from scalebrain.report.quality import LIMIT, quality, robust_z
@@ -301,10 +302,14 @@ def test_pages__decide_by_keyboard_sort_and_export_in_a_browser(chromium, pages,
     }
 
 
-def test_pages__export_the_decisions_of_those_who_have_no_page(chromium, store, tmp_path):
+def test_pages__export_the_decisions_of_those_who_have_no_page(
+    chromium, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(qcpages, "rejected_subjects", lambda _: frozenset({"sub-gone"}))
     labels = [str(label) for label in scalebrain.open_store(store)["subject"].values]
     table = tmp_path / "decisions.tsv"
     rows = f"{labels[0]}\texclude\tmotion\n{labels[2]}\tn/a\tblurred\n"
+    rows += "sub-gone\taccept\tscanned anew\n"
     table.write_text(f"participant_id\tdecision\tnote\n{rows}")
     index = write_qc_pages(store, tmp_path / "out", subjects=[labels[1]], decisions=table)
     probe = INDEX_PROBE.replace("KEPT", "[]")
@@ -312,10 +317,11 @@ def test_pages__export_the_decisions_of_those_who_have_no_page(chromium, store, 
     assert said == ""
     assert found["progress"] == 1
     table.write_text(found["text"], encoding="utf-8")
-    assert read_decisions(table, labels) == {
+    assert read_decisions(table, [*labels, "sub-gone"]) == {
         labels[0]: Decision("exclude", "motion"),
         labels[1]: Decision("unsure", ""),
         labels[2]: Decision("", "blurred"),
+        "sub-gone": Decision("accept", "scanned anew"),
     }
 
 
