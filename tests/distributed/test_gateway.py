@@ -48,6 +48,7 @@ def test_open_client__on_a_gateway__ends_its_cluster(gateway: str):
 
 
 def test_open_client__no_gateway__is_one_clear_error():
+    need("dask_gateway")
     told = r"No dask-gateway answers at http://127.0.0.1:9"
     with pytest.raises(ConfigError, match=told), open_client("gateway:http://127.0.0.1:9"):
         pass
