@@ -23,7 +23,7 @@ import zarr
 
 from benchmarks.scale_count import Counted, count_only
 from scalebrain.atlas.space import SPACE
-from scalebrain.ingestion.cohort import _create, _finalize, _partitions, _write_plan
+from scalebrain.ingestion.cohort import _create, _finalize, _write_plan
 from scalebrain.ingestion.journal import write_record
 from scalebrain.ingestion.layout import static_of, write_arrays
 from scalebrain.ingestion.lesion import Sides
@@ -196,7 +196,7 @@ def driver_costs(
         _write_plan(location, plan, [dataset], frozenset())
         resize_store(location, plan.n_rows)
     with timed(seconds, "partitions"):
-        partitions = _partitions(plan, [dataset], "")
+        partitions = partitions_of(plan, [dataset], "")
     payloads = [len(pickle.dumps(partition)) for partition in partitions]
     for partition in partitions:
         write_record(location, partition.number, _record(partition, dataset.hashes))
