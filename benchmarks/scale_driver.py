@@ -23,7 +23,7 @@ import zarr
 
 from benchmarks.scale_count import Counted, count_only
 from scalebrain.atlas.space import SPACE
-from scalebrain.ingestion.cohort import _create, _finalize, _write_plan
+from scalebrain.ingestion.cohort import _create, _finalize, _write_plan, partitions_of
 from scalebrain.ingestion.journal import write_record
 from scalebrain.ingestion.layout import static_of, write_arrays
 from scalebrain.ingestion.lesion import Sides
