@@ -18,9 +18,20 @@ from scalebrain.atlas.parcels import parcel_image
 from scalebrain.atlas.regions import default_regions
 from scalebrain.atlas.space import template_grid
 from scalebrain.errors import ConfigError
-from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_mesh, read_thickness
+from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_map, read_mesh
 
-__all__ = ["LEVELS", "REACH_MM", "SurfaceNodes", "cortex_points", "nearest_labels", "surface_nodes"]
+__all__ = [
+    "LEVELS",
+    "REACH_MM",
+    "SurfaceNodes",
+    "cortex_points",
+    "finest_edges",
+    "interpolation",
+    "is_cortex",
+    "nearest_labels",
+    "surface_nodes",
+    "vertex_parcels",
+]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -159,7 +170,7 @@ def surface_nodes(level: int) -> SurfaceNodes:
     """
     if level not in LEVELS:
         raise ConfigError(f"Surface level {level}: expected 3, 4 or 5.")
-    parcel, cortex = _vertex_parcels(), _is_cortex()
+    parcel, cortex = vertex_parcels(), is_cortex()
     used = {code for codes in default_regions().parcels.values() for code in codes}
     n = LEVELS[level]
     own = np.concatenate([np.arange(n), N_SIDE + np.arange(n)])
@@ -188,22 +199,38 @@ def _rows_of(kept: Ints, n: int) -> Ints:
     return np.where(kept < N_SIDE, kept, kept - N_SIDE + n)
 
 
-def _is_cortex() -> npt.NDArray[np.bool_]:
-    """Which vertices lie outside the medial wall."""
-    thickness = np.concatenate([read_thickness(side) for side in _SIDES])
+def is_cortex() -> npt.NDArray[np.bool_]:
+    """Which vertices (vertex,), left then right, lie outside the medial wall."""
+    thickness = np.concatenate([read_map("thickness", side) for side in _SIDES])
     return np.asarray(thickness >= _LEAST_THICKNESS_MM)
 
 
-def _vertex_parcels() -> Ints:
-    """Parcel of every vertex, left then right."""
+def vertex_parcels(reach: float = REACH_MM) -> Ints:
+    """Parcel of every vertex (vertex,), left then right; 0 where none lies within `reach` mm."""
     grid = template_grid()
     image = parcel_image(grid)
     index = np.flatnonzero(image)
     mm, labels = grid.coordinates(index), image.ravel()[index].astype(np.int64)
-    return np.concatenate([nearest_labels(mm, labels, side) for side in _SIDES])
+    return np.concatenate([nearest_labels(mm, labels, side, reach=reach) for side in _SIDES])
 
 
-def _finest_edges() -> Ints:
+def interpolation(level: int) -> sparse.csr_array:
+    """Weights (vertex of fsaverage5, vertex of the level) on one side; they sum to 1.
+
+    Parameters
+    ----------
+    level
+        3, 4 or 5.
+
+    Returns
+    -------
+    csr_array
+        A vertex of fsaverage5 lies halfway between the two that its division lay between.
+    """
+    return sparse.csr_array(_pooling(level).T)
+
+
+def finest_edges() -> Ints:
     """Edges of fsaverage5, each once; its meshes have the same triangles on both sides."""
     _, triangles = read_mesh("white", "left")
     pairs = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [0, 2]]])
@@ -212,7 +239,7 @@ def _finest_edges() -> Ints:
 
 def _edges(level: int) -> Ints:
     """Edges of a level on one side: between two vertices that a newer one lies between."""
-    edges = _finest_edges()
+    edges = finest_edges()
     for finer in range(5, level, -1):
         edges = np.unique(np.sort(_parents(edges, LEVELS[finer - 1]), axis=1), axis=0)
     return edges
@@ -226,7 +253,7 @@ def _parents(edges: Ints, n: int) -> Ints:
 
 def _pooling(level: int) -> sparse.csr_array:
     """Weights (vertex of the level, vertex of fsaverage5) on one side."""
-    edges, total = _finest_edges(), sparse.csr_array(sparse.eye_array(N_SIDE))
+    edges, total = finest_edges(), sparse.csr_array(sparse.eye_array(N_SIDE))
     for finer in range(5, level, -1):
         n, n_finer = LEVELS[finer - 1], LEVELS[finer]
         parents = _parents(edges, n)

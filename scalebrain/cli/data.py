@@ -24,6 +24,9 @@ PARTIAL = 3
     is_flag=True,
     help="Plant motor outcome -> contralesional frontoparietal deviation, not the reverse.",
 )
+@click.option(
+    "--surfaces", is_flag=True, help="Write FreeSurfer folders in place of T1w and grey matter."
+)
 @computing()
 def simulate(out: Path, client: Client, **options: Any) -> None:
     """Write a simulated cohort with known truth to OUT, as a BIDS derivatives tree."""

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from scalebrain.errors import ImageError
 
-__all__ = ["N_SIDE", "Hemisphere", "read_mesh", "read_thickness"]
+__all__ = ["N_SIDE", "Hemisphere", "read_map", "read_mesh"]
 
 Hemisphere = Literal["left", "right"]
 
 #: Vertices of one hemisphere of fsaverage5.
 N_SIDE = 10242
+
+_MAPS = {"thickness": "thick", "curvature": "curv", "sulcal_depth": "sulc"}
 
 
 def read_mesh(
@@ -54,10 +56,31 @@ def read_mesh(
     return out, np.asarray(triangles, dtype=np.int64)
 
 
-def read_thickness(hemisphere: Hemisphere) -> npt.NDArray[np.float64]:
-    """Read the mean thickness (vertex,) of fsaverage5, mm; about 0 on the medial wall."""
-    values = np.asarray(_read(f"thick_{hemisphere}.gii.gz").agg_data(), dtype=np.float64)
-    _check(values, (N_SIDE,), "thickness", hemisphere)
+def read_map(
+    kind: Literal["thickness", "curvature", "sulcal_depth"], hemisphere: Hemisphere
+) -> npt.NDArray[np.float64]:
+    """Read a mean map (vertex,) of fsaverage5.
+
+    Parameters
+    ----------
+    kind
+        Thickness and sulcal depth in mm, curvature in 1/mm. Thickness is about 0 on the medial
+        wall.
+    hemisphere
+        Side.
+
+    Returns
+    -------
+    ndarray
+        (vertex,)
+
+    Raises
+    ------
+    ImageError
+        When nilearn does not have it, or another one.
+    """
+    values = np.asarray(_read(f"{_MAPS[kind]}_{hemisphere}.gii.gz").agg_data(), dtype=np.float64)
+    _check(values, (N_SIDE,), kind, hemisphere)
     return values
 
 
@@ -70,7 +93,7 @@ def _check(values: Any, shape: tuple[int, ...], kind: str, hemisphere: str) -> N
         )
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _read(name: str) -> Any:
     """Read a file that lies inside nilearn, which is not imported."""
     import nibabel as nib

@@ -15,6 +15,12 @@ from scalebrain.atlas.space import SPACE
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import ConfigError
 from scalebrain.simulate.anatomy import anatomy, territory
+from scalebrain.simulate.cortex import (
+    draw_cortex,
+    is_written,
+    lesioned_vertices,
+    write_cortex,
+)
 from scalebrain.simulate.draw import draw_scan
 from scalebrain.simulate.factors import PARCELS
 from scalebrain.simulate.files import (
@@ -73,6 +79,7 @@ def simulate_cohort(
     truth: str | Path | None = None,
     scan: int = 0,
     rival_direction: bool = False,
+    surfaces: bool = False,
     parameters: SimulationParameters | None = None,
 ) -> Path:
     """Simulate references and strokes whose regional brain ages are known.
@@ -100,6 +107,9 @@ def simulate_cohort(
     rival_direction
         Plant motor outcome -> contralesional frontoparietal deviation instead of the
         reverse.
+    surfaces
+        Write a FreeSurfer folder for everyone in place of T1w and grey matter: thickness,
+        grey/white contrast, curvature and sulcal depth on fsaverage5. Lesion masks stay images.
     parameters
         Every number of the generative model.
 
@@ -107,7 +117,7 @@ def simulate_cohort(
     -------
     Path
         The tree: dataset_description.json, participants.tsv, and for each person
-        T1w and grey matter, for strokes also the lesion mask.
+        T1w and grey matter (or ``freesurfer/sub-*``), for strokes also the lesion mask.
 
     Raises
     ------
@@ -146,6 +156,7 @@ def simulate_cohort(
         int(seed),
         int(scan),
         bool(rival_direction),
+        bool(surfaces),
     )
     truth_path = tree.parent / "truth.json" if truth is None else Path(truth)
     check_truth_path(truth_path, tree)
@@ -223,35 +234,49 @@ def simulate_subject(
         False when the files were there already.
     """
     stroke = person.group == "stroke"
-    images = (_T1W, _GM, _LESION) if stroke else (_T1W, _GM)
+    scans = () if design.surfaces else (_T1W, _GM)
+    images = (*scans, _LESION) if stroke else scans
     paths = {suffix: image_path(tree, person.subject, suffix) for suffix in images}
     sidecars = {suffix: _sidecar(paths[suffix]) for suffix in images if suffix != _GM}
-    if all(file.exists() for file in (*paths.values(), *sidecars.values())):
+    there = not design.surfaces or is_written(tree, person.subject)
+    if there and all(file.exists() for file in (*paths.values(), *sidecars.values())):
         return False
-    brain = anatomy(design.resolution, parameters)
+    brain = anatomy(design.resolution, parameters) if images else None
     lesion = None
-    if stroke:
+    if stroke and brain is not None:
         where = territory(design.resolution, parameters)
         lesion = grow_lesion(person, brain, where, seed=design.seed, parameters=parameters).voxels
         mask = np.zeros(len(brain.inside), np.uint8)
         mask[lesion] = 1
         write_atomic(paths[_LESION], nifti_bytes(brain, mask))
         write_atomic(sidecars[_LESION], json_bytes({"Type": "Lesion", "Manual": False}))
-    drawn = draw_scan(
-        person,
-        brain,
-        deviation=deviation,
-        cohorts=cohorts,
-        seed=design.seed,
-        parameters=parameters,
-        scan=design.scan,
-        lesion=lesion,
-    )
-    write_atomic(paths[_T1W], nifti_bytes(brain, drawn.t1w))
-    write_atomic(paths[_GM], nifti_bytes(brain, drawn.gm, slope=1 / 255))
-    resolution = f"{design.resolution:g} mm isotropic"
-    content = {"SkullStripped": True, "SpatialReference": SPACE, "Resolution": resolution}
-    write_atomic(sidecars[_T1W], json_bytes(content))
+    if design.surfaces:
+        cortex = draw_cortex(
+            person,
+            deviation=deviation,
+            cohorts=cohorts,
+            seed=design.seed,
+            parameters=parameters,
+            scan=design.scan,
+            lesion=None if lesion is None or brain is None else lesioned_vertices(brain, lesion),
+        )
+        write_cortex(tree, person.subject, cortex)
+    elif brain is not None:
+        drawn = draw_scan(
+            person,
+            brain,
+            deviation=deviation,
+            cohorts=cohorts,
+            seed=design.seed,
+            parameters=parameters,
+            scan=design.scan,
+            lesion=lesion,
+        )
+        write_atomic(paths[_T1W], nifti_bytes(brain, drawn.t1w))
+        write_atomic(paths[_GM], nifti_bytes(brain, drawn.gm, slope=1 / 255))
+        resolution = f"{design.resolution:g} mm isotropic"
+        content = {"SkullStripped": True, "SpatialReference": SPACE, "Resolution": resolution}
+        write_atomic(sidecars[_T1W], json_bytes(content))
     return True
 
 

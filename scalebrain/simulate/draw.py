@@ -11,7 +11,7 @@ from scalebrain.simulate.images_numba_fns import render
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import CohortEffects, Person, generator
 
-__all__ = ["Scan", "draw_scan", "parcel_latents", "rescan_model"]
+__all__ = ["Scan", "draw_scan", "parcel_latents", "rescan_model", "scan_latents"]
 
 _GREY_IN_LESION = 0.02
 
@@ -70,6 +70,38 @@ def parcel_latents(
     return -loss * years, -parameters.contrast_loss * years
 
 
+def scan_latents(
+    person: Person,
+    *,
+    deviation: Array,
+    cohorts: CohortEffects,
+    seed: int,
+    parameters: SimulationParameters,
+    scan: int,
+) -> tuple[Array, Array, np.random.Generator]:
+    """Log volume and log contrast of every parcel in one scan, with all that is not aging.
+
+    Parameters
+    ----------
+    person, deviation, cohorts, seed, parameters, scan
+        As for :func:`draw_scan`.
+
+    Returns
+    -------
+    log_volume, log_contrast : ndarray
+        (parcel,), relative to the template.
+    rng : numpy.random.Generator
+        Stream of the scan, for what else differs between scans.
+    """
+    rng = generator(seed, "scan", *person.key, scan)
+    log_volume, log_contrast = parcel_latents(person.age, deviation, parameters)
+    log_volume = log_volume + person.volume + cohorts.volume[person.cohort]
+    log_contrast = log_contrast + person.contrast + cohorts.contrast[person.cohort]
+    log_volume = log_volume + rescan_model(parameters.volume_rescan_sd).draw(rng)[0]
+    log_contrast = log_contrast + rescan_model(parameters.contrast_rescan_sd).draw(rng)[0]
+    return log_volume, log_contrast, rng
+
+
 def draw_scan(
     person: Person,
     brain: Anatomy,
@@ -110,12 +142,9 @@ def draw_scan(
     """
     p = parameters
     own = generator(seed, "anatomy", *person.key)
-    rng = generator(seed, "scan", *person.key, scan)
-    log_volume, log_contrast = parcel_latents(person.age, deviation, p)
-    log_volume = log_volume + person.volume + cohorts.volume[person.cohort]
-    log_contrast = log_contrast + person.contrast + cohorts.contrast[person.cohort]
-    log_volume = log_volume + rescan_model(p.volume_rescan_sd).draw(rng)[0]
-    log_contrast = log_contrast + rescan_model(p.contrast_rescan_sd).draw(rng)[0]
+    log_volume, log_contrast, rng = scan_latents(
+        person, deviation=deviation, cohorts=cohorts, seed=seed, parameters=p, scan=scan
+    )
 
     mm = brain.voxel_mm
     box, knots = brain.grey.shape, p.deformation_knots_mm / mm

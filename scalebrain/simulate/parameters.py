@@ -111,6 +111,11 @@ class SimulationParameters:
         SD of the grey-matter probability's error at a probability of one half.
     white_intensity
         White-matter intensity of the written T1w in file units.
+    thickness_anatomy_sd, thickness_noise_sd
+        SD of the log cortical thickness that is a person's own anatomy, on points about 15 mm
+        apart, and that is the error of a scan, on every vertex of fsaverage5.
+    surface_contrast_anatomy_sd, surface_contrast_noise_sd
+        The same of the log grey/white contrast along the surface.
     lesion_median_ml, lesion_log_sd
         Median (mL) and SD of the natural log of the lesion volume.
     lesion_range_ml
@@ -186,6 +191,10 @@ class SimulationParameters:
     bias_knots_mm: float = 50.0
     segmentation_noise: float = 0.06
     white_intensity: float = 1000.0
+    thickness_anatomy_sd: float = 0.06
+    thickness_noise_sd: float = 0.06
+    surface_contrast_anatomy_sd: float = 0.03
+    surface_contrast_noise_sd: float = 0.06
     lesion_median_ml: float = 10.0
     lesion_log_sd: float = 1.2
     lesion_range_ml: tuple[float, float] = (0.4, 180.0)

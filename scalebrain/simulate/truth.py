@@ -52,6 +52,8 @@ class Design:
         Number of the scan of each person.
     rival_direction
         Whether motor outcome acts on the contralesional deviation.
+    surfaces
+        Whether people have a FreeSurfer folder in place of scans.
     """
 
     reference: int
@@ -61,6 +63,7 @@ class Design:
     seed: int
     scan: int
     rival_direction: bool
+    surfaces: bool = False
 
 
 @dataclass(frozen=True)
