@@ -38,7 +38,7 @@ _STAMP = "scripts/build-stamp.txt"
 # Readers want a version, and FreeSurfer was not run.
 _VERSION = "simulated-by-scalebrain-0.0.0\n"
 _KNOTS = 3  # level of the icosphere whose vertices carry a person's own anatomy
-_BLENDS = 2
+_BLENDS = 1
 _FOLDS = 0.1  # part of the template's folding by which a person's differs
 _THICKNESS_IN_LESION, _CONTRAST_IN_LESION = 0.5, 0.3
 _FLOAT = 3  # code of float32 in an MGH file
