@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.simulate.factors import deviation_model, offset_model
+from scalebrain.simulate.factors import FieldModel, deviation_model, offset_model
 from scalebrain.simulate.parameters import SimulationParameters
 
 __all__ = ["CohortEffects", "Person", "cohort_effects", "draw_people", "generator"]
@@ -152,6 +152,7 @@ def draw_people(
         References first. A person's own values depend on the seed, group and number
         only; the assignment to cohorts also depends on the size of the groups.
     """
+    fields = _Fields.of(parameters)
     people = []
     for group, count in (("reference", reference), ("stroke", stroke)):
         members = _assign(group, count, cohorts, seed, parameters)
@@ -159,7 +160,7 @@ def draw_people(
         width = max(3, len(str(count)))
         for i in range(count):
             label = f"{prefix}{i + 1:0{width}d}"
-            people.append(_draw(label, group, i, int(members[i]), seed, parameters))
+            people.append(_draw(label, group, i, int(members[i]), seed, parameters, fields))
     return people
 
 
@@ -177,8 +178,32 @@ def _assign(
     return np.asarray(generator(seed, "cohorts", 1, _GROUPS[group]).permutation(members))
 
 
+@dataclass(frozen=True)
+class _Fields:
+    """The fields of which everyone has a draw."""
+
+    deviation: FieldModel
+    volume: FieldModel
+    contrast: FieldModel
+
+    @classmethod
+    def of(cls, p: SimulationParameters) -> "_Fields":
+        """Fields of some parameters."""
+        return cls(
+            deviation_model(p),
+            offset_model(p.volume_person_sd, p.volume_region_sd, p.volume_parcel_sd),
+            offset_model(p.contrast_person_sd, p.contrast_region_sd, p.contrast_parcel_sd),
+        )
+
+
 def _draw(
-    subject: str, group: str, number: int, cohort: int, seed: int, parameters: SimulationParameters
+    subject: str,
+    group: str,
+    number: int,
+    cohort: int,
+    seed: int,
+    parameters: SimulationParameters,
+    fields: _Fields,
 ) -> Person:
     """Draw one person; the order of the draws is part of the format."""
     key = (_GROUPS[group], number)
@@ -188,13 +213,9 @@ def _draw(
     sex = "F" if rng.random() < 0.5 else "M"
     icv_mean, icv_sd = parameters.icv_women if sex == "F" else parameters.icv_men
     icv = round(icv_mean + icv_sd * float(np.clip(rng.standard_normal(), -3, 3)), 1)
-    deviation = deviation_model(parameters).draw(rng)[0]
-    volume = offset_model(
-        parameters.volume_person_sd, parameters.volume_region_sd, parameters.volume_parcel_sd
-    ).draw(rng)[0]
-    contrast = offset_model(
-        parameters.contrast_person_sd, parameters.contrast_region_sd, parameters.contrast_parcel_sd
-    ).draw(rng)[0]
+    deviation = fields.deviation.draw(rng)[0]
+    volume = fields.volume.draw(rng)[0]
+    contrast = fields.contrast.draw(rng)[0]
     base = Person(subject, group, key, age, sex, cohort, icv, deviation, volume, contrast)
     if group == "reference":
         return base

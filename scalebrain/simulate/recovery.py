@@ -1,6 +1,7 @@
 """Planted beside recovered: what a study of a simulated cohort found of the truth."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import xarray as xr
 from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.features.laterality import to_lesional_sides
 
-__all__ = ["add_truth", "recovery_table"]
+__all__ = ["add_truth", "compare_effects", "recovery_table"]
 
 
 def _read(truth: str | Path) -> tuple[dict[str, Any], xr.Dataset]:
@@ -113,7 +114,32 @@ def recovery_table(ds: xr.Dataset, mixed: xr.Dataset | None, truth: str | Path) 
     if mixed is None:
         raise StatisticsError("There is no mixed model to compare with the planted effects.")
     content, _ = _read(truth)
-    planted = {effect["name"]: effect for effect in content["effects"]}
+    return compare_effects(ds, mixed, content["effects"])
+
+
+def compare_effects(
+    ds: xr.Dataset, mixed: xr.Dataset, effects: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Compare planted effects with their estimates.
+
+    Parameters
+    ----------
+    ds, mixed
+        As for :func:`recovery_table`.
+    effects
+        What :func:`~scalebrain.simulate.structural.planted_effects` returns.
+
+    Returns
+    -------
+    DataFrame
+        As of :func:`recovery_table`.
+
+    Raises
+    ------
+    StatisticsError
+        When the study has too few strokes, or the model no term of lesion volume.
+    """
+    planted = {str(effect["name"]): effect for effect in effects}
     terms = [str(t) for t in mixed["term"].values if "lesion_volume" in str(t)]
     if len(terms) != 1:
         raise StatisticsError("The mixed model has no single term of lesion volume.")
@@ -152,7 +178,7 @@ def _sided_slope(ds: xr.Dataset) -> dict[str, float]:
     return {str(r): float(mean.sel(region=r)) for r in mean["region"].values}
 
 
-def _motor_rows(ds: xr.Dataset, planted: dict[str, Any]) -> list[dict[str, Any]]:
+def _motor_rows(ds: xr.Dataset, planted: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Regression of motor outcome on its three causes."""
     names = {
         "motor:cst_load_ipsilesional": "CST load on motor outcome",
