@@ -44,7 +44,7 @@ def separate_cluster(workers: int, folder: Path) -> Iterator[tuple[Client, psuti
 
     with ExitStack() as stack:
         processes = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
-        stack.callback(lambda: [process.terminate() for process in processes])
+        stack.callback(_stop, processes)
         deadline = time.monotonic() + 60
         while not file.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -54,6 +54,17 @@ def separate_cluster(workers: int, folder: Path) -> Iterator[tuple[Client, psuti
         client = stack.enter_context(Client(scheduler_file=str(file)))
         client.wait_for_workers(workers, timeout=60)
         yield client, psutil.Process(processes[0].pid)
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End the workers, then the scheduler; workers whose scheduler is gone wait for it."""
+    for process in reversed(processes):
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _idle(number: int, shared: bytes) -> int:
