@@ -350,8 +350,8 @@ def _open_tree(tree: Path, design: Design, parameters: SimulationParameters) -> 
                     {
                         "Name": "scalebrain simulate",
                         "Version": version("scalebrain"),
-                        "Description": "Simulated from the MNI152NLin2009aSym template; no person "
-                        "was scanned",
+                        "Description": f"Simulated from the {SPACE} template"
+                        f"{' and fsaverage5' if design.surfaces else ''}; no person was scanned",
                     }
                 ],
                 "Simulated": True,

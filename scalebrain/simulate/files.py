@@ -94,6 +94,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def remove_parts(tree: Path) -> None:
     """Remove what a killed run has left under a temporary name."""
-    for pattern in (f".*{_PART}", f"sub-*/anat/.*{_PART}"):
+    for pattern in (
+        f".*{_PART}",
+        f"sub-*/anat/.*{_PART}",
+        f"freesurfer/sub-*/scripts/.*{_PART}",
+    ):
         for part in tree.glob(pattern):
             part.unlink(missing_ok=True)
