@@ -8,8 +8,6 @@ from typing import Any
 import cloudpickle
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-_LARGE = 10_000
-
 __all__ = ["Counted", "Ran", "count_only", "kind_of"]
 
 
@@ -50,9 +48,10 @@ def count_only(graph: Any, *_: Any, **__: Any) -> Any:
 
 
 class Ran(SchedulerPlugin):
-    """Tasks that ran: kind, seconds of work and of transfer, bytes of the result."""
+    """Tasks that a scheduler ran: kind, seconds of work and of transfer, bytes of the result."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
         self.tasks: list[tuple[str, float, float, int]] = []
         self._first, self._last = float("inf"), 0.0
 
@@ -70,7 +69,6 @@ class Ran(SchedulerPlugin):
             took[part["action"]] += part["stop"] - part["start"]
             self._first = min(self._first, part["start"])
             self._last = max(self._last, part["stop"])
-        kind, size = kind_of(key), int(about.get("nbytes") or 0)
-        if kind == "rows":  # the features of a row have tens of kB, its loads less than one
-            kind = "rows of images" if size > _LARGE else "rows of masks"
+        kind = _kind_of_task(key, self._scheduler.tasks[key].run_spec)
+        size = int(about.get("nbytes") or 0)
         self.tasks.append((kind, took["compute"], took["transfer"], size))

@@ -180,7 +180,7 @@ def real_run(tree: Path, workers: int, folder: Path) -> dict[str, Any]:
             "features": lambda: compute_features(store),
         }
         for name, job in jobs.items():
-            ran = Ran()
+            ran = Ran(cluster.scheduler)
             cluster.scheduler.add_plugin(ran, name="ran")
             used = sum(client.run(cpu_seconds).values())
             start = time.perf_counter()
@@ -214,13 +214,13 @@ def counted_tasks(store: Path, least: int = 16) -> Counted:
 
 def tasks_that_ran(store: Path) -> int:
     """Tasks of the features of a store that a scheduler really ran."""
-    ran = Ran()
     with (
         LocalCluster(
             n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
         ) as cluster,
         Client(cluster),
     ):
+        ran = Ran(cluster.scheduler)
         cluster.scheduler.add_plugin(ran, name="ran")
         compute_features(store)
     return len(ran.tasks)

@@ -20,7 +20,7 @@ __all__ = [
 _SHARD = 16
 _SMALL_COHORT = 2048
 #: Rows of a task of images and of masks at 1 mm, and fewest tasks: as the features choose them.
-_ROWS = {"rows of images": 16, "rows of masks": 64}
+_ROWS = {"rows of images": 16, "rows of masks": 512}
 _LEAST_TASKS = 16
 
 Runs = Sequence[Mapping[str, Any]]

@@ -245,9 +245,10 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
         span=span,
         dims={"tract": len(probability), "definition": 3},
     )
+    loads = known_masks(ds, loads)
     names = ("tract_load", "tract_load_weighted", "tract_load_max")
     out = xr.Dataset(
-        {name: known_masks(ds, loads.isel(definition=i)) for i, name in enumerate(names)},
+        {name: loads.isel(definition=i) for i, name in enumerate(names)},
         coords={"tract": ds["tract"]},
     )
     return annotate(out)

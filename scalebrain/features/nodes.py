@@ -143,13 +143,21 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
         *lesions,
         *grey,
         shared=nodes,
-        dims={"node": starts.size, "feature": len(names) + 1},
+        dims={"node": starts.size, "feature": len(names)},
+    )
+    # of the masks alone: they are read in a moment, and no task has to take a result apart
+    fraction = (
+        over_rows(
+            _lesioned_of_rows,
+            ds["lesion_mask"],
+            shared=(starts, stops),
+            dims={"node": starts.size},
+        )
+        if lesions
+        else xr.zeros_like(result.isel(feature=0))
     )
     out = xr.Dataset(
-        {
-            "node_features": result.isel(feature=slice(0, -1)),
-            "node_lesioned_fraction": result.isel(feature=-1),
-        },
+        {"node_features": result, "node_lesioned_fraction": fraction},
         coords={"feature": list(names)},
     )
     out["node_features"].attrs["lesion_policy"] = policy
@@ -197,11 +205,11 @@ def _features_of_rows(
     lesion: npt.NDArray[np.bool_],
     *gm: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float64]:
-    """Features and, last, the lesioned fraction (row, node, feature)."""
+    """Features (row, node, feature)."""
     n_nodes = nodes.starts.size
     size = np.maximum(nodes.stops - nodes.starts, 1)
     rows, left_out = _treated(nodes, np.asarray(t1w, dtype=np.float32), lesion)
-    out = np.full((len(rows), n_nodes, len(nodes.names) + 1), np.nan)
+    out = np.full((len(rows), n_nodes, len(nodes.names)), np.nan)
     moments = np.empty((len(rows), n_nodes, 3))
     reference = np.empty((len(rows), 1))
     local = np.empty((len(rows), n_nodes))
@@ -221,15 +229,22 @@ def _features_of_rows(
         own = np.empty((len(rows), n_nodes))
         tissue_means(rows, treated, left_out | without, nodes.starts, nodes.stops, own)
         out[..., nodes.names.index("gm_contrast")] = _contrast(local, own)
-    hit = np.zeros((len(rows), n_nodes), dtype=np.int64)
-    segment_counts(lesion, nodes.starts, nodes.stops, hit)
-    missing = ~np.isfinite(out[..., :-1]).all(axis=-1)
+    missing = ~np.isfinite(out).all(axis=-1)
     gone = np.zeros((len(rows), n_nodes), dtype=np.int64)
     segment_counts(left_out, nodes.starts, nodes.stops, gone)
     missing |= gone / size > MAX_LESIONED
-    out[missing, :-1] = np.nan
-    out[..., -1] = hit / size
+    out[missing] = np.nan
     return out
+
+
+def _lesioned_of_rows(
+    bounds: tuple[Ints, Ints], lesion: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Lesioned fraction (row, node)."""
+    starts, stops = bounds
+    hit = np.zeros((len(lesion), starts.size), dtype=np.int64)
+    segment_counts(lesion, starts, stops, hit)
+    return np.asarray(hit / np.maximum(stops - starts, 1))
 
 
 def _contrast(white: npt.NDArray[np.float64], grey: npt.NDArray[np.float64]) -> Any:

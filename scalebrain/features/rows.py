@@ -193,11 +193,12 @@ def task_bounds(sources: Sequence[RowSource], *, least: int = 1) -> list[int]:
     -------
     list of int
         First row of every task, and last the number of rows. A task has rows that are 128 MiB
-        when decoded, fewer in a small cohort. One that has a shard's worth has whole shards: a
+        when decoded, fewer in a small cohort; a voxel of a mask counts as a bit, since masks are
+        nearly empty and read in a moment. One that has a shard's worth has whole shards: a
         bucket gives a shard as a whole, and two tasks that share one would both fetch it.
     """
     slots = sources[0].slots
-    widest = max(source.n * source.dtype.itemsize for source in sources)
+    widest = max(source.n * _bits(source.dtype) for source in sources) // 8
     share = -(-len(slots) // _LEAST_TASKS)
     size = max(least, min(_TASK_BYTES // max(widest, 1), _MOST_ROWS, share))
     whole = max((s.per_shard for s in sources if s.per_shard <= size), default=0)
@@ -205,6 +206,11 @@ def task_bounds(sources: Sequence[RowSource], *, least: int = 1) -> list[int]:
         return [*range(0, len(slots), size), len(slots)]
     group = slots // (size // whole * whole)
     return [*np.flatnonzero(np.diff(group, prepend=-1)).tolist(), len(slots)]
+
+
+def _bits(dtype: np.dtype[Any]) -> int:
+    """Bits of a value, as the size of tasks counts them."""
+    return 1 if dtype == np.bool_ else 8 * dtype.itemsize
 
 
 def _over_sources(

@@ -10,6 +10,7 @@ import pytest
 
 benchmarks = pytest.importorskip("benchmarks")  # not in the source distribution
 
+from benchmarks.scale_driver import driver_costs  # noqa: E402
 from benchmarks.scale_prediction import (  # noqa: E402
     check_requests,
     fit_requests,
@@ -75,6 +76,18 @@ def test_partition_rows__is_that_of_the_plan():
     from scalebrain.ingestion.plan import _SMALL_COHORT
 
     assert [partition_rows(n) for n in (1, _SMALL_COHORT - 1, _SMALL_COHORT)] == [16, 16, 64]
+
+
+@pytest.mark.slow
+def test_features__hardly_have_tasks_but_those_that_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("scalebrain.features.rows._TASK_BYTES", 2**21)  # as many rows as at 1 mm
+    monkeypatch.setattr("scalebrain.features.rows._LEAST_TASKS", 1)  # as in a large cohort
+    kinds = driver_costs(tmp_path / "made-up", 4000, 4.0, find=False)["by_kind"]
+    images, masks = 4000 // 16, -(-4000 // 512)
+    assert kinds["rows of images"] == images
+    assert kinds["rows of masks"] == 4 * masks  # regions, tracts, measures, nodes
+    assert kinds["getitem"] + kinds["where"] == (8 + 3) * masks  # none of images
+    assert sum(kinds.values()) < images + 22 * masks + 200
 
 
 @pytest.mark.slow

@@ -44,5 +44,12 @@ def test_task_bounds__larger_shards_of_another_image_are_shared(monkeypatch):
     assert np.diff(task_bounds(images[1:], least=100)).tolist() == [64] * 10
 
 
+def test_task_bounds__masks_are_counted_by_bits():
+    masks = source(np.arange(20_000), per_shard=64, dtype="bool")
+    assert set(np.diff(task_bounds([masks])).tolist()) == {512, 20_000 % 512}
+    images = source(np.arange(20_000), per_shard=16)
+    assert set(np.diff(task_bounds([images, masks])).tolist()) == {16}
+
+
 def test_task_bounds__no_rows():
     assert task_bounds([source(np.arange(0), per_shard=16)]) == [0]
