@@ -512,7 +512,7 @@ def main() -> int:
     table = Table()
     with _folder(options.folder) as folder:
         size = {"cohorts": cohorts, "seed": _SEED}
-        tree, small = folder / "tree", folder / "small"
+        tree, small = folder / "tree", folder / "first" / "tree"
         # one worker compiles half as much as two
         with open_client(n_workers=1 if options.quick else None):
             simulate_cohort(
@@ -524,9 +524,10 @@ def main() -> int:
             )
             first = Time()
             if not options.quick:
+                small.parent.mkdir(exist_ok=True)
                 simulate_cohort(small, reference=24, stroke=24, resolution=3.0, **size)
                 quick = StudyConfig(training={"epochs": 1, "folds": 2}, n_boot=2, n_permutations=1)
-                first, _ = timed(lambda: run_ours(small, folder / "warm", quick, trees=20))
+                first, _ = timed(lambda: run_ours(small, folder / "first", quick, trees=20))
             ours = run_ours(tree, folder / "ours", config, trees=trees)
         atlases = images.write_atlases(folder / "atlases", options.resolution)
         images.NodeFeatures(atlases)  # imports and maps of nilearn are not timed
