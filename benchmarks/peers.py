@@ -39,8 +39,6 @@ import psutil
 import xarray as xr
 
 import scalebrain
-from benchmarks import peers_images as images
-from benchmarks import peers_statistics as statistics
 from scalebrain.cluster.client import open_client
 from scalebrain.config import StudyConfig
 from scalebrain.features.laterality import to_lesional_sides
@@ -234,6 +232,8 @@ def compare_images(
     table: Table, ours: Ours, tree: Path, atlases: Path, options: argparse.Namespace
 ) -> np.ndarray:
     """Stages 1 and 2: node features and lesion tables; the script's features come back."""
+    from benchmarks import peers_images as images
+
     ds = scalebrain.open_store(ours.store)
     took, features = timed(lambda: images.node_features(tree, atlases, jobs=options.jobs))
     found = ds["node_features"].sel(feature=list(images.FEATURES)).values
@@ -329,6 +329,8 @@ def compare_network(table: Table, ours: Ours, features: np.ndarray, config: Stud
 
 def compare_mixed(table: Table, ours: Ours) -> None:
     """Stage 4: a mixed model of every region."""
+    from benchmarks import peers_statistics as statistics
+
     found = ours.results["mixed"]
     sided = to_lesional_sides(scalebrain.open_store(ours.store))
     outcome = "brain_pad_corrected"
@@ -363,6 +365,8 @@ def compare_mixed(table: Table, ours: Ours) -> None:
 
 def compare_sem(table: Table, ours: Ours, options: argparse.Namespace, config: StudyConfig) -> None:
     """Stage 5: the path model, its rivals and its bootstrap."""
+    from benchmarks import peers_statistics as statistics
+
     found = ours.results["sem"]
     ds = scalebrain.open_store(ours.store)
     parsed = parse_model(statistics.SEM)
@@ -416,6 +420,8 @@ def compare_motor(
     table: Table, ours: Ours, options: argparse.Namespace, config: StudyConfig, trees: int
 ) -> None:
     """Stage 6: prediction of motor outcome in cohorts that were held out."""
+    from benchmarks import peers_statistics as statistics
+
     found = ours.results["motor"]
     ds = scalebrain.open_store(ours.store)
     task = MotorTask.of(
@@ -529,6 +535,8 @@ def main() -> int:
                 quick = StudyConfig(training={"epochs": 1, "folds": 2}, n_boot=2, n_permutations=1)
                 first, _ = timed(lambda: run_ours(small, folder / "first", quick, trees=20))
             ours = run_ours(tree, folder / "ours", config, trees=trees)
+        from benchmarks import peers_images as images  # not in the workers
+
         atlases = images.write_atlases(folder / "atlases", options.resolution)
         images.NodeFeatures(atlases)  # imports and maps of nilearn are not timed
         people = f"{options.reference} references and {options.stroke} strokes"
