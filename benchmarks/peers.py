@@ -191,6 +191,8 @@ class Ours:
     def do(self, name: str, work: Callable[[], Any]) -> Any:
         """Run and time a step."""
         self.time[name], result = timed(work)
+        spent = self.time[name]
+        print(f"  scalebrain, {name}: {spent.wall:.2f} s, cpu {spent.cpu:.2f} s", flush=True)
         return result
 
 
@@ -289,16 +291,18 @@ def compare_images(
 def compare_network(table: Table, ours: Ours, features: np.ndarray, config: StudyConfig) -> None:
     """Stage 3: brain ages by the same weights, and an epoch of training."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from benchmarks import peers_network as network
     from scalebrain.graph.model import BrainAgeModel
     from scalebrain.graph.train import Training
 
-    torch.set_num_threads(1)  # two wait for each other: the graphs are small
+    torch.set_num_threads(1)  # two wait for each other: graphs and regions are small
     ds = scalebrain.open_store(ours.store)
     model = BrainAgeModel.load(ours.model)
     fold_of = model.folds_of(ds)
-    took, ages = timed(lambda: network.brain_ages(features, fold_of, ours.model))
+    with threadpool_limits(1):
+        took, ages = timed(lambda: network.brain_ages(features, fold_of, ours.model))
     table.add(
         Line(
             "brain ages of everyone",
@@ -509,9 +513,9 @@ def main() -> int:
     options = parser.parse_args()
     config, trees, cohorts = StudyConfig(), 50, 6
     if options.quick:
-        options.reference, options.stroke, options.resolution = 24, 30, 3.0
+        options.reference, options.stroke, options.resolution = 20, 30, 3.0
         options.peer_boot, options.peer_permutations, options.peer_scores = 5, 1, 5
-        config = StudyConfig(training={"epochs": 2, "folds": 2}, n_boot=10, n_permutations=2)
+        config = StudyConfig(training={"epochs": 1, "folds": 2}, n_boot=10, n_permutations=1)
         trees, cohorts = 20, 4
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
