@@ -396,14 +396,14 @@ def compare_sem(table: Table, ours: Ours, options: argparse.Namespace, config: S
                 [theirs["estimate"][name] for name in paths],
                 scale=se,
             ),
-            0.05,
+            0.1,
         ),
         Check(
             "indirect effects, in widths of their intervals",
             apart(indirect, [theirs["indirect"][c] for c in chains], scale=width),
-            0.05,
+            0.1,
         ),
-        Check(f"{n_boot} equal bootstrap samples, the median", float(np.median(off)), 0.05),
+        Check(f"{n_boot} equal bootstrap samples, the median", float(np.median(off)), 0.1),
     ]
     factor = config.n_boot / n_boot
     share = theirs["boot_s"] / (theirs["once_s"] + theirs["boot_s"])
