@@ -10,11 +10,13 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 NEEDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup-dev lint audit docs constraints clean
+.PHONY: help demo test bench bench-quick setup-dev lint audit docs constraints clean
 
 help:
 	@echo "make demo       simulate a cohort, run the whole study on it, write $(OUT)/report.html"
 	@echo "make test       run the tests"
+	@echo "make bench      time benchmarks/suite and save the figures; compare: ARGS=--benchmark-compare"
+	@echo "make bench-quick  run it once for its results, untimed"
 	@echo "make lint       ruff, mypy, numpydoc, codespell, import contracts, bandit"
 	@echo "make audit      known vulnerabilities of the pinned versions; needs a network"
 	@echo "make docs       build the documentation: docs/_build/html/index.html"
@@ -25,6 +27,12 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+bench: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest benchmarks/suite --benchmark-enable --benchmark-autosave $(ARGS)
+
+bench-quick: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest benchmarks/suite $(ARGS)
 
 setup-dev: $(VENV)/.ready-dev
 
