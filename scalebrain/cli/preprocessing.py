@@ -23,8 +23,8 @@ def _labels(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]
 
 @cli.command(
     epilog="Then: scalebrain ingest OUT STORE. DICOM is converted before (dcm2niix, BIDScoin). "
-    "Exit code 3: some scans were left out (OUT/problems.tsv), the others are done; the same command "
-    "goes on."
+    "Exit code 3: some scans were left out (OUT/problems.tsv), the others are done; the same "
+    "command goes on."
 )
 @click.argument("bids_dir", type=EXISTING)
 @click.argument("out", type=FOLDER)

@@ -107,10 +107,8 @@ def preprocess(
     check_ants()
     plan = make_plan(bids_dir, lesions=lesions, participants=participants)
     folder = Path(os.path.abspath(out))
-    if folder == plan.root or (
-        plan.root in folder.parents and folder.parent.name.startswith("sub-")
-    ):
-        raise ConfigError(f"{folder}: lies in the raw data. Give a folder of its own.")
+    if folder == plan.root:
+        raise ConfigError(f"{folder}: is the raw data. Give a folder of its own.")
     _prepare(folder)
     rejected = list(plan.rejected)
     tasks, kept = [], {}
@@ -134,7 +132,8 @@ def preprocess(
             "people with a stroke need a mask",
             len(without),
         )
-    results = map_tasks(_run, tasks, label="preprocessing", threads=1)
+    at_once = max(1, (os.cpu_count() or 1) // threads)
+    results = map_tasks(_run, tasks, label="preprocessing", threads=at_once)
     records = dict(kept)
     for task, result in zip(tasks, results, strict=True):
         name = str(task.job["name"])
@@ -229,10 +228,9 @@ def _look(scan: Raw, folder: Path, settings: Settings) -> tuple[dict[str, Any] |
         "settings": settings.to_json(),
     }
     record = _read_record(folder / scan.person / scan.session / "anat" / f"{scan.name}_{RECORD}")
-    done = (
-        record is not None and record.get("fingerprint") == fingerprint and _whole(folder, record)
-    )
-    return (record if done else None), _Task(job, settings.threads)
+    if record is None or record.get("fingerprint") != fingerprint or not _whole(folder, record):
+        record = None
+    return record, _Task(job, settings.threads)
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -22,7 +22,6 @@ from scalebrain.preprocessing.settings import Settings
 __all__ = ["Warp", "jacobian", "normalize", "to_template"]
 
 _RIM = 8.0  # mm around the template's brain that count
-_WORK = 2.0  # mm: the finest voxels that a registration looks at
 
 Volume = npt.NDArray[np.float32]
 
@@ -41,12 +40,15 @@ class Warp:
         Displacements on the template's grid, applied before the affine; empty without SyN.
     inverse_file
         Displacements back; empty without SyN.
+    work
+        Voxel size in mm of their grid.
     """
 
     affine: npt.NDArray[np.float64]
     affine_file: str
     warp_file: str = ""
     inverse_file: str = ""
+    work: float = 2.0
 
     @property
     def forward(self) -> list[str]:
@@ -91,11 +93,12 @@ def normalize(head: Head, settings: Settings, folder: str) -> Warp:
     if head.brain is None or head.affine is None:
         raise GeometryError("A brain is normalized when it is known where it is. Find it first.")
     brain = replace(head, data=np.where(head.brain, head.data, np.float32(0)))
-    moving = brain.at(_WORK)
+    work = settings.work
+    moving = brain.at(work)
     usable = brain.usable(moving, settings)
-    target = template_image("t1", _WORK)
-    mask = template_image("mask", _WORK)
-    grid = template_grid(_WORK)
+    target = template_image("t1", work)
+    mask = template_image("mask", work)
+    grid = template_grid(work)
     rim = to_ants(widened(from_ants(mask) > 0, grid, _RIM), grid)
     start = ants_affine(head.affine, f"{folder}/head.mat")
     affine = register(
@@ -107,11 +110,11 @@ def normalize(head: Head, settings: Settings, folder: str) -> Warp:
         mask=rim,
         moving_mask=usable,
         aff_iterations=(300, 150),
-        aff_shrink_factors=(4, 2),
-        aff_smoothing_sigmas=(2, 1),
+        aff_shrink_factors=(4, 2) if work < 4 else (2, 1),
+        aff_smoothing_sigmas=(2, 1) if work < 4 else (1, 0),
     )["fwdtransforms"][0]
     if settings.quick:
-        return Warp(affine_matrix(affine), affine)
+        return Warp(affine_matrix(affine), affine, work=work)
     found = register(
         target,
         moving,
@@ -124,7 +127,7 @@ def normalize(head: Head, settings: Settings, folder: str) -> Warp:
         grad_step=0.1,
     )
     warp, affine = found["fwdtransforms"]
-    return Warp(affine_matrix(affine), affine, warp, found["invtransforms"][1])
+    return Warp(affine_matrix(affine), affine, warp, found["invtransforms"][1], work)
 
 
 def to_template(
@@ -190,9 +193,9 @@ def jacobian(warp: Warp, resolution: float) -> Volume:
     target = template_image("t1", resolution)
     if not warp.warp_file:
         return np.full(target.shape, scale, dtype=np.float32)
-    work = template_image("t1", _WORK)
-    local = ants.create_jacobian_determinant_image(work, warp.warp_file)
-    if resolution != _WORK:
+    domain = template_image("t1", warp.work)
+    local = ants.create_jacobian_determinant_image(domain, warp.warp_file)
+    if resolution != warp.work:
         local = ants.resample_image_to_target(local, target, interp_type="linear")
     values = from_ants(local) * np.float32(scale)
     return np.where(values == 0, np.float32(scale), values)  # the rim outside the field

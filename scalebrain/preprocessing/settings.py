@@ -29,6 +29,8 @@ class Settings:
         Distance in mm by which the lesion is widened before it is left out.
     cost_mask
         Whether the lesion is left out of the cost at all; only for comparisons.
+    work
+        Finest voxels in mm that the registration of the brain looks at.
     lesion_labels
         Labels of multi-label masks that are lesion.
     threads
@@ -39,6 +41,7 @@ class Settings:
     fill: str = ""
     dilation: float = 4.0
     cost_mask: bool = True
+    work: float = 2.0
     lesion_labels: tuple[int, ...] = ()
     threads: int = 1
 
@@ -59,6 +62,8 @@ class Settings:
             raise ConfigError(f"Fill '{self.fill}': expected {', '.join(FILLS)} or nothing.")
         if not 0 <= self.dilation < math.inf:
             raise ConfigError(f"dilation is {self.dilation} mm, expected 0 or more.")
+        if not 2 <= self.work <= 8:
+            raise ConfigError(f"work is {self.work} mm, expected 2 to 8.")
         if self.threads < 1:
             raise ConfigError(f"threads is {self.threads}, expected 1 or more.")
 
