@@ -27,8 +27,10 @@ from tests.phantom import save
 from tests.preprocessing.conftest import write_table
 from tests.preprocessing.heads import known_affine, make_head, save_turned
 
+COS, SIN = np.cos(0.2), np.sin(0.2)
 OBLIQUE = Grid.from_matrix(
-    (9, 12, 15), [[1.9, 0.2, 0, -9], [-0.2, 1.9, 0.1, 4], [0, -0.1, 3, -20], [0, 0, 0, 1]]
+    (9, 12, 15),
+    [[1.5 * COS, 2 * SIN, 0, -9], [-1.5 * SIN, 2 * COS, 0, 4], [0, 0, 3, -20], [0, 0, 0, 1]],
 )
 
 
