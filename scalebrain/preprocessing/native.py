@@ -245,7 +245,7 @@ def register(
         Beginning of the names of the files that are written.
     mask, moving_mask
         What counts of `fixed` and of `moving`; everything when None.
-    options
+    **options
         More options of ``ants.registration``.
 
     Returns
