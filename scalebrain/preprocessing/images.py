@@ -92,7 +92,7 @@ def affine_matrix(path: str) -> Matrix:
     matrix = np.eye(4)
     matrix[:3, :3] = parameters[:9].reshape(3, 3)
     matrix[:3, 3] = parameters[9:] + center - matrix[:3, :3] @ center
-    return _TURN @ matrix @ _TURN
+    return np.asarray(_TURN @ matrix @ _TURN, dtype=np.float64)
 
 
 def ants_affine(matrix: Matrix, path: str) -> str:
