@@ -61,11 +61,11 @@ docs: $(VENV)/.ready-dev
 	@echo docs/_build/html/index.html
 
 $(VENV)/.ready: $(VENV)/bin/python $(NEEDS)
-	$(PIP) install -c constraints.txt -e ".[test]"
+	$(PIP) install -c constraints.txt -e ".[test,preprocess]"
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/bin/python $(NEEDS)
-	$(PIP) install -c constraints.txt -e ".[test,dev,docs]"
+	$(PIP) install -c constraints.txt -e ".[test,dev,docs,preprocess]"
 	@touch $(VENV)/.ready $@
 
 # Some systems ship Python without ensurepip: there the interpreter's own pip fills .venv.
@@ -95,7 +95,7 @@ $(VENV)/bin/python:
 # environment from pyproject.toml, frozen. torch is named exactly, without the local version
 # that some indexes put behind it. aiobotocore (s3fs) wants python-dateutil 2 and a certain boto3
 # (moto), which pip alone finds out only after a long search.
-FROZEN = test,dev,docs,cluster,cloud
+FROZEN = test,dev,docs,cluster,cloud,preprocess
 constraints:
 	rm -rf $(VENV)-freeze
 	$(MAKE) VENV=$(VENV)-freeze $(VENV)-freeze/bin/python

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from scalebrain.pipeline import run_study
     from scalebrain.predict.matched import matched_pairs, nearest_matches
     from scalebrain.predict.motor import predict_motor
+    from scalebrain.preprocessing.cohort import preprocess
     from scalebrain.report.person import person_report
     from scalebrain.report.qcpages import write_qc_pages
     from scalebrain.report.regionplot import plot_regions
@@ -99,6 +100,7 @@ _HOME = {
     "person_report": "report.person",
     "plot_regions": "report.regionplot",
     "predict_motor": "predict.motor",
+    "preprocess": "preprocessing.cohort",
     "problems": "ingestion.cohort",
     "read_atlas": "atlas.files",
     "read_regions": "atlas.tables",
@@ -161,6 +163,7 @@ __all__ = [
     "person_report",
     "plot_regions",
     "predict_motor",
+    "preprocess",
     "problems",
     "read_atlas",
     "read_regions",

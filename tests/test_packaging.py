@@ -60,7 +60,9 @@ def test_constraints__satisfy_what_is_declared(
 ) -> None:
     extras = project["optional-dependencies"]
     frozen = [
-        line for extra in ("test", "dev", "docs", "cluster", "cloud") for line in extras[extra]
+        line
+        for extra in ("test", "dev", "docs", "cluster", "cloud", "preprocess")
+        for line in extras[extra]
     ]
     declared = requirements(project["dependencies"] + frozen)
     assert set(declared) <= set(pins)

@@ -275,4 +275,4 @@ def _mirror(points: Sequence[Floats]) -> Ints:
     left, right = points
     to_right = cKDTree(right).query(left * flip)[1] + N_SIDE
     to_left = cKDTree(left).query(right * flip)[1]
-    return np.concatenate([to_right, to_left]).astype(np.int64)
+    return np.asarray(np.concatenate([to_right, to_left]), dtype=np.int64)

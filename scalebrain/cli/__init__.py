@@ -3,8 +3,8 @@
 A command of its own module is registered by its import here.
 """
 
-from scalebrain.cli import analyses, data, study
+from scalebrain.cli import analyses, data, preprocessing, study
 from scalebrain.cli.app import cli, main
 from scalebrain.cli.bids import bids_main
 
-__all__ = ["analyses", "bids_main", "cli", "data", "main", "study"]
+__all__ = ["analyses", "bids_main", "cli", "data", "main", "preprocessing", "study"]

@@ -128,7 +128,7 @@ def penalized_fit(design: FloatArray, outcomes: FloatArray, penalty: FloatArray)
         (column, feature) coefficients.
     """
     values, vectors = np.linalg.eigh(penalty)
-    keep = values > 1e-14 * max(float(values[-1]), np.finfo(np.float64).tiny)
+    keep = values > 1e-14 * max(float(values[-1]), float(np.finfo(np.float64).tiny))
     root = np.sqrt(values[keep])[:, None] * vectors[:, keep].T
     made: FloatArray = np.linalg.lstsq(
         np.vstack([design, root]),

@@ -21,6 +21,7 @@ __all__ = [
     "Lesion",
     "Sides",
     "lesion_side",
+    "lesioned_voxels",
     "read_lesion",
 ]
 
@@ -148,7 +149,7 @@ def read_lesion(
     """
     image = read_image(file, volume=options.volume, assume_space=options.assume_space)
     lesion = Lesion(np.zeros(len(geometry.ijk), dtype=bool), warnings=list(image.notes))
-    lesioned = _lesioned(file, image, options, lesion)
+    lesioned = lesioned_voxels(file, image, options, lesion.warnings)
     voxel = float(abs(np.linalg.det(image.affine[:3, :3]))) / 1000
     removed = 0.0
     if options.min_lesion > 0 and lesioned.size:
@@ -215,8 +216,32 @@ def _inverted(file: SourceFile, covered: str) -> ImageError:
     )
 
 
-def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesion) -> Indices:
-    """Index in the file of every lesioned voxel."""
+def lesioned_voxels(
+    file: SourceFile, image: Image, options: ReadOptions, warnings: list[tuple[str, str]]
+) -> Indices:
+    """Find the lesioned voxels of a mask.
+
+    Parameters
+    ----------
+    file
+        The mask's file, for messages.
+    image
+        What was read of it.
+    options
+        How it is read.
+    warnings
+        Code and message of whatever is odd are added to it.
+
+    Returns
+    -------
+    ndarray
+        Index in the file of every lesioned voxel.
+
+    Raises
+    ------
+    ImageError
+        When it is no mask.
+    """
     found = np.zeros(3)
     value_range(compiled_type(image.raw), found)
     if found[2]:
@@ -241,7 +266,7 @@ def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesi
     values = image.raw if plain else image.raw * image.slope + image.intercept
     if high <= 1 + _ROUNDING:
         lesioned = np.asarray(np.flatnonzero(values >= LESION_THRESHOLD), dtype=np.int64)
-        _note_fractions(file, high, bool(lesioned.size), options, lesion)
+        _note_fractions(file, high, bool(lesioned.size), options, warnings)
         return lesioned
     labels = np.unique(values[values > 0])
     shown = ", ".join(f"{label:g}" for label in labels[:8]) + (", ..." if labels.size > 8 else "")
@@ -260,12 +285,16 @@ def _lesioned(file: SourceFile, image: Image, options: ReadOptions, lesion: Lesi
             "with --lesion-labels, or write the lesion alone.",
             code="mask-labels",
         )
-    lesion.warnings.append(("mask-scaled", f"{file}: lesion is {high:g}, expected 1; taken as 1"))
+    warnings.append(("mask-scaled", f"{file}: lesion is {high:g}, expected 1; taken as 1"))
     return np.asarray(np.flatnonzero(values > 0), dtype=np.int64)
 
 
 def _note_fractions(
-    file: SourceFile, high: float, any_lesion: bool, options: ReadOptions, lesion: Lesion
+    file: SourceFile,
+    high: float,
+    any_lesion: bool,
+    options: ReadOptions,
+    warnings: list[tuple[str, str]],
 ) -> None:
     """Say what is odd about a mask of 0 to 1."""
     if high > _ROUNDING and not any_lesion:
@@ -273,14 +302,14 @@ def _note_fractions(
             f"{file}: values up to {high:g}, all below {LESION_THRESHOLD}: taken as no lesion. "
             "Write the lesion as 1."
         )
-        lesion.warnings.append(("mask-below-threshold", message))
+        warnings.append(("mask-below-threshold", message))
     if any_lesion and options.lesion_labels and 1 not in options.lesion_labels:
         wanted = ", ".join(map(str, options.lesion_labels))
         message = (
             f"{file}: a mask of 0 and 1, none of --lesion-labels ({wanted}): its 1 is taken as "
             "lesion. Check that it is one."
         )
-        lesion.warnings.append(("mask-unlabeled", message))
+        warnings.append(("mask-unlabeled", message))
 
 
 def _large_components(lesioned: Indices, shape: tuple[int, int, int], n_voxels: float) -> Indices:

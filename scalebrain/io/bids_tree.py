@@ -268,7 +268,8 @@ def _kind(suffix: str, entities: dict[str, str]) -> str | None:
     if suffix == "T1w":
         return "t1w"
     if suffix == "probseg":
-        return "gm" if label == "GM" else None
+        # modulated grey matter lies beside the probabilities, of which the features are taken
+        return "gm" if label == "GM" and description != "modulated" else None
     if suffix == "roi":
         return "lesion" if label == "lesion" else None
     if suffix == "mask" and (label in ("L", "lesion") or description in ("lesion", "T1lesion")):

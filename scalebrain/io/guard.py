@@ -467,5 +467,40 @@ RULES: dict[str, Rule] = {
             "A participant who withdrew consent",
             "kept out for good, and named in no table",
         ),
+        Rule(
+            "mask-needed",
+            52,
+            "E",
+            "`preprocess`: someone with a stroke and no lesion mask",
+            "left out: the lesion would pull the registration; references go without a mask",
+        ),
+        Rule(
+            "brain-not-found",
+            53,
+            "E",
+            "`preprocess`: a scan in which no brain is found, or that does not fit the template",
+            "left out",
+        ),
+        Rule(
+            "preprocessing-failed",
+            54,
+            "E",
+            "`preprocess`: a step fails, or its process dies",
+            "left out; the same command tries it again",
+        ),
+        Rule(
+            "poorly-normalized",
+            55,
+            "W",
+            "`preprocess`: a scan that fits the template poorly, or a deformation with extremes",
+            "kept; the numbers are in `*_desc-qc_quality.json`",
+        ),
+        Rule(
+            "lesion-volume-changed",
+            56,
+            "W",
+            "`preprocess`: a lesion whose volume changes by more than 20 % by the normalization",
+            "kept; both volumes are in the mask's JSON",
+        ),
     )
 }

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scalebrain.atlas.space import SPACE
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import ConfigError
+from scalebrain.io.atomic import json_bytes, write_atomic
 from scalebrain.simulate.anatomy import anatomy, territory
 from scalebrain.simulate.cortex import (
     draw_cortex,
@@ -23,14 +24,7 @@ from scalebrain.simulate.cortex import (
 )
 from scalebrain.simulate.draw import draw_scan
 from scalebrain.simulate.factors import PARCELS
-from scalebrain.simulate.files import (
-    image_path,
-    json_bytes,
-    nifti_bytes,
-    remove_parts,
-    table_bytes,
-    write_atomic,
-)
+from scalebrain.simulate.files import image_path, nifti_bytes, remove_parts, table_bytes
 from scalebrain.simulate.lesions import grow_lesion
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import CohortEffects, Person, cohort_effects, draw_people

@@ -16,11 +16,11 @@ from scalebrain.atlas.surface import (
     is_cortex,
     vertex_parcels,
 )
+from scalebrain.io.atomic import write_atomic
 from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_map
 from scalebrain.simulate.anatomy import Anatomy
 from scalebrain.simulate.draw import scan_latents
 from scalebrain.simulate.factors import PARCELS
-from scalebrain.simulate.files import write_atomic
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import CohortEffects, Person, generator
 

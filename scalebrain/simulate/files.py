@@ -1,11 +1,7 @@
 """The simulator's files: the same content gives the same bytes, and no file is half."""
 
-import json
-import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import deflate
 import nibabel as nib
@@ -13,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.space import SPACE
+from scalebrain.io.atomic import PART
 from scalebrain.simulate.anatomy import Anatomy
 
-__all__ = ["image_path", "json_bytes", "nifti_bytes", "remove_parts", "table_bytes", "write_atomic"]
+__all__ = ["image_path", "nifti_bytes", "remove_parts", "table_bytes"]
 
 _LEVEL = 1
 _MNI152 = 4
-_PART = ".part"
 
 
 def image_path(tree: Path, subject: str, suffix: str) -> Path:
@@ -62,42 +58,17 @@ def nifti_bytes(brain: Anatomy, values: npt.NDArray[np.generic], *, slope: float
     return bytes(deflate.gzip_compress(content, _LEVEL))
 
 
-def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """Make an indented JSON file."""
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
 def table_bytes(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     """Make a tab-separated file with a header line."""
     return "".join("\t".join(row) + "\n" for row in (columns, *rows)).encode()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under another name in its folder, then rename it.
-
-    Parameters
-    ----------
-    path
-        Where the file is to be; its folder is made.
-    content
-        What is in it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def remove_parts(tree: Path) -> None:
     """Remove what a killed run has left under a temporary name."""
     for pattern in (
-        f".*{_PART}",
-        f"sub-*/anat/.*{_PART}",
-        f"freesurfer/sub-*/scripts/.*{_PART}",
+        f".*{PART}",
+        f"sub-*/anat/.*{PART}",
+        f"freesurfer/sub-*/scripts/.*{PART}",
     ):
         for part in tree.glob(pattern):
             part.unlink(missing_ok=True)

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import ConfigError
+from scalebrain.io.atomic import json_bytes, write_atomic
 from scalebrain.io.store import save_store
 from scalebrain.simulate import structural
 from scalebrain.simulate.factors import PARCELS, deviation_model, parcel_factors
-from scalebrain.simulate.files import json_bytes, write_atomic
 from scalebrain.simulate.oracle import oracle
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import CohortEffects, Person

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scalebrain.io.guard import RULES
-from tests.guard import files, images, people  # noqa: F401  (register the cases)
+from tests.guard import files, images, people, scans  # noqa: F401  (register the cases)
 from tests.guard.inputs import CASES, Lab, short
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "bad_inputs.md"
@@ -36,6 +36,7 @@ not there. Nothing is repaired or guessed without a word.
 The table has a row for every rule. **E**: the subject is rejected (or, for a whole table, an
 atlas or a model, the command stops). **W**: kept, with a line in `warnings.tsv`. **D**: handled
 as described. The last column is a message of a test, its paths cut, or what the store then holds.
+The last five rows are of `scalebrain preprocess`, which has its own `OUT/problems.tsv`.
 
 | # | Code | Action | Input | What happens | Message or result |
 |-|-|-|-|-|-|

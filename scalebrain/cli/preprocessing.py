@@ -1,0 +1,88 @@
+"""Command that brings raw scans to template space."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import scalebrain
+from scalebrain.cli.app import cli
+from scalebrain.cli.data import PARTIAL
+from scalebrain.cli.options import EXISTING, FOLDER, Client, computing
+
+__all__ = ["preprocess"]
+
+
+def _labels(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
+    """Labels of a comma-separated list."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of whole numbers, as 1,2") from error
+
+
+@cli.command(
+    epilog="Then: scalebrain ingest OUT STORE. DICOM is converted before (dcm2niix, BIDScoin). "
+    "Exit code 3: some scans were left out (OUT/problems.tsv), the others are done; the same "
+    "command goes on."
+)
+@click.argument("bids_dir", type=EXISTING)
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--quick/--full",
+    default=False,
+    show_default="--full",
+    help="Affine alone and images of 2 mm, or SyN behind it and 1 mm.",
+)
+@click.option(
+    "--fill",
+    type=click.Choice(["enantiomorphic"]),
+    help="Fill lesions from the other hemisphere for the registration, instead of leaving them "
+    "out of its cost.",
+)
+@click.option("--lesions", type=EXISTING, help="Folder of the lesion masks, when not in BIDS_DIR.")
+@click.option(
+    "--participant-label", "labels", multiple=True, metavar="LABEL", help="Take only these."
+)
+@click.option(
+    "--lesion-labels",
+    default="",
+    metavar="1,2",
+    callback=_labels,
+    help="Labels of multi-label masks that are lesion.",
+)
+@click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a scan."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@computing()
+def preprocess(
+    bids_dir: Path,
+    out: Path,
+    labels: tuple[str, ...],
+    lesions: Path | None,
+    dry_run: bool,
+    client: Client,
+    **options: Any,
+) -> None:
+    """Bring raw T1w scans of BIDS_DIR and their lesion masks to template space, into OUT."""
+    if dry_run:
+        from scalebrain.preprocessing.cohort import plan_lines
+
+        scans, rejected = plan_lines(bids_dir, lesions=lesions, participants=labels)
+        for line in (*scans, *rejected):
+            click.echo(line)
+        if rejected:
+            raise click.exceptions.Exit(PARTIAL)
+        return
+    with client():
+        found = scalebrain.preprocess(
+            bids_dir, out, lesions=lesions, participants=labels, **options
+        )
+    for row in found.itertuples():
+        click.echo(f"{row.action} [{row.code}] {row.subject}: {row.message}", err=True)
+    click.echo(out)
+    done, resumed, failed = (found.attrs[f"n_{n}"] for n in ("done", "resumed", "failed"))
+    click.echo(f"{done} done, {resumed} done before, {failed} left out", err=True)
+    if failed:
+        raise click.exceptions.Exit(PARTIAL)

@@ -1,0 +1,1 @@
+"""From raw scans in native space to images in template space."""
