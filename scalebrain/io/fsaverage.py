@@ -72,7 +72,7 @@ def read_map(
     Returns
     -------
     ndarray
-        (vertex,)
+        (vertex,).
 
     Raises
     ------

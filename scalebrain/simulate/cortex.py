@@ -197,7 +197,7 @@ def lesioned_vertices(brain: Anatomy, voxels: npt.NDArray[np.intp]) -> npt.NDArr
     Returns
     -------
     ndarray of bool
-        (vertex,)
+        (vertex,).
     """
     grid = brain.grid
     inverse = np.linalg.inv(grid.matrix)
