@@ -607,4 +607,4 @@ def apply_network(network: object, z: npt.NDArray[np.floating]) -> Array:
         for start in range(0, len(z), size):
             part = torch.as_tensor(z[start : start + size], dtype=torch.float32)
             parts.append(network(part.to(device)).float().cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+    return np.asarray(np.concatenate(parts).astype(np.float64))

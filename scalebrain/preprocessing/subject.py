@@ -115,7 +115,8 @@ def process(t1w: Path, lesion: Path | None, settings: Settings, folder: str) -> 
         guide = filled(head) if settings.fill else head
         warp = normalize(guide, settings, folder)
     with _timed(seconds, "warping"):
-        brain = np.where(head.brain, head.data, np.float32(0))
+        inside = np.zeros(head.grid.shape, dtype=bool) if head.brain is None else head.brain
+        brain = np.where(inside, head.data, np.float32(0))
         moved = np.maximum(to_template(brain, head.grid, warp, size), 0)
         rigid = np.maximum(to_template(brain, head.grid, warp, size, affine_only=True), 0)
         there = None
@@ -126,7 +127,7 @@ def process(t1w: Path, lesion: Path | None, settings: Settings, folder: str) -> 
         tissues = segment(moved, there, size)
     scale = abs(float(np.linalg.det(warp.affine[:3, :3])))
     quality = measure(moved, rigid, tissues.grey, volumes, scale, there, size)
-    quality["brain_volume_native"] = float(brain.astype(bool).sum() * head.grid.voxel_volume / 1000)
+    quality["brain_volume_native"] = float(inside.sum() * head.grid.voxel_volume / 1000)
     voxel = template_grid(size).voxel_volume / 1000
     modulated = tissues.grey * volumes
     quality["grey_volume_native"] = float(modulated.sum() * voxel)

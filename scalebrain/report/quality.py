@@ -173,7 +173,7 @@ class Quality:
         """Positions of the subjects, the farthest first; then those with a warning."""
         far = np.nan_to_num(self.worst, nan=0.0)
         n_codes = np.array([len(codes) for codes in self.codes], dtype=np.intp)
-        return np.lexsort((-n_codes, -far))
+        return np.asarray(np.lexsort((-n_codes, -far)))
 
 
 def robust_z(values: npt.ArrayLike) -> FloatArray:
