@@ -101,28 +101,32 @@ def watch(command: Sequence[str], log: Path) -> Watched:
 
 
 def _sample(pid: int, samples: list[Sample], ended: threading.Event) -> None:
-    """Add up the processes below one; those that have ended count with what they had."""
-    seen: dict[tuple[int, float], tuple[int, int, float]] = {}
+    """Add up the processes below one.
+
+    The processor time of one that has ended stays with it; its bytes become those of the process
+    that waited for it, which is in the tree.
+    """
+    spent: dict[tuple[int, float], float] = {}
+    read = written = 0
     while not ended.wait(_EVERY_S):
-        memory = 0
         try:
             root = psutil.Process(pid)
             processes = [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             continue
+        memory = now_read = now_written = 0
         for process in processes:
             try:
-                memory += process.memory_full_info().pss
-                counters, times = process.io_counters(), process.cpu_times()
-                seen[process.pid, process.create_time()] = (
-                    counters.read_chars,
-                    counters.write_chars,
-                    times.user + times.system,
-                )
+                size, counters = process.memory_full_info().pss, process.io_counters()
+                times = process.cpu_times()
+                spent[process.pid, process.create_time()] = times.user + times.system
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        totals = [sum(values) for values in zip(*seen.values(), strict=True)]
-        samples.append(Sample(time.time(), memory, int(totals[0]), int(totals[1]), totals[2]))
+            memory += size
+            now_read += counters.read_chars
+            now_written += counters.write_chars
+        read, written = max(read, now_read), max(written, now_written)
+        samples.append(Sample(time.time(), memory, read, written, sum(spent.values())))
 
 
 def by_stage(watched: Watched, log: Path) -> dict[str, dict[str, float]]:

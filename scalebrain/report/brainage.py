@@ -305,6 +305,9 @@ def _scatter_figure(ds: xr.Dataset, *, is_imported: bool = False) -> Figure | No
         )
     where = "in the regions with the smallest, a middle and the largest error"
     where = where if len(regions) > 1 else "whole brain"
+    n_dots = len(drawing.dots(len(rows)))
+    if n_dots < len(rows):
+        where += f" ({count(n_dots)} drawn as dots, everyone in the numbers)"
     return Figure(
         "scatter",
         svg,
@@ -322,7 +325,8 @@ def _correlation(a: FloatArray, b: FloatArray) -> float:
 
 def _scatter_panel(axes: "Axes", x: FloatArray, y: FloatArray, low: float, high: float) -> None:
     axes.plot([low, high], [low, high], color=drawing.MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    axes.scatter(x, y, s=14, color=drawing.ACCENT, alpha=0.6, linewidths=0)
+    some = drawing.dots(len(x))
+    axes.scatter(x[some], y[some], s=14, color=drawing.ACCENT, alpha=0.6, linewidths=0)
     known = np.isfinite(x) & np.isfinite(y)
     if known.sum() > 2 and x[known].std() > 0:
         slope, start = np.polyfit(x[known], y[known], 1)

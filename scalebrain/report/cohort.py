@@ -292,14 +292,17 @@ def _age_figure(table: pd.DataFrame) -> Figure:
         figure = drawing.canvas(9.6, 0.9 + 0.27 * len(shown))
         axes = figure.subplots()
         colors = [drawing.CONTRA, drawing.IPSI, drawing.TRUTH, drawing.MUTED]
+        n_dots = 0
         for g, group in enumerate(groups):
             part = kept[(kept["group"] == group) & kept["cohort"].isin(shown)]
             rows = np.array([shown.index(c) for c in part["cohort"]], dtype=np.float64)
             # A fixed scatter: the position in the table decides, not a random number.
             jitter = ((np.arange(len(part)) * 0.618034) % 1 - 0.5) * 0.5
+            some = drawing.dots(len(part))
+            n_dots += len(some)
             axes.scatter(
-                part["age"],
-                rows + jitter,
+                part["age"].to_numpy()[some],
+                (rows + jitter)[some],
                 s=16,
                 marker="os^D"[g % 4],
                 color=colors[g % 4],
@@ -321,4 +324,6 @@ def _age_figure(table: pd.DataFrame) -> Figure:
         )
         svg = drawing.render(figure, "ages", alt)
     more = f" The first {len(shown)} of {len(cohorts)} cohorts." if len(cohorts) > 40 else ""
+    if n_dots < kept["cohort"].isin(shown).sum():
+        more += f" {count(n_dots)} of them are drawn."
     return Figure("ages", svg, f"Ages of the people analyzed; a dot is a person.{more}")

@@ -33,6 +33,7 @@ __all__ = [
     "TRUTH",
     "canvas",
     "color_bar",
+    "dots",
     "drawing",
     "panel",
     "render",
@@ -48,6 +49,8 @@ CONTRA = "#0a0b06"
 ACCENT = "#0a0b07"
 TRUTH = "#0a0b08"
 SOFT = "#0a0b09"
+
+_MOST_DOTS = 2000
 
 _VARIABLES = {
     INK: "var(--ink)",
@@ -167,6 +170,22 @@ def color_bar(
     bar.set_label(label)
     bar.outline.set_visible(False)
     return bar
+
+
+def dots(n: int) -> npt.NDArray[np.intp]:
+    """Which of `n` dots are drawn: a page does not grow with the cohort.
+
+    Parameters
+    ----------
+    n
+        Number of dots.
+
+    Returns
+    -------
+    ndarray of int
+        Positions; all of them up to 2,000, else 2,000 at equal distances.
+    """
+    return np.unique(np.linspace(0, n - 1, min(n, _MOST_DOTS)).round().astype(np.intp))
 
 
 def render(figure: "Figure", key: str, alt: str) -> Markup:

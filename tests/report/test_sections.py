@@ -10,6 +10,7 @@ import xarray as xr
 from statsmodels.stats.proportion import proportion_confint
 
 from scalebrain.atlas.regions import default_regions
+from scalebrain.report import drawing
 from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.cohort import cohort_section, people
 from scalebrain.report.content import (
@@ -498,3 +499,31 @@ def test_multiverse_sections__draw_every_specification():
     assert "no p values" in notes(section)
     table = next(block for block in section.blocks if isinstance(block, Table))
     assert [row[-1].text for row in table.rows] == ["robust", "weak"]
+
+
+def test_dots__are_all_of_few_and_some_of_many():
+    assert drawing.dots(0).size == 0
+    assert list(drawing.dots(3)) == [0, 1, 2]
+    some = drawing.dots(17_791)
+    assert len(some) == 2000
+    assert some[[0, -1]].tolist() == [0, 17_790]
+    assert np.diff(some).max() <= 9
+
+
+def test_figures__do_not_grow_with_the_cohort(study: Study):
+    ds = study.ds
+    keep = np.flatnonzero(ds["group"].values == "reference")
+    many = ds.isel(subject=np.resize(keep, 5000))
+    many = many.assign_coords(subject=[f"sub-{i:04d}" for i in range(5000)])
+    figures = {
+        block.key: block
+        for section in (
+            accuracy_section(many, StudyResults()),
+            cohort_section(people(many), StudyResults()),
+        )
+        for block in section.blocks
+        if isinstance(block, Figure)
+    }
+    for key, words in (("scatter", "2,000 drawn as dots"), ("ages", "2,000 of them are drawn")):
+        assert len(figures[key].svg) < 1_200_000
+        assert words in figures[key].caption
