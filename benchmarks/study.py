@@ -80,7 +80,7 @@ def one(
         "peak_bytes": max(s.memory for s in watched.samples),
         "foreign_cpu": watched.foreign_cpu,
         "stages": stages,
-        "epochs": [len(fold.curve) for fold in model.folds],
+        "epochs": [len(fold.curve) - 1 for fold in model.folds],
         "mae": float(np.mean([m["mae"] for m in metrics])),
         "mae_of_mean": float(np.mean([m["mae_mean"] for m in metrics])),
         "source_bytes": size_of(folder / "bids"),

@@ -264,17 +264,16 @@ def _run(task: _Task) -> dict[str, Any]:
             path = Path(folder) / "job.json"
             path.write_bytes(json_bytes(job))
             threads = str(task.threads)
-            environment = {
-                **os.environ,
-                "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads,
-                "OMP_NUM_THREADS": threads,
-                "OPENBLAS_NUM_THREADS": threads,
-                "TMPDIR": folder,
-            }
-            command = [sys.executable, "-m", "scalebrain.preprocessing.subject", str(path)]
+            limits = [
+                f"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}",
+                f"OMP_NUM_THREADS={threads}",
+                f"OPENBLAS_NUM_THREADS={threads}",
+                f"TMPDIR={folder}",
+            ]
+            work = [sys.executable, "-m", "scalebrain.preprocessing.subject", str(path)]
+            command = ["/usr/bin/env", *limits, *work]  # the rest of the environment is inherited
             told = subprocess.run(  # nosec B603
                 command,
-                env=environment,
                 capture_output=True,
                 text=True,
                 check=False,
