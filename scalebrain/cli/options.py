@@ -14,7 +14,17 @@ import scalebrain
 from scalebrain.cli.logfile import log_to
 from scalebrain.cluster.client import ENGINES
 
-__all__ = ["EXISTING", "FOLDER", "NODES", "STORE", "Client", "computing", "reading", "simulation"]
+__all__ = [
+    "EXISTING",
+    "FOLDER",
+    "NODES",
+    "STORE",
+    "Client",
+    "computing",
+    "lesion_labels",
+    "reading",
+    "simulation",
+]
 
 #: Opens the Dask client that the options name.
 Client = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -153,17 +163,22 @@ def simulation(command: Command) -> Command:
     )
 
 
+def lesion_labels(command: Command) -> Command:
+    """Option of masks with several labels."""
+    return click.option(
+        "--lesion-labels",
+        default="",
+        metavar="1,2",
+        callback=_labels,
+        help="Labels of multi-label masks that are lesion.",
+    )(command)
+
+
 def reading(command: Command) -> Command:
     """Options of how files are read."""
     return _all(
         [
-            click.option(
-                "--lesion-labels",
-                default="",
-                metavar="1,2",
-                callback=_labels,
-                help="Labels of multi-label masks that are lesion.",
-            ),
+            lesion_labels,
             click.option("--volume", type=click.IntRange(0), help="Frame of 4-D images, from 0."),
             click.option(
                 "--assume-space", is_flag=True, help="Trust images whose orientation codes are 0."

@@ -8,17 +8,9 @@ import click
 import scalebrain
 from scalebrain.cli.app import cli
 from scalebrain.cli.data import PARTIAL
-from scalebrain.cli.options import EXISTING, FOLDER, Client, computing
+from scalebrain.cli.options import EXISTING, FOLDER, Client, computing, lesion_labels
 
 __all__ = ["preprocess"]
-
-
-def _labels(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
-    """Labels of a comma-separated list."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of whole numbers, as 1,2") from error
 
 
 @cli.command(
@@ -44,15 +36,13 @@ def _labels(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]
 @click.option(
     "--participant-label", "labels", multiple=True, metavar="LABEL", help="Take only these."
 )
+@lesion_labels
 @click.option(
-    "--lesion-labels",
-    default="",
-    metavar="1,2",
-    callback=_labels,
-    help="Labels of multi-label masks that are lesion.",
-)
-@click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a scan."
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Threads of a scan; with more than one, give fewer --n-workers.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @computing()
