@@ -37,10 +37,11 @@ from scalebrain.ingestion.geometry import static_variables
 from scalebrain.predict.motor import predict_motor
 from scalebrain.simulate.anatomy import anatomy, territory
 from scalebrain.simulate.draw import parcel_latents, rescan_model
-from scalebrain.simulate.factors import deviation_model, offset_model, parcel_factors
+from scalebrain.simulate.factors import deviation_model, parcel_factors
 from scalebrain.simulate.lesions import grow_lesion
+from scalebrain.simulate.oracle import drawn_latents
 from scalebrain.simulate.parameters import SimulationParameters
-from scalebrain.simulate.people import CohortEffects, cohort_effects, draw_people, generator
+from scalebrain.simulate.people import cohort_effects, draw_people, generator
 from scalebrain.simulate.recovery import compare_effects
 from scalebrain.simulate.structural import planted_effects, structural_model
 
@@ -53,31 +54,6 @@ PREDICTORS = (
 )
 
 Array = np.ndarray
-
-
-def latents(
-    age: Array, deviation: Array, site: Array, sites: CohortEffects, rng: np.random.Generator
-) -> Array:
-    """Features (subject, 2 parcels) of references: log volume, then log contrast."""
-    p, n = SimulationParameters(), len(age)
-    volume, contrast = parcel_latents(age[:, None], deviation, p)
-    for field, sds, rescan, offsets in (
-        (
-            volume,
-            (p.volume_person_sd, p.volume_region_sd, p.volume_parcel_sd),
-            p.volume_rescan_sd,
-            sites.volume,
-        ),
-        (
-            contrast,
-            (p.contrast_person_sd, p.contrast_region_sd, p.contrast_parcel_sd),
-            p.contrast_rescan_sd,
-            sites.contrast,
-        ),
-    ):
-        field += offset_model(*sds).draw(rng, n) + rescan_model(rescan).draw(rng, n)
-        field += offsets[site, None]
-    return np.concatenate([volume, contrast], axis=1)
 
 
 def brain_ages(x: Array, age: Array, new: Array, new_age: Array) -> tuple[Array, Array]:
@@ -122,9 +98,9 @@ def cohort(seed: int, options: argparse.Namespace, static: xr.Dataset) -> xr.Dat
     rng = generator(seed, "oracle", 1)
     n = options.reference
     age = rng.uniform(*p.reference_age, n)
-    x = latents(
-        age, deviation_model(p).draw(rng, n), rng.integers(options.cohorts, size=n), sites, rng
-    )
+    deviation, site = deviation_model(p).draw(rng, n), rng.integers(options.cohorts, size=n)
+    drawn = drawn_latents(age[:, None], deviation, site, cohorts=sites, parameters=p, rng=rng)
+    x = np.concatenate(drawn, axis=1)
     own_age = np.array([person.age for person in people])
     site = np.array([person.cohort for person in people])
     volume, contrast = parcel_latents(own_age[:, None], outcome.deviation, p)

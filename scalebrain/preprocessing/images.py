@@ -4,13 +4,12 @@ import functools
 from pathlib import Path
 from typing import Any, Literal
 
-import deflate
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.space import Grid, brain_mask, template, template_grid
 from scalebrain.io.atomic import write_atomic
+from scalebrain.io.nifti_bytes import nifti_bytes
 
 __all__ = [
     "affine_matrix",
@@ -28,7 +27,6 @@ Matrix = npt.NDArray[np.float64]
 
 # NIfTI: x to the right, y to the front. ANTs (ITK, as DICOM): x to the left, y to the back.
 _TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MNI152 = 4
 
 
 def to_ants(data: npt.NDArray[Any], grid: Grid) -> Any:
@@ -176,15 +174,5 @@ def write_image(
     kind = np.dtype(dtype)
     limits = np.iinfo(kind)
     stored = np.clip(np.rint(np.nan_to_num(data) / slope), limits.min, limits.max).astype(kind)
-    header = nib.Nifti1Header()
-    header.set_data_dtype(kind)
-    header.set_data_shape(grid.shape)
-    header.set_qform(grid.matrix, code=_MNI152)
-    header.set_sform(grid.matrix, code=_MNI152)
-    header.set_xyzt_units("mm", "sec")
-    header.set_slope_inter(slope, 0)
-    header["magic"] = b"n+1"
-    header["vox_offset"] = 352
-    little = stored.astype(kind.newbyteorder("<")).tobytes(order="F")
-    content = header.as_byteswapped("<").binaryblock + bytes(4) + little
-    write_atomic(path, bytes(deflate.gzip_compress(content, 6)))
+    content = nifti_bytes(stored.ravel(order="F"), grid.shape, grid.matrix, slope=slope)
+    write_atomic(path, content)

@@ -24,7 +24,7 @@ from scalebrain.simulate.cortex import (
 )
 from scalebrain.simulate.draw import draw_scan
 from scalebrain.simulate.factors import PARCELS
-from scalebrain.simulate.files import image_path, nifti_bytes, remove_parts, table_bytes
+from scalebrain.simulate.files import image_bytes, image_path, remove_parts, table_bytes
 from scalebrain.simulate.lesions import grow_lesion
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import CohortEffects, Person, cohort_effects, draw_people
@@ -242,7 +242,7 @@ def simulate_subject(
         lesion = grow_lesion(person, brain, where, seed=design.seed, parameters=parameters).voxels
         mask = np.zeros(len(brain.inside), np.uint8)
         mask[lesion] = 1
-        write_atomic(paths[_LESION], nifti_bytes(brain, mask))
+        write_atomic(paths[_LESION], image_bytes(brain, mask))
         write_atomic(sidecars[_LESION], json_bytes({"Type": "Lesion", "Manual": False}))
     if design.surfaces:
         cortex = draw_cortex(
@@ -266,8 +266,8 @@ def simulate_subject(
             scan=design.scan,
             lesion=lesion,
         )
-        write_atomic(paths[_T1W], nifti_bytes(brain, drawn.t1w))
-        write_atomic(paths[_GM], nifti_bytes(brain, drawn.gm, slope=1 / 255))
+        write_atomic(paths[_T1W], image_bytes(brain, drawn.t1w))
+        write_atomic(paths[_GM], image_bytes(brain, drawn.gm, slope=1 / 255))
         resolution = f"{design.resolution:g} mm isotropic"
         content = {"SkullStripped": True, "SpatialReference": SPACE, "Resolution": resolution}
         write_atomic(sidecars[_T1W], json_bytes(content))

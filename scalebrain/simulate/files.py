@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import deflate
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.space import SPACE
 from scalebrain.io.atomic import PART
+from scalebrain.io.nifti_bytes import nifti_bytes
 from scalebrain.simulate.anatomy import Anatomy
 
-__all__ = ["image_path", "nifti_bytes", "remove_parts", "table_bytes"]
+__all__ = ["image_bytes", "image_path", "remove_parts", "table_bytes"]
 
 _LEVEL = 1
-_MNI152 = 4
 
 
 def image_path(tree: Path, subject: str, suffix: str) -> Path:
@@ -24,7 +22,7 @@ def image_path(tree: Path, subject: str, suffix: str) -> Path:
     return folder / f"sub-{subject}_space-{SPACE}_{suffix}.nii.gz"
 
 
-def nifti_bytes(brain: Anatomy, values: npt.NDArray[np.generic], *, slope: float = 1.0) -> bytes:
+def image_bytes(brain: Anatomy, values: npt.NDArray[np.generic], *, slope: float = 1.0) -> bytes:
     """Make a .nii.gz file of values on the brain's voxels, zero elsewhere.
 
     Parameters
@@ -39,23 +37,19 @@ def nifti_bytes(brain: Anatomy, values: npt.NDArray[np.generic], *, slope: float
     Returns
     -------
     bytes
-        The file; gzip carries no time and no name.
+        The file.
     """
     grid = brain.grid
-    header = nib.Nifti1Header()
-    header.set_data_dtype(values.dtype)
-    header.set_data_shape(grid.shape)
-    header.set_qform(grid.matrix, code=_MNI152)
-    header.set_sform(grid.matrix, code=_MNI152)
-    header.set_xyzt_units("mm", "sec")
-    header.set_slope_inter(slope, 0)
-    header["descrip"] = b"simulated by scalebrain"
-    header["magic"] = b"n+1"
-    header["vox_offset"] = 352
-    volume = np.zeros(grid.size, values.dtype.newbyteorder("<"))
+    volume = np.zeros(grid.size, values.dtype)
     volume[brain.inside] = values
-    content = header.as_byteswapped("<").binaryblock + bytes(4) + volume.tobytes()
-    return bytes(deflate.gzip_compress(content, _LEVEL))
+    return nifti_bytes(
+        volume,
+        grid.shape,
+        grid.matrix,
+        slope=slope,
+        description="simulated by scalebrain",
+        level=_LEVEL,
+    )
 
 
 def table_bytes(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:

@@ -10,7 +10,7 @@ from scalebrain.simulate.factors import deviation_model, offset_model, parcel_fa
 from scalebrain.simulate.parameters import SimulationParameters
 from scalebrain.simulate.people import CohortEffects, generator
 
-__all__ = ["oracle"]
+__all__ = ["drawn_latents", "oracle"]
 
 Array = npt.NDArray[np.float64]
 
@@ -61,24 +61,8 @@ def oracle(
     rng = generator(seed, "oracle")
     age = rng.uniform(*p.reference_age, (n, 1))
     deviation = deviation_model(p).draw(rng, n)
-    volume, contrast = parcel_latents(age, deviation, p)
     site = rng.integers(len(cohorts.name), size=n)
-    for field, sds, rescan, offsets in (
-        (
-            volume,
-            (p.volume_person_sd, p.volume_region_sd, p.volume_parcel_sd),
-            p.volume_rescan_sd,
-            cohorts.volume,
-        ),
-        (
-            contrast,
-            (p.contrast_person_sd, p.contrast_region_sd, p.contrast_parcel_sd),
-            p.contrast_rescan_sd,
-            cohorts.contrast,
-        ),
-    ):
-        field += offset_model(*sds).draw(rng, n) + rescan_model(rescan).draw(rng, n)
-        field += offsets[site, np.newaxis]
+    volume, contrast = drawn_latents(age, deviation, site, cohorts=cohorts, parameters=p, rng=rng)
     regional = deviation @ factors.average.T
     half = n // 2
     chronological = age[:, 0]
@@ -117,6 +101,56 @@ def oracle(
         "scans), fitted on one half of the latent people and scored on the other; references only, "
         "without image noise",
     }
+
+
+def drawn_latents(
+    age: Array,
+    deviation: Array,
+    site: npt.NDArray[np.intp],
+    *,
+    cohorts: CohortEffects,
+    parameters: SimulationParameters,
+    rng: np.random.Generator,
+) -> tuple[Array, Array]:
+    """Draw log volume and log contrast of the parcels of many people in one scan each.
+
+    Parameters
+    ----------
+    age
+        Years (subject, 1).
+    deviation
+        True deviation, years (subject, parcel).
+    site
+        Position of each person's cohort (subject,).
+    cohorts, parameters
+        As for :func:`oracle`.
+    rng
+        Where what is not aging is drawn from.
+
+    Returns
+    -------
+    log_volume, log_contrast : ndarray
+        (subject, parcel), relative to the template.
+    """
+    p, n = parameters, len(age)
+    volume, contrast = parcel_latents(age, deviation, p)
+    for field, sds, rescan, offsets in (
+        (
+            volume,
+            (p.volume_person_sd, p.volume_region_sd, p.volume_parcel_sd),
+            p.volume_rescan_sd,
+            cohorts.volume,
+        ),
+        (
+            contrast,
+            (p.contrast_person_sd, p.contrast_region_sd, p.contrast_parcel_sd),
+            p.contrast_rescan_sd,
+            cohorts.contrast,
+        ),
+    ):
+        field += offset_model(*sds).draw(rng, n) + rescan_model(rescan).draw(rng, n)
+        field += offsets[site, np.newaxis]
+    return volume, contrast
 
 
 def _predict(design: Array, target: Array, half: int) -> Array:
