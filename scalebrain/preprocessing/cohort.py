@@ -285,13 +285,13 @@ def _run(task: _Task) -> dict[str, Any]:
                 return found
     except OSError as error:
         return {"code": "preprocessing-failed", "error": str(explain(job["name"], error))}
-    last = (told.stderr.strip().splitlines() or ["no message"])[-1]
-    ended = f"signal {-told.returncode}" if told.returncode < 0 else f"code {told.returncode}"
-    return {
-        "code": "preprocessing-failed",
-        "error": f"{job['name']}: its process ended with {ended} ({last[:300]}). Give it more "
-        "memory (fewer --n-workers), and run the same command again: it goes on.",
-    }
+    last = (told.stderr.strip().splitlines() or ["no message"])[-1][:300]
+    if told.returncode < 0:  # killed, as a rule for want of memory
+        ended = f"signal {-told.returncode} ({last}). Give it more memory (fewer --n-workers), and"
+    else:
+        ended = f"code {told.returncode} ({last}). Look at the scan; when it is sound,"
+    error = f"{job['name']}: its process ended with {ended} run the same command again: it goes on."
+    return {"code": "preprocessing-failed", "error": error}
 
 
 def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
