@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
+import scalebrain
 from benchmarks.watched import Watched, by_stage, watch
+from scalebrain.config import StudyConfig
 from scalebrain.graph.model import BrainAgeModel
 
 GOALS = {"minutes": 90.0, "gib": 8.0, "exponent": (0.95, 1.05)}
@@ -85,7 +88,32 @@ def one(
         "mae_of_mean": float(np.mean([m["mae_mean"] for m in metrics])),
         "source_bytes": size_of(folder / "bids"),
         "store_bytes": size_of(store),
+        "report_bytes": (folder / "out" / "report.html").stat().st_size,
     }
+
+
+def effects(folder: Path) -> pd.DataFrame:
+    """Planted effects of lesion volume, their estimates, and those of the true deviations.
+
+    The last column tells what a sample of this size holds from what the brain ages add to it.
+    """
+    found = pd.read_csv(folder / "out" / "tables" / "recovery.tsv", sep="\t")
+    found = found[found["effect"].str.startswith("lesion volume")].reset_index(drop=True)
+    ds = scalebrain.open_store(folder / "out" / "cohort.zarr")
+    truth = scalebrain.open_store(folder / "truth.zarr")["true_deviation"]
+    true = truth.sel(subject=ds["subject"].values, region=ds["region"].values)
+    known = ds.drop_dims(["voxel", "vertex", "node"], errors="ignore").assign(
+        brain_pad_corrected=(("subject", "region"), true.values)
+    )
+    mixed = scalebrain.mixed_model(scalebrain.to_lesional_sides(known), StudyConfig().formula)
+    term = next(str(t) for t in mixed["term"].values if "lesion_volume" in str(t))
+    names = [
+        effect.removeprefix("lesion volume on ").replace(" ", "_") for effect in found["effect"]
+    ]
+    one = mixed["estimate"].sel(term=term, region=names).values
+    return found[["effect", "planted", "estimate", "ci_low", "ci_high", "inside"]].assign(
+        of_true_deviations=one
+    )
 
 
 def size_of(folder: Path) -> int:
@@ -139,7 +167,8 @@ def table(run: dict[str, Any]) -> str:
         f"| **all** | {run['seconds']:.0f} | | {run['peak_bytes'] / 2**30:.1f} | | |\n\n"
         f"{run['reference']} references, {run['stroke']} strokes; epochs of the folds "
         f"{run['epochs']}; error {run['mae']:.2f} y (mean age: {run['mae_of_mean']:.2f}); source "
-        f"{run['source_bytes'] / 1e9:.1f} GB, store {run['store_bytes'] / 1e9:.1f} GB; simulated "
+        f"{run['source_bytes'] / 1e9:.1f} GB, store {run['store_bytes'] / 1e9:.1f} GB, report "
+        f"{run['report_bytes'] / 1e6:.1f} MB; simulated "
         f"in {run['simulate_s']:.0f} s; others' processor time {100 * run['foreign_cpu']:.0f} %"
     )
     return "\n".join(lines)
@@ -190,6 +219,13 @@ def main() -> None:
                 f"goals: {GOALS['minutes']:.0f} minutes ({run['seconds'] / 60:.1f}), "
                 f"{GOALS['gib']:.0f} GiB ({run['peak_bytes'] / 2**30:.1f})",
                 flush=True,
+            )
+            told = effects(folder / "surface")
+            run["effects"] = told.to_dict("records")
+            print(told.round(2).to_string(index=False))
+            off = told["estimate"] - told["of_true_deviations"]
+            print(
+                f"estimates beside those of true deviations: {off.mean():.2f}, SD {off.std():.2f}"
             )
         if "volume" in parts:
             runs = []

@@ -99,6 +99,8 @@ def test_study__quick_runs_by_the_commands(tmp_path):
     assert run["epochs"] == [2] * 5
     assert run["stages"]["ingest"]["read_bytes"] > 0.5 * run["source_bytes"]
     assert run["peak_bytes"] > 3e8
+    assert len(run["effects"]) == 18
+    assert all(abs(row["of_true_deviations"]) < 20 for row in run["effects"])
     assert run["seconds"] >= sum(s["seconds"] for s in run["stages"].values()) - 2
 
 
