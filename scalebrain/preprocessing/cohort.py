@@ -290,8 +290,8 @@ def _run(task: _Task) -> dict[str, Any]:
         ended = f"signal {-told.returncode} ({last}). Give it more memory (fewer --n-workers), and"
     else:
         ended = f"code {told.returncode} ({last}). Look at the scan; when it is sound,"
-    error = f"{job['name']}: its process ended with {ended} run the same command again: it goes on."
-    return {"code": "preprocessing-failed", "error": error}
+    message = f"{job['name']}: its process ended with {ended} run the same command again: it goes on."
+    return {"code": "preprocessing-failed", "error": message}
 
 
 def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
