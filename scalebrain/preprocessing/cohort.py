@@ -290,7 +290,9 @@ def _run(task: _Task) -> dict[str, Any]:
         ended = f"signal {-told.returncode} ({last}). Give it more memory (fewer --n-workers), and"
     else:
         ended = f"code {told.returncode} ({last}). Look at the scan; when it is sound,"
-    message = f"{job['name']}: its process ended with {ended} run the same command again: it goes on."
+    message = (
+        f"{job['name']}: its process ended with {ended} run the same command again: it goes on."
+    )
     return {"code": "preprocessing-failed", "error": message}
 
 
