@@ -32,7 +32,8 @@ _ADDRESS = re.compile(rb"Scheduler at:\s+(tcp://\S+)")
 _CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations": 2}
 _ENVIRONMENT = {
     **WORKER_ENVIRONMENT,
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "5s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s",
     "PYTHONUNBUFFERED": "1",
 }
 

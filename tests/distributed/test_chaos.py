@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.mark.parametrize(
     ("fault", "times"),
-    [("workers killed", 6), ("worker frozen", 1), ("scheduler killed", 1), ("disk full", 1)],
+    [("workers killed", 4), ("worker frozen", 1), ("scheduler killed", 1), ("disk full", 1)],
 )
 def test_study__goes_on_and_ends_with_the_same_store(
     fault: str, times: int, tree: Path, whole_study: Path, tmp_path: Path
