@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from scalebrain.stats.multiverse import multiverse
     from scalebrain.stats.normative import normative
     from scalebrain.stats.sem import sem
+    from scalebrain.stats.site_shift import site_shift
     from scalebrain.stats.site_summary import site_summary
 
 __version__ = _version("scalebrain")
@@ -108,6 +109,7 @@ _HOME = {
     "save_store": "io.store",
     "sem": "stats.sem",
     "simulate_cohort": "simulate.cohort",
+    "site_shift": "stats.site_shift",
     "site_summary": "stats.site_summary",
     "store_info": "ingestion.upkeep",
     "summary": "report.summary",
@@ -171,6 +173,7 @@ __all__ = [
     "save_store",
     "sem",
     "simulate_cohort",
+    "site_shift",
     "site_summary",
     "store_info",
     "summary",

@@ -126,6 +126,10 @@ class ScalebrainAccessor:
         """Place everyone's regional brain age among healthy people."""
         return scalebrain.normative(self._ds, **options)
 
+    def site_shift(self, **options: Any) -> xr.Dataset:
+        """Estimate by how many years the brain ages of each site are off."""
+        return scalebrain.site_shift(self._ds, **options)
+
     def site_summary(self, formula: str, **options: Any) -> xr.Dataset:
         """Sum up what a model needs of every cohort, and nothing of a person."""
         return scalebrain.site_summary(self._ds, formula, **options)

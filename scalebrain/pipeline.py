@@ -611,6 +611,7 @@ def _statistics(study: _Study) -> None:
     from scalebrain.predict.motor import predict_motor
     from scalebrain.stats.mixed import mixed_model
     from scalebrain.stats.sem import sem
+    from scalebrain.stats.site_shift import site_shift
 
     config = study.config
     ds = open_store(study.store)
@@ -633,6 +634,7 @@ def _statistics(study: _Study) -> None:
             ),
         }
         _fit(about_model, results, missing)
+    _fit({"site_shift": lambda: site_shift(ds)}, results, missing)
     if "lesion_load" not in ds:
         missing |= dict.fromkeys(
             ("mixed", "mixed_load", "sem", "motor", "multiverse"), "The cohort has no lesion masks."
@@ -765,6 +767,7 @@ def _report(study: _Study) -> None:
             accuracy=accuracy,
             attribution=results.get("attribution"),
             artifact=results.get("artifact"),
+            site_shift=results.get("site_shift"),
             mixed=results.get("mixed"),
             mixed_load=results.get("mixed_load"),
             sem=results.get("sem"),

@@ -79,6 +79,7 @@ def test_run_study__says_what_a_lesion_alone_does(study):
     again = lesion_artifact(ds, study / "model", n_pairs=12)
     np.testing.assert_array_equal(again["pad_shift"], shift)
     results, _ = read_results(study / "results.zarr")
+    assert (results["site_shift"]["n_healthy"].sum("cohort") > 0).all()
     assert results["artifact"]["n"].sel(reach="lesioned").min() > 5
     size = results["attribution"]["node_importance"].values
     assert np.isfinite(size).all()

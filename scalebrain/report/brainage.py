@@ -31,6 +31,7 @@ from scalebrain.report.content import (
     split_region,
     text,
 )
+from scalebrain.report.siteshift import site_blocks
 from scalebrain.stats.pads import GLOBAL_REGION
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
     ds
         Store with ``brain_age``; intervals and calibration are shown where it has them.
     results
-        Results with ``accuracy``.
+        Results with ``accuracy`` and ``site_shift``.
 
     Returns
     -------
@@ -90,6 +91,10 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
         blocks.insert(1 if accuracy is not None else len(blocks), scatter)
     if coverage is not None:
         blocks += coverage_blocks(coverage)
+    if results.site_shift is None:
+        blocks.append(Note(results.why_missing("site_shift"), "missing"))
+    else:
+        blocks += site_blocks(ds, results.site_shift)
     return Section("accuracy", _TITLE, takeaway, blocks)
 
 

@@ -68,6 +68,8 @@ class StudyResults:
         Which nodes the ages come from: ``node_importance (row)``, ``row_region``, ``row_node``.
     artifact
         What lesions in healthy scans do to brain age, by ``policy`` and ``reach``.
+    site_shift
+        By how many years the brain ages of each site are off, by ``cohort``.
     mixed
         Mixed model of regional brain-PAD on lesion volume: ``estimate, se, df, ci_low,
         ci_high, p, q (region, term)`` and ``n (region)``; regions are ipsilesional and
@@ -98,6 +100,7 @@ class StudyResults:
     accuracy: xr.Dataset | None = None
     attribution: xr.Dataset | None = None
     artifact: xr.Dataset | None = None
+    site_shift: xr.Dataset | None = None
     mixed: xr.Dataset | None = None
     mixed_load: xr.Dataset | None = None
     sem: xr.Dataset | None = None

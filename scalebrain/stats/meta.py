@@ -15,7 +15,7 @@ import xarray as xr
 
 from scalebrain.errors import StatisticsError, check_all
 
-__all__ = ["meta", "meta_table"]
+__all__ = ["between_variance", "meta", "meta_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def meta(
         if there.sum() < 2:
             continue
         b, v = own[r, t, there], own_se[r, t, there] ** 2
-        tau2 = _reml(b, v)
+        tau2 = between_variance(b, v)
         arrays["estimate"][r, t, 1], arrays["se"][r, t, 1] = _hartung_knapp(b, v, tau2)
         arrays["df"][r, t, 1] = len(b) - 1
         q = _cochran(b, v)
@@ -364,8 +364,25 @@ def _hartung_knapp(b: FloatArray, v: FloatArray, tau2: float) -> tuple[float, fl
     return float(mean), float(np.sqrt((w * (b - mean) ** 2).sum() / ((len(b) - 1) * w.sum())))
 
 
-def _reml(b: FloatArray, v: FloatArray) -> float:
-    """Variance between cohorts that maximizes the restricted likelihood."""
+def between_variance(b: FloatArray, v: FloatArray) -> float:
+    """Variance between cohorts that maximizes the restricted likelihood.
+
+    Parameters
+    ----------
+    b
+        (cohort,) estimates, of two cohorts or more.
+    v
+        (cohort,) their squared standard errors, taken for known.
+
+    Returns
+    -------
+    float
+        0 where the estimates differ no more than chance makes them.
+
+    References
+    ----------
+    Viechtbauer 2005, doi:10.3102/10769986030003261
+    """
     size = max(float(b.var(ddof=1)), float(v.min()))
 
     def slope(tau2: float) -> float:  # twice the derivative of the log-likelihood

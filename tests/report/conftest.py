@@ -100,6 +100,7 @@ def make_study(evil: str = "") -> Study:
     )
     parts = {
         "accuracy": _accuracy(regions, rng),
+        "site_shift": _site_shift(regions, evil),
         "mixed": make_mixed("scale(log10(lesion_volume))", evil=evil),
         "mixed_load": make_mixed("scale(lesion_load)", effect=0.1),
         "sem": _sem(evil),
@@ -139,6 +140,23 @@ def _accuracy(regions: list[str], rng: np.random.Generator) -> xr.Dataset:
             "oracle_r": ("region", np.full(n, 0.7)),
         },
         coords={"region": regions},
+    )
+
+
+def _site_shift(regions: list[str], evil: str) -> xr.Dataset:
+    shift = np.stack([np.full(len(regions), years) for years in (0.4, -1.5, np.nan)])
+    dims = ("cohort", "region")
+    return xr.Dataset(
+        {
+            "site_mean": (dims, 1.2 * shift),
+            "site_shift": (dims, shift),
+            "site_shift_low": (dims, shift - 1),
+            "site_shift_high": (dims, shift + 1),
+            "n_healthy": (dims, np.tile([[11.0], [12.0], [0.0]], (1, len(regions)))),
+            "between_sites_sd": ("region", np.full(len(regions), 1.1)),
+            "within_site_sd": ("region", np.full(len(regions), 4.0)),
+        },
+        coords={"cohort": [f"site {name}{evil}" for name in "ABC"], "region": regions},
     )
 
 

@@ -104,6 +104,31 @@ def test_accuracy_section__measures_coverage_in_included_reference_people(study:
     assert "met by construction" in notes(accuracy_section(own, study.results))
 
 
+def test_accuracy_section__says_by_how_much_each_site_is_off(study: Study):
+    section = accuracy_section(study.ds, study.results)
+    said = notes(section)
+    assert "2 sites of 3 have healthy people" in said
+    assert "of site B, is −1.50 years" in said
+    assert "Of 1 site with strokes (site C) the shift is not known" in said
+    (table,) = (b for b in section.blocks if getattr(b, "key", "") == "site-shift-table")
+    rows = [[one.text for one in row] for row in table.rows]
+    assert [row[0] for row in rows] == ["site A", "site B", "site C"]
+    assert [row[4] for row in rows] == ["0", "18", "–"]
+    assert rows[1][5] == "left sensorimotor, −1.50 (−2.50 to −0.50)"
+    assert rows[2][5] == "not known"
+
+
+def test_accuracy_section__a_single_site_and_the_whole_brain(study: Study):
+    shifts = study.parts["site_shift"].isel(cohort=[0])
+    section = accuracy_section(study.ds, StudyResults(site_shift=shifts))
+    assert "1 site of 1 has healthy people" in notes(section)
+    assert not any(getattr(b, "key", "") == "site-shift" for b in section.blocks)
+    whole = study.parts["site_shift"].isel(region=0, drop=True)
+    section = accuracy_section(study.ds, StudyResults(site_shift=whole))
+    assert "whole brain, −1.50" in str([b for b in section.blocks if isinstance(b, Table)])
+    assert "'site_shift'" in notes(accuracy_section(study.ds, StudyResults()))
+
+
 def test_accuracy_section__shows_coverage_by_age_with_people_not_regions_as_n(study: Study):
     ds = study.ds.copy(deep=True)
     old = ds["age"] > 70

@@ -16,7 +16,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 import scalebrain
 from scalebrain.errors import StatisticsError, TableError
 from scalebrain.io.summaries import read_summary, write_summary
-from scalebrain.stats.meta import _cochran, _hartung_knapp, _reml, meta, meta_table
+from scalebrain.stats.meta import _cochran, _hartung_knapp, between_variance, meta, meta_table
 from scalebrain.stats.site_summary import site_summary
 from tests.test_cli import run
 
@@ -150,10 +150,10 @@ def test_hartung_knapp__equals_statsmodels_at_its_tau2():
         np.testing.assert_allclose(se, peer.sd_eff_w_re_hksj, rtol=1e-9)
 
 
-def test_reml__equals_the_full_likelihood_and_published_values():
+def test_between_variance__equals_the_full_likelihood_and_published_values():
     risk = np.log(BCG[:, 0] / BCG[:, :2].sum(axis=1)) - np.log(BCG[:, 2] / BCG[:, 2:].sum(axis=1))
     v = 1 / BCG[:, 0] - 1 / BCG[:, :2].sum(axis=1) + 1 / BCG[:, 2] - 1 / BCG[:, 2:].sum(axis=1)
-    tau2 = _reml(risk, v)
+    tau2 = between_variance(risk, v)
     # Viechtbauer 2010, doi:10.18637/jss.v036.i03, by metafor
     assert round(tau2, 4) == 0.3132
     assert round(_hartung_knapp(risk, v, tau2)[0], 4) == -0.7145
@@ -174,13 +174,13 @@ def test_reml__equals_the_full_likelihood_and_published_values():
         grid = np.concatenate([[0], np.geomspace(1e-6, 50, 400)])
         start = grid[np.argmin([deviance(t) for t in grid])]
         if start == 0:
-            assert _reml(b, v) < 1e-6
+            assert between_variance(b, v) < 1e-6
             continue
         best = scipy.optimize.minimize_scalar(
             deviance, bounds=(start / 1.1, start * 1.1), method="bounded", options={"xatol": 1e-12}
         )
-        np.testing.assert_allclose(_reml(b, v), best.x, rtol=1e-5)
-    assert _reml(np.array([1.0, 1.0, 1.0]), np.array([0.1, 0.2, 0.3])) == 0
+        np.testing.assert_allclose(between_variance(b, v), best.x, rtol=1e-5)
+    assert between_variance(np.array([1.0, 1.0, 1.0]), np.array([0.1, 0.2, 0.3])) == 0
 
 
 def test_meta__random_interval_covers_the_mean():
@@ -189,7 +189,7 @@ def test_meta__random_interval_covers_the_mean():
     for _ in range(500):
         v = rng.uniform(0.05, 0.5, 10)
         b = 0.4 + rng.normal(0, 0.5, 10) + rng.normal(0, np.sqrt(v))
-        mean, se = _hartung_knapp(b, v, _reml(b, v))
+        mean, se = _hartung_knapp(b, v, between_variance(b, v))
         hit += abs(mean - 0.4) < scipy.stats.t.ppf(0.975, 9) * se
     assert 0.92 < hit / 500 < 0.98
 
