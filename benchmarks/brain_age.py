@@ -11,7 +11,9 @@ settings is trained on the first of them, and the others, whom it never saw, are
   features in the same folds;
 - correlation of the corrected brain-PAD with age in the held-out, and how many of their ages
   the 90 % intervals hold;
-- ICC(2,1) of the corrected brain-PAD of people of another seed, each in the scanner twice.
+- ICC(2,1) of the corrected brain-PAD of people of another seed, each in the scanner twice;
+- correlation of that of one half of these people, whose scanners the model never saw, with the
+  truth, as it is and less the shift of their site, which the other half tells.
 
 What is left out of the simulation (defaces, motion, failed segmentations, disease) is left out of
 the figures as well. They say how much of what can be known is found, not how real ages are read.
@@ -112,6 +114,23 @@ def icc(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.asarray((between - within) / (between + within + 2 * (scans - within) / n))
 
 
+def at_new_sites(scans: xr.Dataset, pad: xr.DataArray, true: xr.DataArray) -> dict[str, Any]:
+    """Correlation of brain-PAD with the truth at sites without and with their shift taken out.
+
+    One half of the people of each site tells the shift, the other half is scored.
+    """
+    ds = scans.drop_dims(["voxel", "node"]).assign(brain_pad_corrected=pad)
+    teaches = np.arange(ds.sizes["subject"]) % 2 == 0
+    shift = scalebrain.site_shift(ds.isel(subject=teaches))["site_shift"]
+    rest = ds.isel(subject=~teaches)
+    truth = true.sel(subject=rest["subject"].values, region=rest["region"].values).values
+    left = rest["brain_pad_corrected"] - shift.sel(cohort=rest["cohort"])
+    return {
+        "new_sites_r": correlation(rest["brain_pad_corrected"].values, truth),
+        "new_sites_r_shifted": correlation(left.values, truth),
+    }
+
+
 def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> dict[str, Any]:
     """Train and score one model."""
     n = args.train + args.held_out
@@ -165,8 +184,10 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> d
                 scan=scan,
             )
             scans = scalebrain.open_store(again)
-            pads.append(brain_age(scans, model)["brain_pad_corrected"].values)
-        found["icc"] = icc(*pads)
+            pads.append(brain_age(scans, model)["brain_pad_corrected"].compute())
+        found["icc"] = icc(*(pad.values for pad in pads))
+        other = scalebrain.open_store(folder / f"seed{seed + 1000}-scan1-truth.zarr")
+        found |= at_new_sites(scans, pads[-1], other["true_deviation"])
     return {"layer": layer, "seed": seed, "train_s": seconds, "regions": regions} | found
 
 

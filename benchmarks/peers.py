@@ -516,7 +516,7 @@ def main() -> int:
         options.reference, options.stroke, options.resolution = 20, 30, 3.0
         options.peer_boot, options.peer_permutations, options.peer_scores = 5, 1, 5
         config = StudyConfig(training={"epochs": 1, "folds": 2}, n_boot=10, n_permutations=1)
-        trees, cohorts = 20, 4
+        trees, cohorts = 5, 4
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     table = Table()

@@ -208,10 +208,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
         if "surface" in parts:
-            config = {
-                **surface,
-                "training": {"patience": PATIENCE} if not options.quick else {"epochs": 2},
-            }
+            training = {"epochs": 2, "folds": 2} if options.quick else {"patience": PATIENCE}
+            config = {**surface, "training": training}
             run = one(folder / "surface", options.reference, options.stroke, config, options)
             found["surface"] = run
             print(f"\nSurface study, level {options.level}:\n\n{table(run)}")

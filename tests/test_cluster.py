@@ -113,9 +113,12 @@ def test_on_gpu_workers__changes_nothing_without_a_client():
         ("bad://127.0.0.1:9", "Scheduler 'bad://127.0.0.1:9' is not known"),
     ],
 )
-def test_open_client__unknown_scheduler__is_one_clear_error(spec, told, monkeypatch):
-    monkeypatch.setattr("scalebrain.cluster.client._ANSWERS_WITHIN", "1s")
-    with pytest.raises(ConfigError, match=told), open_client(spec):
+def test_open_client__unknown_scheduler__is_one_clear_error(spec, told):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(ConfigError, match=told),
+        open_client(spec),
+    ):
         pass
 
 

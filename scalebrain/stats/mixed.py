@@ -89,7 +89,8 @@ def mixed_model(
         Seed of both.
     errors
         What to do if a region cannot be fitted. ``"raise"``: gather all failures in one
-        error. ``"record"``: missing values, and the reasons in ``attrs["failures"]``.
+        error. ``"record"``: missing values, and the reasons in ``attrs["failures"]``; an error
+        still where none can be fitted.
 
     Returns
     -------
@@ -201,7 +202,7 @@ def mixed_model(
                 _fit(job, source, table, failures, options)
             except StatisticsError as error:
                 failures.append(str(error))
-    if errors == "raise":
+    if errors == "raise" or not table.terms:
         check_all(failures, StatisticsError, f"Mixed model '{formula}' cannot be fitted")
     return _assemble(source, table, failures, options)
 

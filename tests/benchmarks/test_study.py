@@ -96,7 +96,7 @@ def test_study__quick_runs_by_the_commands(tmp_path):
     text = quick("benchmarks.study", "--parts", "surface", "--out", str(out))
     assert "| train |" in text
     run = json.loads(out.read_text())["surface"]
-    assert run["epochs"] == [2] * 5
+    assert run["epochs"] == [2, 2]
     assert run["stages"]["ingest"]["read_bytes"] > 0.5 * run["source_bytes"]
     assert run["peak_bytes"] > 3e8
     assert len(run["effects"]) == 18

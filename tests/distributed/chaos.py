@@ -33,6 +33,7 @@ _CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations"
 _ENVIRONMENT = {
     **WORKER_ENVIRONMENT,
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "5s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "8s",
     "PYTHONUNBUFFERED": "1",
 }
 

@@ -379,6 +379,9 @@ def test_mixed_model__failures_are_gathered_or_recorded(cohort):
     assert sorted(result["region"].values[bad]) == ["VIS_L", "VIS_R"]
     assert len(result.attrs["failures"]) == 2
     assert result["q"].sel(region="SMN_L").notnull().all()
+    alone = ds.assign_coords(cohort=("subject", ds["subject"].values))
+    with pytest.raises(StatisticsError, match="a 'cohort' of its own"):
+        mixed_model(alone, "brain_pad_corrected ~ age", errors="record")
 
 
 def test_mixed_model__other_dimension_than_region():
