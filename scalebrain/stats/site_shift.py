@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.stats
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.meta import between_variance
 from scalebrain.stats.pads import find_pad
@@ -21,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 _ABOUT = {
     "site_mean": "Mean of the healthy people of the site",
     "site_shift": "Shift of the site: that mean, drawn towards the mean of all sites",
+    "site_shift_se": "Standard error of the shift",
     "site_shift_low": "Lower end of the confidence interval of the shift",
     "site_shift_high": "Upper end of the confidence interval of the shift",
     "n_healthy": "Healthy people of the site with a value",
@@ -46,13 +50,13 @@ def site_shift(
     ds
         Dataset with `variable`, `site` and ``group`` over ``subject``.
     variable
-        Brain-PAD over ``subject`` and any dimensions; default the one that the models take
-        (:func:`scalebrain.stats.pads.find_pad`).
+        Brain-PAD over ``subject`` and any dimensions, in memory as a whole; default the
+        corrected one of the store (:func:`scalebrain.stats.pads.find_pad`).
     site
         Variable over ``subject`` that says where people were scanned.
     group
-        Value of ``group`` of the healthy people. Their ages have to be predicted by models that
-        did not train on them, as ``out_of_fold`` ones are.
+        Value of ``group`` of the healthy people. Models must not have seen those whose ages
+        they predict: people of the training are ``out_of_fold``, others new.
     included
         Bool variable over ``subject``: healthy people who count. None counts all.
     confidence
@@ -61,35 +65,45 @@ def site_shift(
     Returns
     -------
     Dataset
-        Over `site` and the dimensions of `variable`, in its units: ``site_shift``,
-        ``site_shift_low``, ``site_shift_high``, ``site_mean`` and ``n_healthy``; every site of
-        `ds` is there, NaN where nobody healthy has a value. Over the dimensions of `variable`:
-        ``between_sites_sd`` and ``within_site_sd``. To take it out, see the example.
+        Over `site` and the dimensions of `variable`, in its units: ``site_shift``, its standard
+        error ``site_shift_se``, ``site_shift_low``, ``site_shift_high``, ``site_mean`` and
+        ``n_healthy``; every site of `ds` is there, NaN where nobody healthy has a value. Over the
+        dimensions of `variable`: ``between_sites_sd`` and ``within_site_sd``. To take it out, see
+        the example.
 
     Raises
     ------
     MissingVariableError
         If a variable is missing.
     StatisticsError
-        If no two healthy people of a site have a value of a region.
+        If no two healthy people of a site have a value, if a healthy person has no site, or if
+        the age bias of the brain-PAD of the store is not corrected: the mean of a site would be
+        that of the ages of its people.
 
     Notes
     -----
-    Healthy person i of site s has the brain-PAD ``y_si = m + b_s + e_si``. With the variance
-    ``w`` within sites pooled, ``v_s = w / n_s``, the variance ``t`` between sites by restricted
-    maximum likelihood of the means, and ``l_s = t / (t + v_s)``, the shift is ``m + l_s (mean_s
-    - m)``: that of a site with few healthy people is drawn towards the mean ``m`` of all. Its
-    variance is ``t (1 - l_s) + (1 - l_s)^2 var(m)``. The variances are taken for known; the
-    interval is that of t with the degrees of freedom within sites. A single site is not drawn
-    anywhere.
+    Healthy person i of site s has the brain-PAD ``y_si = m + b_s + e_si`` (several scans there are
+    averaged). With the variance ``w`` within sites pooled, ``v_s = w / n_s``, the variance ``t``
+    between sites by restricted maximum likelihood of the means, and ``l_s = t / (t + v_s)``, the
+    shift is ``m + l_s (mean_s - m)``: that of a site with few healthy people is drawn towards the
+    mean ``m`` of all. A single site is not drawn anywhere. The standard error is that of Prasad and
+    Rao: the root of ``t (1 - l_s) + (1 - l_s)^2 var(m) + 2 v_s^2 (t + v_s)^-3 var(t)``, with
+    ``var(t) = 2 / sum_s (t + v_s)^-2``; the interval is that of t with the degrees of freedom
+    within sites. With two or three sites of very unequal size, ``t`` is hardly known and the
+    interval of a small site is too short.
 
-    People of a site on whom a model was trained taught it how their site looks: what is left is
-    less than a site would shift that the model has never seen.
+    The shift holds all in which the healthy people of a site differ from those of the training:
+    the scanner, and who was recruited there. People of a site on whom a model was trained taught
+    it how their site looks: what is left is less than at a site that the model has never seen. The
+    age bias of a fold is corrected by its held-out people; where these are one whole
+    cohort (``keep_cohorts``), their brain-PAD is zero on average by construction, and so is the
+    shift.
 
     References
     ----------
     Laird and Ware 1982, doi:10.2307/2529876 (empirical Bayes estimates);
-    Viechtbauer 2005, doi:10.3102/10769986030003261
+    Viechtbauer 2005, doi:10.3102/10769986030003261;
+    Prasad and Rao 1990, doi:10.1080/01621459.1990.10475320
 
     Examples
     --------
@@ -98,7 +112,7 @@ def site_shift(
     """
     if not 0 < confidence < 1:
         raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
-    name = find_pad(ds).name if variable is None else variable
+    name = _named(ds) if variable is None else variable
     absent = [str(n) for n in (name, site, "group") if n not in ds.variables]
     if absent:
         raise MissingVariableError(
@@ -106,32 +120,50 @@ def site_shift(
             "or name your own variable."
         )
     source = ds[name]
-    dims = tuple(dim for dim in source.dims if dim != "subject")
-    values = source.transpose("subject", *dims).values.astype(np.float64)
-    flat = values.reshape(len(values), -1)
-    healthy = eligible_subjects(ds, group=group, included=included)
-    labels = ds[site].values.astype(str)
-    sites, own = np.unique(labels, return_inverse=True)
-    if "" in sites:
-        raise StatisticsError(
-            f"'{site}' of {(labels == '').sum()} people is empty. Say where they were scanned."
+    if "subject" not in source.dims or ds[site].dims != ("subject",):
+        raise MissingVariableError(
+            f"'{name}' has dims {source.dims} and '{site}' {ds[site].dims}; expected both over "
+            "'subject'. Name variables of people."
         )
-    arrays = _shifts(flat, own, healthy, len(sites), confidence)
-    sizes = {site: len(sites)} | {dim: source.sizes[dim] for dim in dims}
+    dims = tuple(dim for dim in source.dims if dim != "subject")
+    sizes = {dim: source.sizes[dim] for dim in dims}
+    values = source.transpose("subject", *dims).values.astype(np.float64)
+    values = values.reshape(len(values), math.prod(sizes.values()))
+    healthy = eligible_subjects(ds, group=group, included=included)
+    own, sites = pd.factorize(ds[site].to_series().replace("", None), sort=True)
+    if (nowhere := int((healthy & (own < 0)).sum())) > 0:
+        raise StatisticsError(
+            f"'{site}' of {nowhere} healthy people is empty. Say where they were scanned."
+        )
+    arrays = _shifts(values, own, same_people(ds), healthy, len(sites), confidence)
     out = xr.Dataset(coords={dim: source[dim] for dim in dims if dim in source.coords})
-    out = out.assign_coords({site: sites})
+    out = out.assign_coords({site: np.asarray(sites)})
     units = {"units": source.attrs["units"]} if "units" in source.attrs else {}
     for key, array in arrays.items():
-        over = (site, *dims) if array.ndim == 2 else dims
+        over = dims if key in _OF_ALL else (site, *dims)
+        shape = [len(sites) if dim == site else sizes[dim] for dim in over]
         about = {"long_name": _ABOUT[key]} | ({} if key == "n_healthy" else units)
-        out[key] = (over, array.reshape([sizes[dim] for dim in over]), about)
+        out[key] = (over, array.reshape(shape), about)
+    out["n_healthy"] = out["n_healthy"].astype(np.int64)
     out.attrs = {"variable": str(name), "confidence": confidence, "group": group}
     return out
+
+
+def _named(ds: xr.Dataset) -> str:
+    """Name of the store's brain-PAD, whose age bias has to be corrected."""
+    pad = find_pad(ds)
+    if not pad.is_corrected:
+        raise StatisticsError(
+            f"The age bias of {pad.name} is not corrected: the mean of a site would be that of the "
+            "ages of its people. Import ages of a tool that corrects it, or bring more references."
+        )
+    return pad.name
 
 
 def _shifts(
     y: FloatArray,
     own: npt.NDArray[np.intp],
+    people: npt.NDArray[np.integer],
     healthy: npt.NDArray[np.bool_],
     n_sites: int,
     confidence: float,
@@ -141,42 +173,53 @@ def _shifts(
     out: dict[str, FloatArray] = {
         key: np.full(shape[1:] if key in _OF_ALL else shape, np.nan) for key in _ABOUT
     }
+    out["n_healthy"][:] = 0
+    # a person with several scans at a site counts once there
+    pairs, pair = np.unique(np.stack([own, people]), axis=1, return_inverse=True)
+    pair = pair.ravel()
     for j in range(shape[1]):
         known = healthy & np.isfinite(y[:, j])
-        size = np.bincount(own[known], minlength=n_sites).astype(np.float64)
+        scans = np.bincount(pair[known], minlength=pairs.shape[1])
+        sums = np.bincount(pair[known], y[known, j], pairs.shape[1])
+        seen = scans > 0
+        value, at = sums[seen] / scans[seen], pairs[0, seen]
+        size = np.bincount(at, minlength=n_sites).astype(np.float64)
         there = size > 0
+        out["n_healthy"][:, j] = size
         df = int(size.sum() - there.sum())
-        if df < 1:
-            raise StatisticsError(
-                f"{known.sum()} healthy people of {there.sum()} sites have a brain-PAD: no two of "
-                "one site, so that the shift of a site cannot be told from that of a person."
-            )
-        with np.errstate(invalid="ignore"):
-            mean = np.bincount(own[known], y[known, j], n_sites) / size
-        within = float(((y[known, j] - mean[own[known]]) ** 2).sum()) / df
-        between, shift, variance = _drawn(mean[there], within / size[there])
-        half = scipy.stats.t.ppf(0.5 + confidence / 2, df) * np.sqrt(variance)
+        if df < 1:  # the shift of a site cannot be told from that of a person
+            continue
+        mean = np.bincount(at, value, n_sites)[there] / size[there]
+        within = float(((value - mean[np.cumsum(there)[at] - 1]) ** 2).sum()) / df
+        between, shift, se = _drawn(mean, within / size[there])
+        half = scipy.stats.t.ppf(0.5 + confidence / 2, df) * se
         found = {
-            "site_mean": mean[there],
+            "site_mean": mean,
             "site_shift": shift,
+            "site_shift_se": se,
             "site_shift_low": shift - half,
             "site_shift_high": shift + half,
         }
         for key, column in found.items():
             out[key][there, j] = column
-        out["n_healthy"][:, j] = size
         out["between_sites_sd"][j], out["within_site_sd"][j] = np.sqrt(between), np.sqrt(within)
+    if np.isnan(out["site_shift"]).all():
+        raise StatisticsError(
+            f"{healthy.sum()} healthy people: no two of one site have a brain-PAD, so that the "
+            "shift of a site cannot be told from that of a person."
+        )
     return out
 
 
 def _drawn(b: FloatArray, v: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-    """Variance between sites, their means drawn towards that of all, and the variance of these."""
+    """Variance between sites, their means drawn towards that of all, and the errors of these."""
     if len(b) == 1:
-        return np.nan, b, v
+        return np.nan, b, np.sqrt(v)
     if not v.any():  # means that are known without error
-        return float(b.var(ddof=1)), b, v
+        return float(b.var(ddof=1)), b, np.sqrt(v)
     between = between_variance(b, v)
     weight = 1 / (between + v)
-    middle, kept = float((weight * b).sum() / weight.sum()), between / (between + v)
-    variance = between * (1 - kept) + (1 - kept) ** 2 / weight.sum()
-    return between, middle + kept * (b - middle), variance
+    middle, kept = float((weight * b).sum() / weight.sum()), between * weight
+    unknown = 2 * v**2 * weight**3 * 2 / (weight**2).sum()
+    variance = between * (1 - kept) + (1 - kept) ** 2 / weight.sum() + unknown
+    return between, middle + kept * (b - middle), np.sqrt(variance)
