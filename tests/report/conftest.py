@@ -157,6 +157,7 @@ def _site_shift(regions: list[str], evil: str) -> xr.Dataset:
             "within_site_sd": ("region", np.full(len(regions), 4.0)),
         },
         coords={"cohort": [f"site {name}{evil}" for name in "ABC"], "region": regions},
+        attrs={"confidence": 0.95},
     )
 
 

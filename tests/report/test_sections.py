@@ -109,7 +109,10 @@ def test_accuracy_section__says_by_how_much_each_site_is_off(study: Study):
     said = notes(section)
     assert "2 sites of 3 have healthy people" in said
     assert "of site B, is −1.50 years" in said
-    assert "Of 1 site with strokes (site C) the shift is not known" in said
+    assert "At 1 site with strokes (site C) it is not known" in said
+    assert "taught it their site" not in said
+    own = study.ds.assign(out_of_fold=("subject", np.ones(study.ds.sizes["subject"], dtype=bool)))
+    assert "taught it their site" in notes(accuracy_section(own, study.results))
     (table,) = (b for b in section.blocks if getattr(b, "key", "") == "site-shift-table")
     rows = [[one.text for one in row] for row in table.rows]
     assert [row[0] for row in rows] == ["site A", "site B", "site C"]
@@ -122,6 +125,8 @@ def test_accuracy_section__a_single_site_and_the_whole_brain(study: Study):
     shifts = study.parts["site_shift"].isel(cohort=[0])
     section = accuracy_section(study.ds, StudyResults(site_shift=shifts))
     assert "1 site of 1 has healthy people" in notes(section)
+    assert "It is 0.40 years on average" in notes(section)
+    assert "drawn towards" not in notes(section)
     assert not any(getattr(b, "key", "") == "site-shift" for b in section.blocks)
     whole = study.parts["site_shift"].isel(region=0, drop=True)
     section = accuracy_section(study.ds, StudyResults(site_shift=whole))

@@ -54,19 +54,27 @@ def test_site_shift__equals_the_random_intercepts_of_a_mixed_model():
 
 
 def test_site_shift__is_nearer_to_the_truth_than_means_and_its_interval_holds_it():
+    sizes = [5, 8, 12, 20, 40, 80, 5, 8, 12, 20]
+    squares, inside = simulated(sizes, between=2.0, n=150)
+    assert squares[0] < 0.85 * squares[1]
+    assert 0.93 < inside < 0.96
+    for few in ([10] * 3, [20] * 5):  # what is unknown of the variance between sites counts
+        assert 0.94 < simulated(few, between=1.0, n=150)[1] < 0.995
+
+
+def simulated(sizes: list[int], *, between: float, n: int) -> tuple[np.ndarray, float]:
+    """Mean squared errors of shifts and plain means, and how many intervals hold the shift."""
     squares, inside = [], []
-    for seed in range(60):
-        sites = {f"site{i:02}": n for i, n in enumerate([5, 8, 12, 20, 40, 80, 5, 8, 12, 20])}
-        ds, planted = cohort(sites, seed=seed)
+    for seed in range(n):
+        sites = {f"site{i:02}": size for i, size in enumerate(sizes)}
+        ds, planted = cohort(sites, between=between, seed=seed)
         found = scalebrain.site_shift(ds)
         squares.append(
-            [((found[n].values - planted) ** 2).mean() for n in ("site_shift", "site_mean")]
+            [((found[name].values - planted) ** 2).mean() for name in ("site_shift", "site_mean")]
         )
         low, high = found["site_shift_low"].values, found["site_shift_high"].values
         inside.append((low <= planted) & (planted <= high))
-    shrunken, plain = np.mean(squares, axis=0)
-    assert shrunken < 0.85 * plain
-    assert 0.92 < np.mean(inside) < 0.97
+    return np.mean(squares, axis=0), float(np.mean(inside))
 
 
 def test_site_shift__takes_the_part_of_the_site_out():
@@ -92,6 +100,46 @@ def test_site_shift__a_site_without_healthy_people_is_not_known():
         assert np.isnan(found[name]).values[:, 0].tolist() == [False, True, True, False]
     alone = scalebrain.site_shift(ds.isel(subject=np.isin(ds["cohort"].values, ["a", "d"])))
     xr.testing.assert_allclose(found["site_shift"].sel(cohort=["a", "d"]), alone["site_shift"])
+
+
+def test_site_shift__scans_of_one_person_count_once():
+    ds, _ = cohort({"a": 20, "b": 30})
+    twice = xr.concat([ds, ds.isel(subject=slice(10, 30))], dim="subject")
+    person = np.concatenate([np.arange(50), np.arange(10, 30)]).astype(str)
+    twice = twice.assign_coords(
+        subject=[f"scan-{i}" for i in range(70)], person=("subject", person)
+    )
+    xr.testing.assert_allclose(scalebrain.site_shift(twice), scalebrain.site_shift(ds))
+
+
+def test_site_shift__a_region_without_values_leaves_the_others():
+    ds, _ = cohort({"a": 20, "b": 30})
+    part = ds.copy(deep=True)
+    part["brain_pad_corrected"][:, 1] = np.nan
+    found, whole = scalebrain.site_shift(part), scalebrain.site_shift(ds)
+    assert np.isnan(found["site_shift"].sel(region="r1")).all()
+    assert (found["n_healthy"].sel(region="r1") == 0).all()
+    rest = {"region": ["r0", "r2"]}
+    xr.testing.assert_allclose(found.sel(rest), whole.sel(rest))
+
+
+def test_site_shift__a_single_person_beside_other_sites_and_lazy_values():
+    ds, _ = cohort({"a": 20, "b": 30, "c": 1})
+    found = scalebrain.site_shift(ds.chunk(subject=7))
+    plain = ds["brain_pad_corrected"][-1]
+    assert found["n_healthy"].dtype == np.int64
+    assert (found["n_healthy"].sel(cohort="c") == 1).all()
+    np.testing.assert_allclose(found["site_mean"].sel(cohort="c"), plain)
+    assert (np.abs(found["site_shift"].sel(cohort="c")) < np.abs(plain)).all()
+
+
+def test_site_shift__sites_may_be_numbers():
+    ds, _ = cohort({"a": 20, "b": 30})
+    number = ds.assign(scanner=("subject", np.where(ds["cohort"] == "a", 3, 1)))
+    shift = scalebrain.site_shift(number, site="scanner")["site_shift"]
+    assert shift["scanner"].values.tolist() == [1, 3]
+    by_name = scalebrain.site_shift(ds)["site_shift"]
+    np.testing.assert_allclose(shift.sel(scanner=number["scanner"])[0], by_name.sel(cohort="a"))
 
 
 def test_site_shift__one_site_is_its_mean_and_people_without_a_value_do_not_count():
@@ -133,14 +181,21 @@ def test_site_shift__order_of_people_does_not_matter():
 
 def test_site_shift__what_is_wrong_is_one_clear_error():
     ds, _ = cohort({"a": 1, "b": 1})
-    with pytest.raises(StatisticsError, match=r"2 healthy people of 2 sites.*no two of one site"):
+    with pytest.raises(StatisticsError, match="2 healthy people: no two of one site"):
         scalebrain.site_shift(ds)
     with pytest.raises(MissingVariableError, match="'scanner' is missing"):
         scalebrain.site_shift(ds, site="scanner")
     with pytest.raises(StatisticsError, match="between 0 and 1"):
         scalebrain.site_shift(ds, confidence=95)
-    named = ds.assign_coords(cohort=("subject", ["a", ""]))
-    with pytest.raises(StatisticsError, match="'cohort' of 1 people is empty"):
-        scalebrain.site_shift(named)
-    with pytest.raises(StatisticsError, match="0 healthy people of 0 sites"):
+    for empty in ("", None):
+        named = ds.assign_coords(cohort=("subject", np.array(["a", empty], dtype=object)))
+        with pytest.raises(StatisticsError, match="'cohort' of 1 healthy people is empty"):
+            scalebrain.site_shift(named)
+    with pytest.raises(StatisticsError, match="0 healthy people"):
         scalebrain.site_shift(ds, group="control")
+    with pytest.raises(MissingVariableError, match="over 'subject'"):
+        scalebrain.site_shift(ds.assign(cohort_of_all=1), site="cohort_of_all")
+    biased = ds.rename(brain_pad_corrected="brain_pad")
+    biased["brain_pad"].attrs["tool"] = "another"
+    with pytest.raises(StatisticsError, match="age bias of brain_pad is not corrected"):
+        scalebrain.site_shift(biased)
