@@ -54,6 +54,10 @@ def test_one_thread_each__restores_when_several_threads_are_inside():
     assert blas_threads() == before
 
 
+def is_on_gpu(number):
+    return bool(name_of_worker([number]).all())
+
+
 def name_of_worker(block):
     from distributed import get_worker
 
@@ -93,6 +97,7 @@ def test_on_gpu_workers__sends_blocks_to_them(mixed_cluster):
     )
     with on_gpu_workers():
         assert on_gpu.compute().all()
+        assert all(map_tasks(is_on_gpu, range(6), label="train"))
     client = mixed_cluster
     client.retire_workers(names=["gpu"], close_workers=False)
     assert not on_gpu.compute().any()  # without the block any worker does

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.regions import RegionSet
-from scalebrain.cluster.tasks import map_tasks, once_per_worker
+from scalebrain.cluster.tasks import map_tasks, on_gpu_workers, once_per_worker
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ModelFileError, StatisticsError
 from scalebrain.features.inclusion import same_people
@@ -177,13 +177,14 @@ class BrainAgeModel:
         key = hashlib.sha256(
             json.dumps([graph.fingerprint, asdict(training), keys.tolist()]).encode()
         ).hexdigest()
-        trained = map_tasks(
-            _train,
-            range(training.folds),
-            label="train",
-            shared=(data, fold_of, graph, training, checkpoints and str(checkpoints), key),
-            threads=1,
-        )
+        with on_gpu_workers():  # all folds on one kind of processor
+            trained = map_tasks(
+                _train,
+                range(training.folds),
+                label="train",
+                shared=(data, fold_of, graph, training, checkpoints and str(checkpoints), key),
+                threads=1,
+            )
         predicted = np.full((len(age), len(graph.regions)), np.nan)
         folds = []
         for number, fold in enumerate(trained):
