@@ -22,6 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="JSON file.")
     options = parser.parse_args()
     if options.quick:
-        options.people, options.workers, options.rounds = 3000, "4,8", 1
-        options.resolution, options.calibration, options.checked = 4.0, 32, 48
+        options.people, options.workers, options.rounds = 1000, "4,8", 1
+        options.resolution, options.calibration, options.checked = 4.0, 24, 32
         options.overhead, options.no_s3 = 300, True
     return options
 
@@ -97,10 +98,10 @@ def scans(folder: Path, n: int, resolution: float, seed: int) -> Path:
     )
 
 
-def count(folder: Path) -> list[dict[str, int]]:
+def count(folder: Path, sizes: Sequence[int]) -> list[dict[str, int]]:
     """Tasks of the features of small stores: of the graph, and those that ran."""
     out = []
-    for n in (10, 50, 200):
+    for n in sizes:
         found = driver_costs(folder / f"count-{n}", n, 4.0, find=False, keep=True)
         ran = tasks_that_ran(folder / f"count-{n}" / "store.zarr")
         out.append({"people": n, "counted": found["feature_tasks"], "ran": ran})
@@ -344,7 +345,7 @@ def main() -> None:
         }
         say = _Progress()
         say("counting")
-        result["counts"] = count(folder)
+        result["counts"] = count(folder, (10, 50) if options.quick else (10, 50, 200))
         say("overhead of tasks")
         result["overhead"] = overheads(folder, options)
         say("the driver")

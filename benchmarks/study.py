@@ -151,6 +151,11 @@ def exponents(runs: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def _with_steps(stages: dict[str, Any], name: str) -> float:
+    """Seconds of a stage and of its steps, `name`: step."""
+    return sum(took["seconds"] for step, took in stages.items() if step.partition(": ")[0] == name)
+
+
 def table(run: dict[str, Any]) -> str:
     """Table of the stages of a study."""
     lines = [
@@ -252,7 +257,7 @@ def main() -> None:
             print("\n| references | " + " | ".join(names) + " | all, s | peak, GiB |")
             print("|" + "---|" * (len(names) + 3))
             for run in runs:
-                cells = [f"{run['stages'].get(s, {'seconds': 0})['seconds']:.1f}" for s in names]
+                cells = [f"{_with_steps(run['stages'], s):.1f}" for s in names]
                 print(
                     f"| {run['reference']} | " + " | ".join(cells) + f" | {run['seconds']:.0f} | "
                     f"{run['peak_bytes'] / 2**30:.1f} |"
