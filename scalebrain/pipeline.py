@@ -3,12 +3,11 @@
 import hashlib
 import json
 import logging
-import platform
 import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -65,21 +64,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = (
-    "scalebrain",
-    "dask",
-    "xarray",
-    "zarr",
-    "numpy",
-    "numba",
-    "nibabel",
-    "torch",
-    "torch-geometric",
-    "scikit-learn",
-    "semopy",
-)
-
-
 Level = Literal["all", "participant", "group"]
 
 
@@ -112,7 +96,6 @@ class _Study:
     truth: Path | None
     level: Level = "all"
     participants: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def store(self) -> Path:
@@ -209,7 +192,7 @@ def run_study(
         if not always and _recorded(record) == wanted.hexdigest():
             logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
         else:
-            start = time.perf_counter()
+            spent, start = _seconds(record), time.perf_counter()
             held = _ingested(study)
             record.unlink(missing_ok=True)
             logger.info("%d/%d %s", number, len(stages), name, extra=told)
@@ -218,10 +201,10 @@ def run_study(
                 logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
             else:
                 ran += 1
-            study.seconds[name] = time.perf_counter() - start
+                spent = {"seconds": round(time.perf_counter() - start, 3)}
             if name == "ingest":
                 wanted.update(_ingested(study).encode())
-            _write_json(record, {"fingerprint": wanted.hexdigest()})
+            _write_json(record, {"fingerprint": wanted.hexdigest()} | spent)
         before = _recorded(record)
     if not ran:
         logger.info("nothing to do: every stage is done and nothing changed", extra={"stage": ""})
@@ -359,10 +342,30 @@ def _ingested(study: _Study) -> str:
 
 def _recorded(record: Path) -> str:
     """Fingerprint of a finished stage; empty when it is not finished."""
+    return str(_read_record(record).get("fingerprint", ""))
+
+
+def _seconds(record: Path) -> dict[str, float]:
+    """Wall time of a finished stage, when it was last run; empty where its record tells none."""
+    seconds = _read_record(record).get("seconds")
+    return {"seconds": float(seconds)} if isinstance(seconds, int | float) else {}
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    """Record of a stage; empty when it is not finished."""
     try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["fingerprint"])
-    except (OSError, ValueError, KeyError):
-        return ""
+        read = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _wall_times(study: _Study) -> dict[str, float]:
+    """Seconds of every stage before the report, of this run or of an earlier one."""
+    names = [stage.name for stage in _stages(replace(study, level="all"))]
+    before = names[: names.index("report")]
+    found = {name: _seconds(_record(study, name)) for name in before}
+    return {name: told["seconds"] for name, told in found.items() if told}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -728,6 +731,7 @@ def _report(study: _Study) -> None:
     """Write the report."""
     from scalebrain.report.content import StudyResults
     from scalebrain.report.page import write_report
+    from scalebrain.report.provenance import study_provenance
 
     ds = open_store(study.store)
     results, attrs = read_results(study.results)
@@ -746,20 +750,6 @@ def _report(study: _Study) -> None:
             write_table(recovery, study.tables / "recovery.tsv")
         except StatisticsError as error:
             missing["recovery"] = str(error)
-    config = {
-        key: value if isinstance(value, int | float | str) else json.dumps(value, default=str)
-        for key, value in study.config.as_dict().items()
-    }
-    provenance = {
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in _PACKAGES},
-        "configuration": config,
-        "store": {
-            key: str(value)
-            for key, value in ds.attrs.items()
-            if key.endswith("sha256") or key in ("space", "shape", "package_version")
-        },
-        "wall time, s": {name: f"{seconds:.1f}" for name, seconds in study.seconds.items()},
-    }
     write_report(
         ds,
         study.out / "report.html",
@@ -776,7 +766,7 @@ def _report(study: _Study) -> None:
             recovery=recovery,
             rejected=problems(study.store),
             warnings=problems(study.store, "warnings"),
-            provenance=provenance,
+            provenance=study_provenance(ds, study.config.as_dict(), _wall_times(study)),
             missing=missing,
         ),
     )

@@ -1,5 +1,7 @@
 import json
 import logging
+import re
+from itertools import product
 
 import pytest
 
@@ -114,6 +116,42 @@ def test_main__completes_commands(monkeypatch, capsys):
 
     found = BashComplete(cli.cli, {}, "scalebrain", "_X").get_completions([], "ing")
     assert [item.value for item in found] == ["ingest"]
+
+
+@pytest.mark.parametrize(
+    ("main", "variable", "words", "expected"),
+    [
+        (cli.main, "_SCALEBRAIN_COMPLETE", "scalebrain ing", "plain,ingest\n"),
+        (
+            cli.bids_main,
+            "_SCALEBRAIN_BIDS_COMPLETE",
+            "scalebrain-bids data out par",
+            "plain,participant\n",
+        ),
+    ],
+)
+def test_main__completes_in_the_shell(monkeypatch, capsys, main, variable, words, expected):
+    monkeypatch.setenv(variable, "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    code, told, _ = run(capsys, main)
+    assert code == 0
+    assert told == expected
+
+
+def test_docs__set_up_the_completion_of_both_programs(monkeypatch, capsys, repository):
+    page = (repository / "docs" / "cli.md").read_text(encoding="utf-8")
+    found = re.findall(r"(_\w+_COMPLETE)=(\w+_source) (scalebrain\S*?)[)\s]", page)
+    shells = ("bash_source", "zsh_source", "fish_source")
+    mains = {"scalebrain": cli.main, "scalebrain-bids": cli.bids_main}
+    assert {(shell, program) for _, shell, program in found} == set(product(shells, mains))
+    for variable, shell, program in found:
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, shell)
+            code, told, _ = run(capsys, mains[program])
+        assert code == 0
+        assert f"{variable}={shell.replace('source', 'complete')}" in told
+        assert program in told
 
 
 def test_redact__blanks_out_what_is_secret():

@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import scalebrain
 from scalebrain import cli
 from scalebrain.cli.logfile import log_to
 from scalebrain.cli.study import log_of_study
+from scalebrain.cli.watch import _plain_progress
+from scalebrain.report.versions import versions
 from tests.phantom import image_path, write_tree
 
 
@@ -61,7 +65,52 @@ def test_main__unknown_scheduler_names_what_is_known(capsys, tmp_path):
 def test_main__version(capsys):
     code, out, _ = run(capsys, "--version")
     assert code == 0
-    assert scalebrain.__version__ in out
+    assert out.splitlines() == [f"{name} {found}" for name, found in versions().items()]
+    assert out.startswith(f"scalebrain {scalebrain.__version__}\n")
+
+
+def test_main__version_imports_nothing_of_what_it_names():
+    code = (
+        "import sys\n"
+        "from scalebrain.cli import main\n"
+        "main(['--version'])\n"
+        "heavy = {'torch', 'sklearn', 'scipy', 'numba', 'distributed', 'shap', 'nilearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def told_progress(capsys, label, *reports, total):
+    """Lines of reports, each at a time in seconds."""
+    show = _plain_progress(iter([now for now, _ in reports]).__next__)
+    for _, done in reports:
+        show(label, done, total)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_plain_progress__tells_the_time_that_is_left(capsys):
+    reports = [(0, 0), (10, 1), (11, 1), (12, 2), (400, 5), (401, 10)]
+    assert told_progress(capsys, "ingest", *reports, total=10) == [
+        "ingest: 0/10",
+        "ingest: 1/10, about 2 min left",
+        "ingest: 2/10, about 48 s left",
+        "ingest: 5/10, about 7 min left",
+        "ingest: 10/10 in 7 min",
+    ]
+    assert told_progress(capsys, "train", (0, 0), (9_000, 1), (18_000, 2), total=4) == [
+        "train: 0/4",
+        "train: 1/4, about 7 h 30 min left",
+        "train: 2/4, about 5 h 0 min left",
+    ]
+
+
+def test_plain_progress__takes_the_rate_of_this_run_alone(capsys):
+    assert told_progress(capsys, "features", (700, 50), (710, 60), (720, 100), total=100) == [
+        "features: 50/100",
+        "features: 60/100, about 40 s left",
+        "features: 100/100 in 20 s",
+    ]
 
 
 def test_main__a_store_is_validated_ingested_looked_after(capsys, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from scalebrain.errors import ConfigError, DataWarning, TableError
 from scalebrain.graph.artifact import artifact_summary, lesion_artifact
 from scalebrain.graph.policies import ages_by_policy
 from scalebrain.io.results import read_results
+from scalebrain.report.versions import versions
 from tests.conftest import CONFIG
 from tests.phantom import tree_bytes
 
@@ -120,6 +122,46 @@ def test_run_study__second_run_does_nothing_and_says_so(study, tree, caplog):
         scalebrain.run_study(tree, study, CONFIG, truth=tree.parent / "truth.json")
     assert "nothing to do" in caplog.text
     assert tree_bytes(study) == before
+
+
+def wall_times(out):
+    page = (out / "report.html").read_text(encoding="utf-8")
+    block = page[page.index("<summary>Wall time, s</summary>") :]
+    block = block[: block.index("</dl>")]
+    return dict(re.findall(r"<dt>(\w+)</dt><dd>([\d.]+)</dd>", block))
+
+
+def test_run_study__keeps_the_wall_times_of_what_was_done_before(study, tree, tmp_path):
+    first = wall_times(study)
+    assert list(first) == ["ingest", "features", "train", "predict", "statistics"]
+    out, stages = tmp_path / "out", tmp_path / "out" / "stages"
+    shutil.copytree(study, out)
+
+    def rewrite(name, **other):
+        record = json.loads((stages / f"{name}.json").read_text())
+        assert record.pop("seconds") > 0
+        (stages / f"{name}.json").write_text(json.dumps(record | other))
+
+    rewrite("ingest", seconds=987.64)  # that of an ingest that read something
+    rewrite("train", seconds=1234.56)
+    rewrite("features")  # a record of an earlier version is done all the same
+    (stages / "report.json").unlink()
+    scalebrain.run_study(tree, out, CONFIG, truth=tree.parent / "truth.json")
+    expected = {**first, "ingest": "987.6", "train": "1234.6"}
+    del expected["features"]
+    assert wall_times(out) == expected
+    assert json.loads((stages / "ingest.json").read_text())["seconds"] == 987.64
+    assert json.loads((stages / "report.json").read_text())["seconds"] > 0
+
+
+def test_run_study__report_tells_where_its_numbers_come_from(study, tree):
+    page = (study / "report.html").read_text(encoding="utf-8")
+    model = scalebrain.BrainAgeModel.load(study / "model")
+    assert f"<dt>Model, SHA-256</dt><dd>{model.fingerprint}</dd>" in page
+    assert "<dt>scheduler</dt><dd>threads</dd>" in page
+    for name in versions():
+        assert f"<dt>{name}</dt>" in page
+    assert str(tree.parent) not in page  # no path of the machine
 
 
 @pytest.mark.parametrize("stage", ["features", "train", "predict", "statistics"])

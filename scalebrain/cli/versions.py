@@ -1,34 +1,10 @@
-"""Versions of scalebrain and of what it computes with."""
-
-import platform
-from importlib.metadata import PackageNotFoundError, version
+"""The option that prints versions."""
 
 import click
 
-__all__ = ["print_versions", "versions"]
+from scalebrain.report.versions import versions
 
-_PACKAGES = (
-    "numpy",
-    "dask",
-    "distributed",
-    "xarray",
-    "zarr",
-    "torch",
-    "torch-geometric",
-    "numba",
-    "nibabel",
-)
-
-
-def versions() -> dict[str, str]:
-    """Return the version of scalebrain, of Python, and of the packages that results depend on."""
-    found = {"scalebrain": version("scalebrain"), "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+__all__ = ["print_versions"]
 
 
 def print_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -1,24 +1,27 @@
-"""Methods, sources, limits and provenance."""
+"""What the methods text of a report says, and its sources."""
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Literal
 
 import xarray as xr
 
+from scalebrain.features.quality import count_decisions
 from scalebrain.graph.imported import imported_from
-from scalebrain.report.content import StudyResults, finite, number, percent
+from scalebrain.report.content import (
+    StudyResults,
+    and_list,
+    count,
+    finite,
+    number,
+    percent,
+    plural,
+)
+from scalebrain.report.templating import environment
 
-__all__ = [
-    "REFERENCES",
-    "Provenance",
-    "Reference",
-    "bibtex",
-    "methods_facts",
-    "provenance_blocks",
-]
+__all__ = ["REFERENCES", "Reference", "bibtex", "cited", "methods_facts", "methods_text"]
 
 
 _LAYERS = {
@@ -27,18 +30,30 @@ _LAYERS = {
     "spectral": "spectral convolutions on the graph's Laplacian",
 }
 
+_AXES = {
+    "policy": "the treatment of lesioned tissue",
+    "site": "the differences of cohorts",
+    "icv": "intracranial volume",
+    "scale": "the scale of outcomes",
+}
+
+#: What BibTeX calls the place of a source.
+_PLACE = {"article": "journal", "inproceedings": "booktitle", "misc": "howpublished"}
+
 _PARTS = re.compile(
-    r"(?P<authors>.+?)\. (?P<title>.+?)\. (?P<journal>[^.]+?)(?: (?P<year>\d{4}))?\."
+    r"(?P<authors>.+?)\. (?P<title>.+?)\. "
+    r"(?P<journal>(?:[^.]|\.(?=\w))+?)(?: (?P<year>\d{4}))?\.(?!\w)"
 )
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A source with its DOI."""
+    """A source with its DOI, where it has one."""
 
     key: str
     words: str
     doi: str
+    kind: Literal["article", "inproceedings", "misc"] = "article"
 
 
 REFERENCES: tuple[Reference, ...] = (
@@ -66,6 +81,7 @@ REFERENCES: tuple[Reference, ...] = (
         "Defferrard, Bresson and Vandergheynst. Convolutional neural networks on graphs with "
         "fast localized spectral filtering. NeurIPS 2016.",
         "10.48550/arXiv.1606.09375",
+        "inproceedings",
     ),
     Reference(
         "de Lange 2020",
@@ -113,12 +129,49 @@ REFERENCES: tuple[Reference, ...] = (
         "Meshcheryakov, Igolkina and Samsonova. semopy 2: a structural equation modeling "
         "package with random effects in Python. arXiv 2021.",
         "10.48550/arXiv.2106.01140",
+        "misc",
     ),
-    Reference("nilearn", "Nilearn contributors. nilearn. Zenodo.", "10.5281/zenodo.8397156"),
+    Reference(
+        "Steegen 2016",
+        "Steegen, Tuerlinckx, Gelman and Vanpaemel. Increasing transparency through a multiverse "
+        "analysis. Perspectives on Psychological Science 2016.",
+        "10.1177/1745691616658637",
+    ),
+    Reference(
+        "Lundberg 2017",
+        "Lundberg and Lee. A unified approach to interpreting model predictions. NeurIPS 2017.",
+        "10.48550/arXiv.1705.07874",
+        "inproceedings",
+    ),
+    Reference(
+        "Laird 1982",
+        "Laird and Ware. Random-effects models for longitudinal data. Biometrics 1982.",
+        "10.2307/2529876",
+    ),
+    Reference(
+        "Prasad 1990",
+        "Prasad and Rao. The estimation of the mean squared error of small-area estimators. "
+        "Journal of the American Statistical Association 1990.",
+        "10.1080/01621459.1990.10475320",
+    ),
+    Reference(
+        "scalebrain",
+        "scalebrain developers. scalebrain: regional brain age and stroke lesion statistics for "
+        f"large MRI cohorts. Version {version('scalebrain')}.",
+        "",
+        "misc",
+    ),
+    Reference(
+        "Abraham 2014",
+        "Abraham et al. Machine learning for neuroimaging with scikit-learn. Frontiers in "
+        "Neuroinformatics 2014. nilearn.",
+        "10.3389/fninf.2014.00014",
+    ),
     Reference(
         "Fey 2019",
         "Fey and Lenssen. Fast graph representation learning with PyTorch Geometric. arXiv 2019.",
         "10.48550/arXiv.1903.02428",
+        "misc",
     ),
     Reference(
         "Hoyer 2017",
@@ -131,38 +184,43 @@ REFERENCES: tuple[Reference, ...] = (
         "Rocklin. Dask: parallel computation with blocked algorithms and task scheduling. "
         "Proceedings of SciPy 2015.",
         "10.25080/Majora-7b98e3ed-013",
+        "inproceedings",
     ),
 )
 
 
-def bibtex() -> str:
-    """Return the sources as BibTeX, each with its DOI."""
+def cited(words: str) -> list[Reference]:
+    """Return the sources that a methods text names, in the order of `REFERENCES`."""
+    return [reference for reference in REFERENCES if reference.key in words]
+
+
+def bibtex(references: Sequence[Reference] = REFERENCES) -> str:
+    """Return sources as BibTeX, each with its DOI, or its version."""
     entries = []
-    for reference in REFERENCES:
+    for reference in references:
         found = _PARTS.match(reference.words)
         if found is None:
             raise ValueError(f"{reference.key}: expected 'Authors. Title. Journal year.'")
         names = re.split(", | and ", found["authors"].removesuffix(" et al"))
         others = ["others"] if found["authors"].endswith(" et al") else []
+        where = found["journal"].removeprefix("Version ")
         fields = {
             "author": " and ".join([*(f"{{{name}}}" for name in names), *others]),
             "title": f"{{{found['title']}}}",
-            "journal": found["journal"],
+            _PLACE[reference.kind] if reference.doi else "version": where,
             "year": found["year"],
             "doi": reference.doi,
         }
         lines = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
-        entries.append(f"@article{{{re.sub('[^A-Za-z0-9]', '', reference.key)},\n{lines}\n}}")
+        key = re.sub("[^A-Za-z0-9]", "", reference.key)
+        entries.append(f"@{reference.kind}{{{key},\n{lines}\n}}")
     return "\n\n".join(entries) + "\n"
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """A titled list of names and values; a long value is shown as it was written."""
-
-    title: str
-    rows: tuple[tuple[str, str], ...] = ()
-    code: str = ""
+def methods_text(ds: xr.Dataset, results: StudyResults) -> str:
+    """Write the methods of a report as HTML: what was done for the results that are there."""
+    facts = methods_facts(ds, results)
+    return environment().get_template("methods.html.j2").render(methods=facts)
 
 
 def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
@@ -179,7 +237,10 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
     -------
     dict
         ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``on_surface``,
-        ``imported`` and ``correction`` (``""`` where unknown), and ``formulas``.
+        ``imported`` and ``correction`` (``""`` where unknown), and ``formulas``. Whether there
+        are ``own_ages`` (of a model of scalebrain), ``lesions``, and the results ``mixed``,
+        ``sem``, ``motor``, ``shap`` and ``site_shift``; how many specifications (``multiverse``),
+        ``permutations`` and decisions (``judged``), ``""`` where there are none.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -190,81 +251,54 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         setting("brain_age_low", "coverage"),
     )
     pad = "brain_pad" if "brain_pad" in ds.variables else "brain_pad_global"
-    models = (results.mixed, results.mixed_load)
+    models = [model for model in (results.mixed, results.mixed_load) if model is not None]
+    imported = imported_from(ds)
     return {
         "space": str(ds.attrs.get("space", "the template space")),
         "min_days": number(days, 0) if finite(days) else "",
         "coverage": percent(coverage) if finite(coverage) else "",
-        "imported": imported_from(ds),
+        "imported": imported,
+        "own_ages": "brain_age" in ds.variables and not imported,
+        "lesions": any(name in ds.variables for name in ("lesion_load", "lesion_frequency")),
         "correction": str(setting(pad, "age_bias_correction") or ""),
         "trained_on_simulated": str(setting(pad, "model_trained_on_simulated") or ""),
         "lesion_policy": str(setting("node_features", "lesion_policy") or ""),
         "layer": _LAYERS.get(str(setting("brain_age", "model_layer") or ""), "graph convolutions"),
         "on_surface": str(setting("node_features", "nodes") or "").startswith("surface"),
-        "formulas": [
-            str(model.attrs["formula"])
-            for model in models
-            if model is not None and model.attrs.get("formula")
-        ],
+        "formulas": [str(m.attrs["formula"]) for m in models if m.attrs.get("formula")],
+        "mixed": bool(models),
+        "sem": results.sem is not None,
+        "motor": results.motor is not None,
+        "site_shift": results.site_shift is not None,
+        "multiverse": _multiverse(results.multiverse),
+        "permutations": _permutations(results.motor),
+        "shap": results.motor is not None and "shap_importance" in results.motor,
+        "judged": _judged(ds),
     }
 
 
-def provenance_blocks(ds: xr.Dataset, provenance: Mapping[str, Any]) -> list[Provenance]:
-    """Turn provenance into titled lists; everything is text, nothing is interpreted.
+def _multiverse(result: xr.Dataset | None) -> str:
+    """How many specifications of which choices; empty where there are none."""
+    if result is None:
+        return ""
+    axes = [_AXES.get(str(name), str(name)) for name in result.attrs.get("axes", {})]
+    about = f", every combination of choices about {and_list(axes)}" if axes else ""
+    return plural(result.sizes["specification"], "specification") + about
 
-    Parameters
-    ----------
-    ds
-        Store, whose text attributes are listed too.
-    provenance
-        Scalars, nested mappings, and text of any length such as a configuration file.
 
-    Returns
-    -------
-    list of Provenance
-        Scalars first, then nested mappings, then long text.
-    """
-    rows: list[tuple[str, str]] = []
-    nested: list[Provenance] = []
-    code: list[Provenance] = []
-    for key, value in provenance.items():
-        title = _title(str(key))
-        if isinstance(value, Mapping):
-            if value and all(not isinstance(v, Mapping | list | tuple) for v in value.values()):
-                nested.append(
-                    Provenance(title, tuple((str(k), _shown(k, v, key)) for k, v in value.items()))
-                )
-            else:
-                code.append(Provenance(title, code=_json(value)))
-        elif isinstance(value, list | tuple):
-            code.append(Provenance(title, code=_json(list(value))))
-        elif isinstance(value, str) and "\n" in value:
-            code.append(Provenance(title, code=value))
-        else:
-            rows.append((title, _shown(key, value, "")))
-    stored = tuple(
-        (str(k), str(v))
-        for k, v in ds.attrs.items()
-        if isinstance(v, str | int | float) and len(str(v)) <= 200
+def _permutations(motor: xr.Dataset | None) -> str:
+    """How many permutations a motor prediction was compared with; empty where there are none."""
+    n = 0 if motor is None else motor.sizes.get("permutation", 0)
+    return plural(n, "permutation") if n else ""
+
+
+def _judged(ds: xr.Dataset) -> str:
+    """Decisions of a quality control by eye; empty where there was none."""
+    if "qc_decision" not in ds.variables:
+        return ""
+    n = count_decisions(ds)
+    judged = sum(n[word] for word in n if word)
+    return (
+        f"{plural(judged, 'scan')}: {count(n['exclude'])} excluded, {count(n['unsure'])} unsure "
+        "and kept"
     )
-    out = [Provenance("This run", tuple(rows))] if rows else []
-    out += nested
-    if stored:
-        out.append(Provenance("Cohort store", stored))
-    return out + code
-
-
-def _title(key: str) -> str:
-    words = key.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
-
-
-def _shown(key: Any, value: Any, parent: Any) -> str:
-    seconds = any(word in str(parent) + str(key) for word in ("wall", "seconds", "time"))
-    if isinstance(value, float):
-        return f"{number(value, 1)} s" if seconds else f"{value:g}"
-    return str(value)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str, ensure_ascii=False)

@@ -17,12 +17,13 @@ from scalebrain.report.content import Section, StudyResults
 from scalebrain.report.effectmap import effect_map_section, effect_overlays
 from scalebrain.report.effects import forest_section
 from scalebrain.report.lesionmap import lesion_section
-from scalebrain.report.methods import REFERENCES, bibtex, methods_facts, provenance_blocks
+from scalebrain.report.methods import bibtex, cited, methods_text
 from scalebrain.report.motor import motor_section
 from scalebrain.report.multiverse import multiverse_sections
 from scalebrain.report.network import network_section
 from scalebrain.report.niivue import Viewer, viewer_scripts
 from scalebrain.report.pathmodel import sem_section
+from scalebrain.report.provenance import provenance_blocks
 from scalebrain.report.qualitysection import quality_section
 from scalebrain.report.recovery import recovery_section
 from scalebrain.report.templating import environment, script_hash, source
@@ -98,6 +99,8 @@ def render_report(
         motor_section(results),
         recovery_section(results, simulated=simulated),
     ]
+    methods = methods_text(ds, results)
+    references = cited(methods)
     return render_page(
         "page.html.j2",
         title=title,
@@ -106,9 +109,9 @@ def render_report(
         facts=facts(table, results),
         sections=sections,
         nav=_nav(sections),
-        methods=methods_facts(ds, results),
-        references=REFERENCES,
-        bibtex=bibtex(),
+        methods=methods,
+        references=references,
+        bibtex=bibtex(references),
         provenance=provenance_blocks(ds, results.provenance),
     )
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
+import scalebrain
 from scalebrain.errors import GeometryError, MissingVariableError
-from scalebrain.report.methods import REFERENCES, bibtex
+from scalebrain.report.methods import REFERENCES, bibtex, cited, methods_text
 from scalebrain.report.niivue import viewer_scripts
 from scalebrain.report.page import StudyResults, render_report, write_report
 from tests.report.conftest import Study, make_study
@@ -247,15 +249,145 @@ def test_page__is_imported_without_the_heavy_packages():
     assert done.stdout.strip() in ("[]", "['scipy.ndimage']")
 
 
-def test_bibtex__has_every_source_with_its_doi(page: str) -> None:
-    entries = bibtex().split("\n\n")
-    assert len(entries) == len(REFERENCES)
-    for entry, reference in zip(entries, REFERENCES, strict=True):
-        assert f"doi = {{{reference.doi}}}" in entry
-        assert all(f"  {key} = {{" in entry for key in ("author", "title", "journal"))
-    assert "  author = {{Park} and others},\n" in entries[0]
-    assert "  journal = {Lancet Digital Health},\n  year = {2026},\n" in entries[0]
-    assert html.escape(entries[0], quote=False) in page
+def test_bibtex__has_every_source_with_its_type_and_doi() -> None:
+    entries = dict(zip((r.key for r in REFERENCES), bibtex().split("\n\n"), strict=True))
+    place = {"article": "journal", "inproceedings": "booktitle", "misc": "howpublished"}
+    for reference in REFERENCES:
+        entry = entries[reference.key]
+        assert entry.startswith(f"@{reference.kind}{{")
+        assert all(f"  {key} = {{" in entry for key in ("author", "title"))
+        if reference.key != "scalebrain":
+            assert f"doi = {{{reference.doi}}}" in entry
+            assert all(f"  {k} = {{" in entry for k in (place[reference.kind], "year"))
+    park = entries["Park 2026"]
+    assert "  author = {{Park} and others},\n" in park
+    assert "  journal = {Lancet Digital Health},\n  year = {2026},\n" in park
+    assert "  booktitle = {NeurIPS},\n  year = {2016},\n" in entries["Defferrard 2016"]
+    assert "  howpublished = {arXiv},\n  year = {2019},\n" in entries["Fey 2019"]
+    assert "  year = {2014},\n  doi = {10.3389/fninf.2014.00014}\n" in entries["Abraham 2014"]
+    assert f"  version = {{{scalebrain.__version__}}}\n}}" in entries["scalebrain"]
+
+
+def test_render_report__lists_the_sources_that_it_cites_and_no_other(study: Study, page: str):
+    def keys(shown: str) -> list[str]:
+        listed = shown[shown.index('<ol class="sources">') : shown.index("<summary>BibTeX")]
+        return re.findall(r"<li><b>([^<]+)\.</b>", listed)
+
+    full = keys(page)
+    assert {"Park 2026", "Kuznetsova 2017", "Lundberg 2017", "scalebrain"} <= set(full)
+    assert html.escape(bibtex(cited(" ".join(full))), quote=False).strip() in page
+    bare = keys(render_report(study.ds[["group", "cohort"]], results=StudyResults()))
+    assert bare == [
+        "Park 2026",
+        "Fonov 2011",
+        "Tzourio-Mazoyer 2002",
+        "scalebrain",
+        "Abraham 2014",
+        "Hoyer 2017",
+        "Rocklin 2015",
+    ]
+
+
+#: Results, and what the methods text says of them alone.
+METHODS = {
+    "mixed": "A linear mixed model",
+    "sem": "Paths were estimated by maximum likelihood",
+    "motor": "Motor scores were predicted with whole cohorts left out",
+    "site_shift": "an empirical Bayes estimate (Laird 1982)",
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods__tell_of_a_result_where_it_is(study: Study, name: str, page: str):
+    only = StudyResults(**{name: study.parts[name]})
+    text = visible(methods_text(study.ds, only))
+    for other, words in METHODS.items():
+        assert (words in text) == (other == name), other
+        assert words in visible(page)
+
+
+def test_methods__tell_how_a_motor_prediction_was_tested_and_explained(study: Study):
+    motor = study.parts["motor"]
+    ds = study.ds
+    text = visible(methods_text(ds, StudyResults(motor=motor)))
+    assert "compared with those of 20 permutations of the scores within cohorts" in text
+    assert "Parts of a prediction are SHAP values (Lundberg 2017)" in text
+    bare = motor.isel(permutation=slice(0)).drop_vars("shap_importance")
+    text = visible(methods_text(ds, StudyResults(motor=bare)))
+    assert "Motor scores were predicted" in text
+    assert "permutations" not in text
+    assert "SHAP" not in text
+
+
+def test_methods__tell_of_the_multiverse_and_of_decisions(study: Study):
+    words = np.full(study.ds.sizes["subject"], "", dtype=object)
+    words[:4] = ["accept", "exclude", "unsure", "accept"]
+    ds = study.ds.assign(qc_decision=("subject", words))
+    axes = {"policy": ["mask_nodes", "as_is"], "scale": ["raw", "rank"]}
+    tried = xr.Dataset(
+        {
+            name: (("effect", "specification"), np.full((1, 4), value))
+            for name, value in (("estimate", 0.3), ("ci_low", 0.2), ("ci_high", 0.4))
+        }
+        | {
+            name: ("effect", [value])
+            for name, value in (
+                ("median_estimate", 0.3),
+                ("lowest_estimate", 0.3),
+                ("highest_estimate", 0.3),
+                ("same_sign", 1.0),
+                ("excludes_zero", 1.0),
+                ("verdict", "robust"),
+            )
+        },
+        coords={
+            "effect": ["cst -> motor"],
+            "policy": ("specification", ["mask_nodes", "mask_nodes", "as_is", "as_is"]),
+            "scale": ("specification", ["raw", "rank"] * 2),
+        },
+        attrs={"axes": axes},
+    )
+    text = visible(methods_text(ds, StudyResults(multiverse=tried)))
+    assert (
+        "fitted again in 4 specifications, every combination of choices about the treatment of "
+        "lesioned tissue and the scale of outcomes (Steegen 2016)"
+    ) in text
+    assert "judged 4 scans: 1 excluded, 1 unsure and kept; who was not judged" in text
+    text = visible(methods_text(study.ds, StudyResults()))
+    assert "Steegen" not in text
+    assert "judged" not in text
+
+
+def test_methods__name_the_network_where_the_ages_are_of_ours_alone(study: Study):
+    assert "PyTorch Geometric (Fey 2019)" in visible(methods_text(study.ds, StudyResults()))
+    imported = study.ds.copy()
+    imported["brain_age"].attrs["tool"] = "brainageR"
+    for ds in (imported, study.ds.drop_vars("brain_age")):
+        text = visible(methods_text(ds, StudyResults()))
+        assert "PyTorch" not in text
+        assert "graph network" not in text
+        assert ("imported" in text) == (ds is imported)
+
+
+def test_page__prints_to_pdf(chromium: str, page: str, tmp_path: Path):
+    source, target = tmp_path / "report.html", tmp_path / "report.pdf"
+    source.write_text(page, encoding="utf-8")
+    flags = (
+        "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+        "--disable-background-networking --disable-component-update --no-pdf-header-footer "
+        f"--user-data-dir={tmp_path / 'profile'}"
+    ).split()
+    subprocess.run(
+        [chromium, *flags, f"--print-to-pdf={target}", source.as_uri()],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    printed = target.read_bytes()
+    assert printed.startswith(b"%PDF-")
+    assert printed.rstrip().endswith(b"%%EOF")
+    assert 100_000 < len(printed) < 20_000_000
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 5
 
 
 def test_render_report__headers_are_printed_without_their_buttons(page: str):
