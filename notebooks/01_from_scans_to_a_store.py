@@ -24,6 +24,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -106,6 +107,21 @@ volume = sb.unpack(ds["t1w"].isel(subject=0)).compute()
 path = work / "one.nii.gz"
 nib.Nifti1Image(volume.values, volume.attrs["affine"]).to_filename(path)
 print(nib.load(path).shape, nib.aff2axcodes(nib.load(path).affine))
+
+# %% [markdown]
+# A volume has coordinates in mm. The axial slice with most of the largest lesion:
+
+# %%
+subject = ds["lesion_volume"].idxmax().item()
+one = ds.sel(subject=subject)
+scan, lesion = (sb.unpack(one[name]).compute() for name in ("t1w", "lesion_mask"))
+z = lesion.sum(["x", "y"]).idxmax("z").item()
+fig, axis = plt.subplots(figsize=(4, 4.4), layout="constrained")
+axis.imshow(scan.sel(z=z).T, cmap="gray", origin="lower")
+axis.contour(lesion.sel(z=z).T.astype(float), levels=[0.5], colors="#d55e00", linewidths=1.2)
+axis.set_title(f"{subject}, z = {z:.0f} mm, left is left", fontsize=9)
+axis.axis("off")
+plt.show()
 
 # %% [markdown]
 # ## Consent withdrawn, scan mended

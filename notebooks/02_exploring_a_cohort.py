@@ -138,6 +138,12 @@ axis.legend(frameon=False, ncols=2)
 plt.show()
 
 # %% [markdown]
+# The same people on the cortex, left and right as they are: medians, and the range of most below.
+
+# %%
+strokes.scalebrain.plot_regions("brain_pad_corrected")
+
+# %% [markdown]
 # ## Your own question
 #
 # A new measure is a function of the Dataset. How does grey matter go with age among the healthy?

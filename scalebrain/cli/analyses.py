@@ -232,6 +232,12 @@ def meta(summaries: tuple[Path, ...]) -> None:
 @click.argument("store", type=STORE)
 @click.argument("out", type=FOLDER)
 @click.option("--results", metavar="results.zarr", type=EXISTING, help="Statistics of a study.")
-def export(store: str, out: Path, results: Path | None) -> None:
+@click.option(
+    "--person-pages",
+    is_flag=True,
+    help="A page of each included person with a stroke too: OUT/sub-LABEL.html.",
+)
+def export(store: str, out: Path, results: Path | None, person_pages: bool) -> None:
     """Write what is in STORE to OUT as BIDS derivatives: TSV with JSON, and Parquet."""
-    click.echo(scalebrain.export_bids(scalebrain.open_store(store), out, results=results))
+    ds = scalebrain.open_store(store)
+    click.echo(scalebrain.export_bids(ds, out, results=results, person_pages=person_pages))

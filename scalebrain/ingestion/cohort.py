@@ -14,6 +14,7 @@ import pandas as pd
 from scalebrain.atlas.space import SPACE
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import ImageError, Problem, StoreBusyError, StoreError, check_all
+from scalebrain.ingestion.decisions import put_aside, put_back
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.journal import (
     Record,
@@ -129,7 +130,8 @@ def ingest(
         where it was; a finished one of the same files is left as it is.
     update
         Bring a finished store up to date: add datasets and subjects, read changed ones
-        again. What was computed from the store is removed.
+        again. What was computed from the store is removed; decisions of a quality control
+        stay, but for those about changed subjects.
     strict
         Stop with an error when any subject is rejected, instead of going on without it.
     session
@@ -295,23 +297,14 @@ def _ingest(asked: _Request) -> bool:
     with hold_lease(location) as lease:
         check_untouched()
         location.sweep()
-        plan = read_plan(location)
-        records = {} if plan is None else read_records(location, plan)
-        plan = make_plan(plan, datasets, frozenset(_present(records)))
+        before = read_plan(location)
+        records = {} if before is None else read_records(location, before)
+        plan = make_plan(before, datasets, frozenset(_present(records)))
         if not attrs:
             _create(location, datasets)
         if changed:
-            decided = [
-                n for n in ("qc_decision", "qc_note") if n in attrs.get("saved_variables", ())
-            ]
-            if decided:
-                logger.warning(
-                    "%s: %s are dropped with all that was computed, and people excluded at quality "
-                    "control are back. Give the table to 'scalebrain features --qc-decisions' "
-                    "again; a study with qc_decisions in its configuration does it by itself.",
-                    store,
-                    " and ".join(decided),
-                )
+            if before is not None:
+                put_aside(location, before, records)
             drop_saved(location)
         else:
             update_root(location, {"complete": False})
@@ -636,6 +629,7 @@ def _finalize(
     present = sum("values" in entry for entry in entries.values())
     if rejected and (strict or not present):
         check_all([p.message for _, p in rejected], ImageError, _REJECTED)
+    put_back(location, plan, records)
     tables = read_object(location, "tables")
     subjects = subject_variables(plan, entries, tables, [p for _, p in warnings])
     write_problems(location, rejected, warnings)

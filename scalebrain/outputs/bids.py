@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from scalebrain.io.results import read_results
 from scalebrain.io.tabular import ParquetFile, write_json, write_tsv
 from scalebrain.outputs.columns import describe
 from scalebrain.outputs.people import bids_people
-from scalebrain.outputs.texts import BIDSIGNORE, description, readme
+from scalebrain.outputs.texts import BIDSIGNORE, BIDSIGNORE_PAGES, description, readme
 from scalebrain.stats.frame import table, tidy_tables
 from scalebrain.variables import validate
 
@@ -38,6 +39,8 @@ _ROOT = (
     "participants.json",
     "dataset_description.json",
 )
+#: Pages of people, whole and half written.
+_PAGES = ("sub-*.html", ".sub-*.html.*.partial")
 _DEMOGRAPHIC = (
     "age",
     "sex",
@@ -58,6 +61,7 @@ def export_bids(
     out: str | Path,
     *,
     results: str | Path | Mapping[str, xr.Dataset] | None = None,
+    person_pages: bool = False,
 ) -> Path:
     """Write what is known of everyone, and the statistics, as a BIDS derivatives dataset.
 
@@ -70,6 +74,9 @@ def export_bids(
         refused.
     results
         Results by name, or the ``results.zarr`` of a study.
+    person_pages
+        Write the page of :func:`scalebrain.person_report` of every included person with a
+        stroke too, one after the other, as ``sub-*.html``.
 
     Returns
     -------
@@ -83,6 +90,8 @@ def export_bids(
     ------
     ConfigError
         When the folder holds something else.
+    MissingVariableError
+        When pages are asked for and nothing says who is included.
     StoreError
         When `results` is no finished store of results, or the folder cannot be written.
 
@@ -90,13 +99,13 @@ def export_bids(
     ----------
     Gorgolewski et al. 2016, doi:10.1038/sdata.2016.44
     """
-    validate(ds, dims=["subject"])
+    validate(ds, *(("included", "group") if person_pages else ()), dims=["subject"])
     folder = Path(out)
     if results is None:
         results = {}
     elif not isinstance(results, Mapping):
         results, _ = read_results(results)
-    _prepare(folder)
+    _prepare(folder, BIDSIGNORE_PAGES if person_pages else BIDSIGNORE)
     people = bids_people(ds)
     about = {
         "simulated": str(ds.attrs.get("simulated", "false")).lower() == "true",
@@ -106,7 +115,10 @@ def export_bids(
     try:
         _write_people(ds, people, folder, about)
         _write_results(results, people, folder, about)
-        (folder / "README.md").write_text(readme(ds, about), encoding="utf-8")
+        if person_pages:
+            _write_pages(ds, people, results.get("motor"), folder)
+        text = readme(ds, about, pages=person_pages)
+        (folder / "README.md").write_text(text, encoding="utf-8")
         write_json(description(ds, about), folder / "dataset_description.json")
     except OSError as error:
         raise explain(str(out), error) from error
@@ -114,7 +126,7 @@ def export_bids(
     return folder
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, ignored: str) -> None:
     """Make the folder, and take away what an earlier export left."""
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     mark = folder / ".bidsignore"
@@ -124,19 +136,20 @@ def _prepare(folder: Path) -> None:
         )
     text = mark.read_text(encoding="utf-8") if held else ""
     # It is the first file of an export: one that a full disk has cut off is all that there is.
-    cut_off = held <= {mark.name} and BIDSIGNORE.startswith(text)
-    if text != BIDSIGNORE and not cut_off:
+    cut_off = held <= {mark.name} and BIDSIGNORE_PAGES.startswith(text)
+    if text not in (BIDSIGNORE, BIDSIGNORE_PAGES) and not cut_off:
         raise ConfigError(f"{folder}: is another BIDS dataset. Give a new folder.")
+    patterns = ("*_morph.json", *(_PAGES if text == BIDSIGNORE_PAGES else ()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset_description.json").unlink(missing_ok=True)
-        if text != BIDSIGNORE:
-            mark.write_text(BIDSIGNORE, encoding="utf-8")
         for path in sorted(folder.iterdir()):
             if path.is_dir() and (path.name in _OWN or path.name.startswith("sub-")):
                 shutil.rmtree(path)
-            elif path.name in _ROOT or path.name.endswith("_morph.json"):
+            elif path.name in _ROOT or any(fnmatch(path.name, p) for p in patterns):
                 path.unlink()
+        if text != ignored:
+            mark.write_text(ignored, encoding="utf-8")
     except OSError as error:
         raise explain(str(folder), error) from error
 
@@ -309,6 +322,21 @@ def _write_participants(
     columns = ["participant_id", "source_id", *constant]
     one = frame.drop_duplicates("participant_id")[columns]
     _write_described(one, folder / "participants.tsv", told, append=False)
+
+
+def _write_pages(
+    ds: xr.Dataset, people: pd.DataFrame, motor: xr.Dataset | None, folder: Path
+) -> None:
+    """Pages of included people with a stroke, one at a time, beside their folders."""
+    from scalebrain.report.page import write_text
+    from scalebrain.report.person import person_reports
+
+    stroke = ds["group"].values.astype(str) == "stroke"
+    chosen = people[np.asarray(ds["included"].values, dtype=bool) & stroke]
+    reports = person_reports(ds, chosen["subject"].tolist(), motor=motor)
+    for who, report in zip(chosen.itertuples(), reports, strict=True):
+        stem = f"{who.participant_id}_{who.session_id}".removesuffix("_")
+        write_text(report.html, folder / f"{stem}.html")
 
 
 def _write_results(

@@ -8,7 +8,7 @@ import xarray as xr
 
 from scalebrain.graph.imported import imported_from
 
-__all__ = ["BIDSIGNORE", "BIDS_VERSION", "description", "readme"]
+__all__ = ["BIDSIGNORE", "BIDSIGNORE_PAGES", "BIDS_VERSION", "description", "readme"]
 
 BIDS_VERSION = "1.10.0"
 
@@ -18,6 +18,9 @@ parquet
 *_morph.tsv
 *_morph.json
 """
+
+#: The same of an export with pages of people.
+BIDSIGNORE_PAGES = BIDSIGNORE + "sub-*.html\n"
 
 _SIMULATED = "Simulated data: nobody was scanned. It says nothing about a real brain."
 
@@ -74,13 +77,15 @@ def _sources(ds: xr.Dataset) -> list[str]:
     return ["".join(c if c.isalnum() or c in "-_." else "-" for c in name) for name in names]
 
 
-def readme(ds: xr.Dataset, about: Mapping[str, Any]) -> str:
+def readme(ds: xr.Dataset, about: Mapping[str, Any], *, pages: bool = False) -> str:
     """Content of ``README.md``.
 
     Parameters
     ----------
     ds, about
         As for :func:`description`.
+    pages
+        Whether people have a page.
 
     Returns
     -------
@@ -88,6 +93,7 @@ def readme(ds: xr.Dataset, about: Mapping[str, Any]) -> str:
         Markdown.
     """
     warning = f"**{_SIMULATED}**\n\n" if about["simulated"] else ""
+    of_pages = "\n- `sub-*.html`: a page of each included person with a stroke." if pages else ""
     return f"""# Regional brain age and lesions
 
 {warning}Made by scalebrain {about["version"]} from {ds.sizes["subject"]} scans in
@@ -98,7 +104,7 @@ def readme(ds: xr.Dataset, about: Mapping[str, Any]) -> str:
   `quality.tsv` hold single numbers, the others one variable, a column for each region or tract.
 - `sub-*/anat/*_morph.tsv`: the same numbers, one file a person, one row a region or tract.
 - `group/`: the statistics, one row an estimate. A model that could not be fitted has no table.
-- `parquet/`: the same tables. Units and descriptions are in the metadata of the fields.
+- `parquet/`: the same tables. Units and descriptions are in the metadata of the fields.{of_pages}
 
 Every TSV has a JSON file that says what its columns mean; that of `sub-*/anat/*_morph.tsv` lies in
 this folder. Missing is `n/a` (Parquet: null) and never 0. `brain_pad` is `brain_age - age`;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from scalebrain.report.personfacts import People, person_facts
 from scalebrain.report.personpage import header, person_sections
 from scalebrain.stats.normative import normative
 
-__all__ = ["PersonReport", "person_report", "write_person"]
+__all__ = ["PersonReport", "person_report", "person_reports", "write_person"]
 
 _LARGE = ("voxel", "vertex", "node", "edge", "feature")
 
@@ -81,17 +82,52 @@ def person_report(
     -----
     Associations in groups of people. The page is no diagnosis and no advice about therapy.
     """
+    return next(person_reports(ds, [subject], motor=motor, seed=seed))
+
+
+def person_reports(
+    ds: xr.Dataset, subjects: Sequence[str], *, motor: xr.Dataset | None = None, seed: int = 0
+) -> Iterator[PersonReport]:
+    """Collect what is known of several people, one after the other.
+
+    Parameters
+    ----------
+    ds
+        Dataset of a finished store.
+    subjects
+        Labels on ``subject``.
+    motor, seed
+        As for :func:`person_report`; what is computed over everyone is computed once.
+
+    Yields
+    ------
+    PersonReport
+        Of each of them. One scan is held at a time.
+
+    Raises
+    ------
+    MissingVariableError
+        If there is no such subject.
+    """
     labels = [str(label) for label in ds["subject"].values]
-    if subject not in labels:
-        near = difflib.get_close_matches(subject, labels, n=3, cutoff=0.5)
-        hint = f" Similar: {', '.join(near)}." if near else ""
-        raise MissingVariableError(
-            f"There is no subject '{subject}' among the {len(labels)} of the store.{hint} "
-            "tables/subjects.tsv of a study lists them."
-        )
-    facts = person_facts(_people(ds, motor, seed), subject)
+    for subject in subjects:
+        if subject not in labels:
+            near = difflib.get_close_matches(subject, labels, n=3, cutoff=0.5)
+            hint = f" Similar: {', '.join(near)}." if near else ""
+            raise MissingVariableError(
+                f"There is no subject '{subject}' among the {len(labels)} of the store.{hint} "
+                "tables/subjects.tsv of a study lists them."
+            )
+    people = _people(ds, motor, seed)
     names = [n for n in ("t1w", "lesion_mask") if n in ds.variables]
-    scan = ds[["subject", *names]].isel(subject=labels.index(subject)).load()
+    for subject in subjects:
+        scan = ds[["subject", *names]].isel(subject=labels.index(subject)).load()
+        yield _report(ds, people, scan, subject)
+
+
+def _report(ds: xr.Dataset, people: People, scan: xr.Dataset, subject: str) -> PersonReport:
+    """Facts and page of one person."""
+    facts = person_facts(people, subject)
     sections = person_sections(facts, scan)
     html = render_page(
         "person.html.j2",

@@ -238,6 +238,7 @@ def _people(
 
     words = {name: text(name) for name in _TEXTS}
     age, days = numbers("age"), numbers("days_post_stroke")
+    volume = numbers("lesion_volume")
     has_lesion = _flags(ds, "lesion_present")
     out = []
     for at, name in zip(chosen, names, strict=True):
@@ -259,6 +260,7 @@ def _people(
                 "subject": own["subject"],
                 "page": f"{name}.html",
                 "image": f"{_THUMBNAILS}/{name}.jpg",
+                "alt": _alt(own["subject"], side, float(volume[at])),
                 "cohort": own["cohort"],
                 "group": own["group"],
                 "decision": own["qc_decision"],
@@ -275,6 +277,15 @@ def _people(
             }
         )
     return out
+
+
+def _alt(subject: str, side: str, volume: float) -> str:
+    """Say what a thumbnail shows; `side` is empty where there is no lesion mask."""
+    if not side or side == "none":
+        return f"Scan of {subject}"
+    known = [] if side == "unknown" else [_SIDES.get(side, side)]
+    known += [f"{number(volume, 1)} mL"] if finite(volume) else []
+    return f"Scan of {subject}, lesion outlined" + (f": {', '.join(known)}" if known else "")
 
 
 def _others(

@@ -1,7 +1,9 @@
 """Look at one variable on the brain, interactively and without a network: nilearn's viewers."""
 
+import json
 import re
 from collections.abc import Hashable
+from html import escape
 from typing import Any, Literal
 
 import nibabel as nib
@@ -22,6 +24,8 @@ __all__ = ["view"]
 
 FloatArray = npt.NDArray[np.float64]
 
+#: What stands for a title while nilearn makes a page.
+_TITLE = "title-of-scalebrain"
 _ICON = re.compile(r'<link\s+rel="icon"[^>]*>')
 
 
@@ -141,7 +145,7 @@ def _row(ds: xr.Dataset, name: str, subject: str) -> FloatArray:
 
 
 def _title(name: Hashable, subject: str | None) -> str:
-    """Short title; nilearn puts it into a drawing, not into HTML."""
+    """Short title."""
     words = str(name).replace("_", " ")
     return f"{words}, {subject}" if subject else words
 
@@ -188,10 +192,15 @@ def _on_volume(
     )
 
 
-def _offline(image: nib.Nifti1Image, **options: Any) -> Any:
-    """Make the page of nilearn without its icon, which a browser would fetch from a network."""
+def _offline(image: nib.Nifti1Image, *, title: str, **options: Any) -> Any:
+    """Make the page of nilearn without its icon, which a browser would fetch from a network.
+
+    nilearn writes the title into the page as it is, and a label of a subject may hold anything.
+    """
     from nilearn.plotting import view_img
 
-    page = view_img(image, **options)
-    page.html = _ICON.sub("", page.html)
+    page = view_img(image, title=_TITLE, **options)
+    words = json.dumps(title).replace("<", "\\u003c")
+    page.html = _ICON.sub("", page.html).replace(f'"{_TITLE}"', words)
+    page.html = page.html.replace(_TITLE, escape(title))
     return page

@@ -11,7 +11,7 @@ import scalebrain
 from scalebrain.atlas.space import Grid, template_grid
 from scalebrain.errors import StoreError, TableError
 from scalebrain.features.quality import quality_decisions
-from scalebrain.ingestion import cohort, plan, upkeep
+from scalebrain.ingestion import cohort, decisions, plan, upkeep
 from scalebrain.io import store as store_module
 from scalebrain.io.location import Location
 from tests.ingestion.test_ingest import LESION, T1W, add_noise, codes, everything
@@ -79,32 +79,85 @@ def test_update__killed_at_once_serves_nothing_stale(tree, store, monkeypatch):
     assert "lesion_load" not in scalebrain.open_store(store)
 
 
-def test_update__says_that_decisions_of_quality_control_are_dropped(tree, store, tmp_path, caplog):
-    table = tmp_path / "decisions.tsv"
-    table.write_text("participant_id\tdecision\tnote\nsub-003\texclude\tmotion\n")
+def decide(store, folder, rows):
+    table = folder / "decisions.tsv"
+    lines = "".join(f"{subject}\t{word}\t{note}\n" for subject, word, note in rows)
+    table.write_text(f"participant_id\tdecision\tnote\n{lines}")
+    scalebrain.save_store(quality_decisions(scalebrain.open_store(store), table), store)
+
+
+def decided(store):
     ds = scalebrain.open_store(store)
-    scalebrain.save_store(quality_decisions(ds, table), store)
+    columns = (ds[name].values.astype(str).tolist() for name in ("qc_decision", "qc_note"))
+    found = zip(ds["subject"].values.tolist(), *columns, strict=True)
+    return {subject: (word, note) for subject, word, note in found if word or note}
+
+
+def add_subject(tree, subject):
+    shutil.copytree(tree / "sub-001", tree / subject)
+    for path in (tree / subject).rglob("*.nii.gz"):
+        path.rename(path.with_name(path.name.replace("sub-001", subject)))
+    table = tree / "participants.tsv"
+    table.write_text(table.read_text() + f"{subject}\t60\tF\tsite1\treference\tn/a\t1500\tn/a\n")
+
+
+DECISIONS = [
+    ("sub-003", "exclude", "motion"),
+    ("sub-017", "accept", "n/a"),
+    ("sub-018", "n/a", "x"),
+]
+LEFT = {"sub-003": ("exclude", "motion"), "sub-018": ("", "x")}
+
+
+def test_update__keeps_decisions_but_those_about_changed_scans(tree, store, tmp_path, caplog):
+    decide(store, tmp_path, DECISIONS)
+    save_loads(store)
     add_noise(tree, "sub-017")
+    add_subject(tree, "sub-x01")
     caplog.clear()
     scalebrain.ingest(tree, store, update=True)
-    (told,) = [line for line in caplog.messages if "qc_decision" in line]
-    assert "qc_decision and qc_note are dropped" in told
-    assert "features --qc-decisions" in told
-    assert "qc_decision" not in scalebrain.open_store(store)
+    (told,) = [line for line in caplog.messages if "quality control" in line]
+    assert "1 subjects whose files changed are dropped: sub-017." in told
+    assert decided(store) == LEFT
+    assert "lesion_load" not in scalebrain.open_store(store)
+    assert not (store / "ingest" / "decisions.json").exists()
     caplog.clear()
-    add_noise(tree, "sub-018")
-    scalebrain.ingest(tree, store, update=True)  # none are left
-    assert not [line for line in caplog.messages if "qc_decision" in line]
+    add_noise(tree, "sub-004")
+    scalebrain.ingest(tree, store, update=True)  # nothing was decided about it
+    assert not [line for line in caplog.messages if "quality control" in line]
+    assert decided(store) == LEFT
+    # masks that are read in another way were not looked at
+    scalebrain.ingest(tree, store, update=True, min_lesion=0.1)
+    assert [line for line in caplog.messages if "dropped: sub-003, sub-018." in line]
+    assert "qc_decision" not in scalebrain.open_store(store)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (cohort, "drop_saved"),
+        (cohort, "write_arrays"),
+        (decisions, "replace_variables"),
+        (cohort, "subject_variables"),
+        (cohort, "finalize_store"),
+    ],
+)
+def test_update__killed_anywhere_keeps_decisions(
+    tree, store, tmp_path, monkeypatch, caplog, module, name
+):
+    decide(store, tmp_path, DECISIONS)
+    add_noise(tree, "sub-017")
+    kill(monkeypatch, module, name, lambda: scalebrain.ingest(tree, store, update=True))
+    scalebrain.ingest(tree, store)
+    assert decided(store) == LEFT
+    assert [line for line in caplog.messages if "dropped: sub-017." in line]
+    assert not (store / "ingest" / "decisions.json").exists()
 
 
 def test_update__goes_on_after_a_killed_save(tree, store, monkeypatch):
     kill(monkeypatch, store_module, "update_root", lambda: save_loads(store))
     assert "lesion_load" not in scalebrain.open_store(store)
-    shutil.copytree(tree / "sub-001", tree / "sub-x01")
-    for path in (tree / "sub-x01").rglob("*.nii.gz"):
-        path.rename(path.with_name(path.name.replace("sub-001", "sub-x01")))
-    table = tree / "participants.tsv"
-    table.write_text(table.read_text() + "sub-x01\t60\tF\tsite1\treference\tn/a\t1500\tn/a\n")
+    add_subject(tree, "sub-x01")
     scalebrain.ingest(tree, store, update=True)
     assert scalebrain.open_store(store).sizes["subject"] == 21
     save_loads(store)

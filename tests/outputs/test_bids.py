@@ -13,13 +13,18 @@ import pytest
 import xarray as xr
 
 import scalebrain
-from scalebrain.errors import ConfigError
+from scalebrain.cli import main
+from scalebrain.errors import ConfigError, MissingVariableError
+from scalebrain.io.results import read_results
 from scalebrain.outputs import bids
 from scalebrain.outputs.bids import export_bids
 from scalebrain.outputs.people import bids_people
-from scalebrain.outputs.texts import BIDSIGNORE
+from scalebrain.outputs.texts import BIDSIGNORE, BIDSIGNORE_PAGES
+from scalebrain.report import person
 from tests.conftest import missing
 from tests.phantom import tree_bytes
+from tests.report.conftest import make_study
+from tests.report.test_page import EVIL
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +152,65 @@ def test_export_bids__refuses_a_folder_of_something_else(cohort_of_sessions, tmp
     (tmp_path / ".bidsignore").write_text("*.txt\n")
     with pytest.raises(ConfigError, match="another BIDS dataset"):
         export_bids(cohort_of_sessions, tmp_path)
+
+
+def test_export_bids__pages_of_people_pass_the_validator_and_go_again(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(person, "predict_motor", lambda *_, **__: pytest.fail("made anew"))
+    ds = scalebrain.open_store(study / "cohort.zarr")
+    stroke = ds["group"].values.astype(str) == "stroke"
+    wanted = np.flatnonzero(stroke & ds["included"].values)[-2:]
+    others = [np.flatnonzero(stroke & ~ds["included"].values)[0], np.flatnonzero(~stroke)[0]]
+    ds = ds.isel(subject=[*others, *wanted])
+    results, _ = read_results(study / "results.zarr")
+    motor = {"motor": results["motor"]}
+    out = export_bids(ds, tmp_path / "out", results=motor, person_pages=True)
+    labels = [str(label) for label in ds["subject"].values]
+    assert sorted(p.name for p in out.glob("*.html")) == sorted(f"{s}.html" for s in labels[2:])
+    report = person.person_report(ds, labels[3], motor=results["motor"])
+    assert (out / f"{labels[3]}.html").read_text() == report.html
+    assert "`sub-*.html`" in (out / "README.md").read_text()
+    assert [i for i in validated(out) if i["severity"] == "error"] == []
+    (out / ".bidsignore").write_text(BIDSIGNORE)
+    assert {"NOT_INCLUDED"} == {i["code"] for i in validated(out) if i["severity"] == "error"}
+    (out / ".bidsignore").write_text(BIDSIGNORE_PAGES)
+    # what a kill left goes, and without the option all of them
+    (out / f".{labels[3]}.html.1.partial").write_text("<")
+    (out / "notes.html").write_text("mine")
+    export_bids(ds.isel(subject=[0, 2]), out, results=motor, person_pages=True)
+    left = {f"{labels[2]}.html", "notes.html"}
+    assert {path.name for path in out.iterdir() if "html" in path.name} == left
+    export_bids(ds, out, results=motor)
+    assert {path.name for path in out.iterdir() if "html" in path.name} == {"notes.html"}
+    assert (out / ".bidsignore").read_text() == BIDSIGNORE
+    with pytest.raises(MissingVariableError, match="included"):
+        export_bids(ds.drop_vars("included"), tmp_path / "none", person_pages=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_export__command_asks_for_pages_of_people(study, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scalebrain, "export_bids", lambda *_, **options: asked.append(options))
+    command = ["export", str(study / "cohort.zarr"), str(tmp_path / "out")]
+    main([*command, "--person-pages"])
+    main(command)
+    assert [options["person_pages"] for options in asked] == [True, False]
+
+
+def test_export_bids__makes_labels_and_pages_of_any_subject(tmp_path):
+    ds = make_study(EVIL).ds
+    subject = str(ds["subject"].values[32])
+    out = export_bids(ds.isel(subject=[1, 32]), tmp_path / "out", person_pages=True)
+    labels = re.compile(r"[A-Za-z0-9-]+")
+    folders = [
+        path.name for path in out.iterdir() if path.name.startswith("sub-") and path.is_dir()
+    ]
+    assert all(labels.fullmatch(name) for name in folders)
+    (page,) = out.glob("*.html")
+    assert labels.fullmatch(page.stem)
+    assert "<script>alert" not in page.read_text(encoding="utf-8")
+    assert "<img src=x" not in page.read_text(encoding="utf-8")
+    assert {path.parent for path in out.rglob("*.html")} == {out}
+    assert subject in (out / "participants.tsv").read_text(encoding="utf-8").replace('""', '"')
 
 
 @pytest.fixture

@@ -8,6 +8,13 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+import scalebrain
+from scalebrain.report.person import person_report, write_person
+from scalebrain.report.qcpages import write_qc_pages
+
 PROBE = """
 const report = { errors: [], loaded: performance.getEntriesByType("resource").map((r) => r.name) };
 const table = document.getElementById("sites");
@@ -95,3 +102,56 @@ def test_page__is_dark_and_fits_a_telephone(chromium: str, page: str, tmp_path: 
     assert said == ""
     assert report["wide"] <= 0
     assert report["scheme"] == "rgb(18, 23, 29)"
+
+
+# -- every kind of page -------------------------------------------------------------------
+
+OPENED = """
+addEventListener("load", () => {
+  const loaded = performance.getEntriesByType("resource").map((r) => r.name);
+  const images = [...document.images].filter((i) => i.getBoundingClientRect().top < innerHeight);
+  const blank = images.filter((i) => !i.naturalWidth).length;
+  const words = document.body.innerText.length;
+  document.body.dataset.report = JSON.stringify({ loaded, images: images.length, blank, words });
+});
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page of each kind, where its own pictures are."""
+    from tests.report.test_qc import store_of
+
+    folder = tmp_path_factory.mktemp("kinds")
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    ds = scalebrain.open_store(store_of(folder, n=42))
+    stroke, reference = (str(ds["subject"].values[at]) for at in (-1, 1))
+    index = write_qc_pages(folder / "cohort.zarr", folder / "qc", subjects=[stroke, reference])
+    return {
+        "report": folder / "report.html",
+        "person": write_person(person_report(ds, stroke), folder / "people"),
+        "qc index": index,
+        "qc subject": index.with_name(f"{stroke}.html"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["report", "person", "qc index", "qc subject"])
+def test_pages__open_and_show_something(chromium: str, pages: dict[str, Path], tmp_path, kind):
+    from PIL import Image
+
+    shot = tmp_path / "shot.png"
+    text = probed(pages[kind].read_text(encoding="utf-8"), OPENED)
+    flags = ("--window-size=1200,900", f"--screenshot={shot}")
+    place = pages[kind].with_name("probed.html")
+    found, said = browse(chromium, text, tmp_path, *flags, name=place)
+    assert said == ""
+    assert all(name.startswith("file:") for name in found["loaded"])
+    assert bool(found["images"]) == kind.startswith("qc")
+    assert found["blank"] == 0
+    assert found["words"] > 300
+    with Image.open(shot) as image:
+        assert image.size == (1200, 900)
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    _, counts = np.unique(pixels, axis=0, return_counts=True)
+    assert len(counts) > 50
+    assert counts.max() < 0.98 * len(pixels)

@@ -145,6 +145,13 @@ def test_write_qc_pages__are_complete_in_themselves(pages, store):
         assert re.fullmatch(r"thumbnails/[\w-]+\.jpg", image["src"])
         assert (pages / image["src"]).stat().st_size < 30_000
         assert image["loading"] == "lazy"
+    told = {image["src"]: image["alt"] for image in index.of("img")}
+    one = ds.isel(subject=3)
+    side = {"L": "left", "R": "right"}[str(one["lesion_hemisphere"].values)]
+    words = (
+        f"Scan of {names[3][:-5]}, lesion outlined: {side}, {float(one['lesion_volume']):.1f} mL"
+    )
+    assert told[f"thumbnails/{names[3][:-5]}.jpg"] == words
     for made in (outline, index):  # a head is printed by its label
         assert all(a.get("data-label") for a in made.of("th") if a["scope"] == "col")
     last = Outline((pages / names[-1]).read_text(encoding="utf-8"))
@@ -207,6 +214,7 @@ def test_write_qc_pages__escapes_every_text_and_stays_in_its_folder(tmp_path):
         outline = Outline(text)
         assert "<script>alert" not in text
         assert "<b>x" not in text
+        assert all(EVIL in a["alt"] for a in outline.of("img") if a["src"].startswith("thumb"))
         assert not [a for _, a in outline.tags if any(name.startswith("on") for name in a)]
         assert len(outline.of("script")) == 2
     held = re.search(r'id="qc-data">(.*?)</script>', index.read_text(encoding="utf-8"))
@@ -236,6 +244,20 @@ def test_write_qc_pages__of_people_without_scans(tmp_path):
     index = write_qc_pages(tmp_path / "c.zarr", tmp_path / "out")
     assert "no T1-weighted scan" in index.read_text()
     assert "nothing can be drawn" in (tmp_path / "out" / "sub-000.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("side", "volume", "words"),
+    [
+        ("", np.nan, "Scan of sub-1"),
+        ("none", 0.0, "Scan of sub-1"),
+        ("unknown", 3.0, "Scan of sub-1, lesion outlined: 3.0 mL"),
+        ("bilateral", np.nan, "Scan of sub-1, lesion outlined: bilateral"),
+        ("R", 12.34, "Scan of sub-1, lesion outlined: right, 12.3 mL"),
+    ],
+)
+def test_alt__says_what_is_known_of_the_lesion(side, volume, words):
+    assert qcpages._alt("sub-1", side, volume) == words
 
 
 # -- in a browser -------------------------------------------------------------------------
