@@ -68,6 +68,11 @@ def test_difference__is_that_of_known_colors():
 def test_colors__of_sides_and_verdicts_differ_in_deuteranopia(dark):
     colors = palette(dark=dark)
     variables = {n: v[4:-1] for n, v in drawing._VARIABLES.items()}
-    used = [colors[variables[n]] for n in (drawing.IPSI, drawing.CONTRA, drawing.ACCENT)]
+    used = [
+        colors[variables[n]] for n in (drawing.IPSI, drawing.CONTRA, drawing.ACCENT, drawing.TRUTH)
+    ]
+    muted, truth = colors[variables[drawing.MUTED]], used[-1]
+    for view in (DEUTERANOPIA, np.eye(3)):
+        assert difference(truth, muted, view) > 20
     for one, other in combinations(used, 2):
         assert difference(one, other, DEUTERANOPIA) > 10, (one, other)
