@@ -43,7 +43,7 @@ lint: $(VENV)/.ready-dev
 	$(VENV)/bin/numpydoc lint $$(find scalebrain -name '*.py' | sort)
 	$(VENV)/bin/codespell
 	$(VENV)/bin/lint-imports --no-logo
-	$(VENV)/bin/bandit -q -r scalebrain -c pyproject.toml
+	$(VENV)/bin/bandit -q -r scalebrain deploy -c pyproject.toml
 
 # Asks a service on the network about every line of constraints.txt, from an environment of its own.
 audit: $(VENV)-audit/bin/pip-audit

@@ -122,13 +122,14 @@ def drive(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 def overheads(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Cost of a task for the scheduler and the client."""
     counts = [options.overhead // 10, options.overhead]
-    idle = [one for w in (1, 2) for one in in_own_process(task_overhead, w, counts, folder)]
+    several = (1,) if options.quick else (1, 2)
+    idle = [one for w in several for one in in_own_process(task_overhead, w, counts, folder)]
     graph = []
     for workers, n in (
         (1, options.overhead // 10),
         (1, options.overhead // 2),
         (2, options.overhead // 2),
-    ):
+    )[: 2 if options.quick else 3]:
         place = folder / f"graph-{workers}-{n}"
         driver_costs(place, n, 4.0, find=False, keep=True)
         total = counted_tasks(place / "store.zarr", n // 16).tasks

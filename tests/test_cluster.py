@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,10 +14,13 @@ import xarray as xr
 from distributed.diagnostics.plugin import SchedulerPlugin
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from scalebrain.cluster import tasks
 from scalebrain.cluster.client import _losses_told, open_client
+from scalebrain.cluster.local import _local_workers
 from scalebrain.cluster.profiles import Profile, profiles_schema, read_profile
 from scalebrain.cluster.tasks import map_tasks, on_gpu_workers
 from scalebrain.cluster.threads import one_thread_each
+from scalebrain.cluster.waiting import NO_WORKERS
 from scalebrain.errors import ConfigError, ScalebrainError
 from scalebrain.io.checked import expected
 
@@ -136,10 +140,12 @@ def test_open_client__memory_of_workers_elsewhere__is_refused(spec):
 @pytest.mark.timeout(120)
 def test_open_client__what_is_lost__is_told_with_the_way_out():
     from distributed import CancelledError, KilledWorker
+    from distributed.scheduler import NoWorkerError
 
     with open_client(n_workers=1) as client:
         for lost, told in (
             (KilledWorker("task-1", None, 4), "Task task-1 died with every worker.*memory"),
+            (NoWorkerError("task-1", 1800.0), "Task task-1: no worker for 30m.*same command again"),
             (CancelledError("shared"), "Workers went on dying.*same command again"),
         ):
             with pytest.raises(ScalebrainError, match=told), _losses_told(client):
@@ -148,6 +154,61 @@ def test_open_client__what_is_lost__is_told_with_the_way_out():
         with pytest.raises(ScalebrainError, match=r"scheduler is gone"), _losses_told(client):
             raise CancelledError("all")
     assert dask.config.get("scheduler", None) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "gibibytes", "workers"), [(3, 64, 3), (8, 6, 4), (2, 1, 1), (1, 64, 1)]
+)
+def test_local_workers__keep_within_a_containers_limits(monkeypatch, cores, gibibytes, workers):
+    monkeypatch.setattr("dask.system.CPU_COUNT", cores)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", gibibytes * 2**30)
+    assert _local_workers(None, None) == (workers, gibibytes * 2**30 // workers)
+
+
+def slowly(item):
+    time.sleep(0.2)
+    return item
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("by_scheduler", [True, False])
+def test_map_tasks__no_worker_comes_back__ends_and_says_so(monkeypatch, by_scheduler):
+    from distributed import Client, LocalCluster
+
+    monkeypatch.setattr(tasks, "_LOOK_EVERY", 60.0 if by_scheduler else 0.1)
+    with (
+        dask.config.set({NO_WORKERS: "1s" if by_scheduler else None}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+        dask.config.set({NO_WORKERS: "1s"}),
+    ):
+        gone = threading.Timer(0.5, cluster.scale, (0,))
+        gone.start()
+        with pytest.raises(ScalebrainError, match=r"wait: no worker for 1.00 s.*command again"):
+            map_tasks(slowly, range(100), label="wait")
+        gone.join()
+        with pytest.raises(ScalebrainError, match=r"wait: no worker for 1.00 s.*command again"):
+            map_tasks(slowly, range(2), label="wait")
+
+
+def compute_without_workers():
+    with open_client(n_workers=1) as client:
+        client.cluster.scale(0)
+        while client.nthreads():
+            time.sleep(0.1)
+        dask.delayed(slowly)(1).compute()
+
+
+@pytest.mark.timeout(60)
+def test_open_client__no_worker_comes_back__ends_what_is_computed():
+    with (
+        dask.config.set({NO_WORKERS: "1s"}),
+        pytest.raises(ScalebrainError, match=r"no worker for 1.00 s.*same command again"),
+    ):
+        compute_without_workers()
+    assert dask.config.get(NO_WORKERS) is None
 
 
 def take_memory(item):

@@ -57,6 +57,7 @@ if on_kubernetes:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+    in_pod = "/tmp"  # noqa: S108  # nosec B108
     for role in ("worker", "scheduler"):
         pod = {
             "automountServiceAccountToken": False,
@@ -66,8 +67,8 @@ if on_kubernetes:
         container = {
             "command": ["dumb-init", "--"],  # not the image's own: the gateway gives arguments
             "securityContext": closed,
-            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the pod
-            "workingDir": "/tmp",  # noqa: S108
+            "volumeMounts": [{"name": "tmp", "mountPath": in_pod}],
+            "workingDir": in_pod,
         }
         setattr(c.KubeClusterConfig, f"{role}_extra_pod_config", pod)
         setattr(c.KubeClusterConfig, f"{role}_extra_container_config", container)

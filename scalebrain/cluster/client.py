@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from scalebrain.cluster.local import local_client, parsed_memory
 from scalebrain.cluster.profiles import read_profile
-from scalebrain.cluster.waiting import first_worker
+from scalebrain.cluster.waiting import NO_WORKERS, first_worker, no_workers, no_workers_limit
 from scalebrain.errors import ConfigError, ScalebrainError
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ def open_client(
         new cluster of a dask-gateway; or ``"kubernetes:FILE"`` for the ``DaskCluster`` of a
         manifest, made by the Dask operator.
     n_workers
-        How many workers; None for one a core of this machine, and for as many as the work
-        needs, within the limits of profile or gateway, on a cluster.
+        How many workers; None for one a core of this machine, for as many as the work needs
+        within the limits of a profile or gateway, and for the replicas of a manifest. Those of
+        a scheduler or ``DaskCluster`` that is there already are as many as they are.
     memory
         Memory of this machine that its workers may use together, in bytes or as ``"8GB"``; None
         for all of it. It also bounds how many workers there are when `n_workers` is None.
@@ -70,13 +71,14 @@ def open_client(
         When `spec` is none of these, its profile or file is not valid, no scheduler answers, the
         engine refuses the jobs, or `n_workers` or `memory` is given where it means nothing.
     ScalebrainError
-        When all jobs ended before a worker came.
+        When all jobs ended before a worker came, and in the block when workers or their scheduler
+        are lost for good.
     """
     if n_workers is not None and n_workers < 1:
         raise ConfigError(f"{n_workers} workers: expected 1 or more.")
     limit = None if memory is None else parsed_memory(memory)
     if spec is None:
-        with _default_kept(), local_client(n_workers, limit) as client, _losses_told(client):
+        with _settings_kept(), local_client(n_workers, limit) as client, _losses_told(client):
             yield client
         return
     if limit is not None:
@@ -90,7 +92,7 @@ def open_client(
     from distributed.utils import silence_logging_cmgr
 
     with (
-        _default_kept(),
+        _settings_kept(spec),
         silence_logging_cmgr(logging.CRITICAL),  # what it says of a lost worker is said here
         _cluster_client(spec, n_workers, profiles) as client,
         _losses_told(client),
@@ -99,11 +101,16 @@ def open_client(
 
 
 @contextlib.contextmanager
-def _default_kept() -> Iterator[None]:
-    """Leave Dask's default scheduler as it was: a client that lost its own does not."""
+def _settings_kept(spec: str = "") -> Iterator[None]:
+    """Say how long tasks wait without workers; leave Dask's settings as they were.
+
+    The default scheduler too: a client that lost its own does not. SLURM replaces jobs that
+    end, and the new ones may be in its queue for long.
+    """
     import dask
 
-    with dask.config.set(scheduler=dask.config.get("scheduler", None)):
+    limit = no_workers_limit("24 hours" if spec.startswith("slurm:") else "30 minutes")
+    with dask.config.set({"scheduler": dask.config.get("scheduler", None), NO_WORKERS: limit}):
         yield
 
 
@@ -112,9 +119,12 @@ def _losses_told(client: "Client") -> Iterator[None]:
     """Say what to do when workers or their scheduler are lost for good."""
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
+    from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
     try:
         yield
+    except (NoWorkerError, NoValidWorkerError) as error:
+        raise no_workers(f"Task {error.args[0]}") from error
     except KilledWorker as error:
         raise ScalebrainError(
             f"Task {error.args[0]} died with every worker that took it, most often for want of "

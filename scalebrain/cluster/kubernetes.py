@@ -45,7 +45,8 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
         YAML with one ``DaskCluster``, and whatever else it needs, such as ``DaskWorkerGroup`` of
         workers with a GPU. What is in the cluster already is used as it is, and stays.
     n_workers
-        Workers of the default group; None for as many as the manifest says.
+        Workers of the default group; None for as many as the manifest says. Those of a
+        ``DaskCluster`` that is there already are as many as they are.
 
     Yields
     ------
@@ -56,7 +57,8 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
     Raises
     ------
     ConfigError
-        When dask-kubernetes is not installed, no cluster answers, or the manifest is not valid.
+        When dask-kubernetes is not installed, no cluster answers, the manifest is not valid, or
+        `n_workers` is given for a ``DaskCluster`` that is there already.
     ScalebrainError
         When no operator takes up the ``DaskCluster``, or its scheduler does not start.
     """
@@ -81,6 +83,11 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
     logger.info("Kubernetes %s", version.get("gitVersion", ""))
     cluster = next(one for one in objects if one.kind == "DaskCluster")
     security = Security()
+    if n_workers is not None and cluster.exists():
+        raise ConfigError(
+            f"DaskCluster {cluster.name} is there already: its workers are as many as they are. "
+            "Leave their number out, or scale it with kubectl."
+        )
     with contextlib.ExitStack() as stack:
         for one in objects:
             _made(one, stack)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scalebrain.cluster.waiting import first_worker
+from scalebrain.cluster.waiting import first_worker, no_workers, no_workers_limit
 from scalebrain.errors import ScalebrainError
 from scalebrain.options import report_progress
 
@@ -22,6 +22,8 @@ R = TypeVar("R")
 
 _ROUNDS = 3
 _PAUSE = 2.0
+_READ_EVERY = 0.02
+_LOOK_EVERY = 5.0
 
 
 def active_client() -> "Client | None":
@@ -83,6 +85,12 @@ def map_tasks(
     -------
     list
         Results in the order of `items`.
+
+    Raises
+    ------
+    ScalebrainError
+        When workers went on dying, or none has come back for half an hour, or as long as Dask's
+        setting ``distributed.scheduler.no-workers-timeout`` says.
     """
     total = len(items)
     results: dict[int, R] = {}
@@ -104,14 +112,15 @@ def map_tasks(
                 raise
     else:
         from distributed import CancelledError, KilledWorker
+        from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
         idle = 0  # rounds that brought nothing
         while len(results) < total and idle < _ROUNDS:
             if not client.nthreads():
-                first_worker(client, lambda: label)
+                first_worker(client, lambda: label, no_workers_limit())
             left = [i for i in range(total) if i not in results]
             try:
-                for i, result in _on_workers(client, function, items, left, more):
+                for i, result in _on_workers(client, function, items, left, more, label):
                     results[i] = result
                     report_progress(label, len(results), total)
             except KilledWorker as error:
@@ -119,6 +128,8 @@ def map_tasks(
                     f"{label}: a task died with every worker that took it, most often for want of "
                     "memory. Give workers more of it, and run the same command again: it goes on."
                 ) from error
+            except (NoWorkerError, NoValidWorkerError) as error:
+                raise no_workers(label) from error
             except (CancelledError, _LostError) as error:
                 if client.status != "running":  # it is the scheduler that is lost
                     raise (error.__cause__ or error) from None
@@ -139,6 +150,7 @@ def _on_workers(
     items: Sequence[T],
     numbers: Sequence[int],
     shared: Sequence[Any],
+    label: str,
 ) -> Iterator[tuple[int, R]]:
     """Results by number as they come; those that died with all holders of `shared` are left out."""
     import distributed
@@ -151,10 +163,22 @@ def _on_workers(
         raise _LostError(str(error)) from error
     futures = [client.submit(function, items[i], *sent, pure=False, retries=2) for i in numbers]
     number = {future.key: i for i, future in zip(numbers, futures, strict=True)}
+    done = distributed.as_completed(futures, with_results=True)
+    looked = time.monotonic()
     try:
-        for future, result in distributed.as_completed(futures, with_results=True):
-            if future.status == "finished":
-                yield number[future.key], result
+        while not done.is_empty():
+            if done.has_ready():
+                future, result = next(done)
+                if future.status == "finished":
+                    yield number[future.key], result
+            elif client.status == "running" and time.monotonic() - looked > _LOOK_EVERY:
+                # a scheduler that is lost cancels the futures, which tells
+                with contextlib.suppress(OSError):
+                    if not client.nthreads():
+                        first_worker(client, lambda: label, no_workers_limit())
+                looked = time.monotonic()
+            else:
+                time.sleep(_READ_EVERY)
     finally:
         client.cancel(futures)  # those that an error or Ctrl-C left
 

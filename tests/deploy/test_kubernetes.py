@@ -18,7 +18,7 @@ from tests.conftest import missing, need
 from tests.deploy.conftest import documents, run, tool
 
 RENDERED = ("base", "overlays/s3", "overlays/gcs")
-CUSTOM = {"DaskCluster": "daskcluster", "DaskWorkerGroup": "daskworkergroup"}
+CUSTOM = ("DaskCluster", "DaskWorkerGroup")
 UID = 10001
 
 
@@ -75,26 +75,29 @@ def test_manifests__core_resources_are_valid_strictly(manifests: list[dict[str, 
 def test_manifests__custom_resources_are_valid_by_the_operators_definitions(
     manifests: list[dict[str, Any]],
 ) -> None:
+    for kind in CUSTOM:
+        check_custom(kind, [m for m in manifests if m["kind"] == kind])
+
+
+def check_custom(kind: str, found: list[dict[str, Any]]) -> None:
+    """Validate resources of a kind by the operator's definition of it."""
     need("dask_kubernetes")
     import dask_kubernetes
 
     chart = "operator/deployment/helm/dask-kubernetes-operator/crds"
-    folder = Path(dask_kubernetes.__file__).parent / chart
-    for kind, name in CUSTOM.items():
-        path = folder / f"{name}.yaml"
-        if not path.exists():
-            missing(f"the definition of {kind} in dask-kubernetes", "make setup-dev")
-        (definition,) = documents(path)
-        (version,) = [v for v in definition["spec"]["versions"] if v["name"] == "v1"]
-        schema = version["schema"]["openAPIV3Schema"]
-        found = [m for m in manifests if m["kind"] == kind]
-        assert found
-        for manifest in found:
-            assert manifest["apiVersion"] == "kubernetes.dask.org/v1"
-            jsonschema.validate(manifest, schema)
-            assert not unknown(manifest["spec"], schema["properties"]["spec"])
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**found[0], "spec": {}}, schema)
+    path = Path(dask_kubernetes.__file__).parent / chart / f"{kind.lower()}.yaml"
+    if not path.exists():
+        missing(f"the definition of {kind} in dask-kubernetes", "make setup-dev")
+    (definition,) = documents(path)
+    (version,) = [v for v in definition["spec"]["versions"] if v["name"] == "v1"]
+    schema = version["schema"]["openAPIV3Schema"]
+    assert found
+    for manifest in found:
+        assert manifest["apiVersion"] == "kubernetes.dask.org/v1"
+        jsonschema.validate(manifest, schema)
+        assert not unknown(manifest["spec"], schema["properties"]["spec"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found[0], "spec": {}}, schema)
 
 
 def unknown(value: Any, schema: dict[str, Any], path: str = "spec") -> list[str]:
@@ -151,6 +154,7 @@ def test_pods__talk_tls_alone(manifests: list[dict[str, Any]]) -> None:
     settings = yaml.safe_load(one(manifests, "ConfigMap", "scalebrain-dask")["data"]["dask.yaml"])
     comm = settings["distributed"]["comm"]
     assert comm["require-encryption"] is True
+    assert settings["distributed"]["scheduler"]["no-workers-timeout"] == "30 minutes"
     assert set(comm["tls"]) == {"ca-file", "scheduler", "worker", "client"}
     assert settings["distributed"]["nanny"]["pre-spawn-environ"] == WORKER_ENVIRONMENT
     for pod in pods(manifests).values():
@@ -260,13 +264,13 @@ def test_components__render_with_the_base(deploy: Path, tmp_path: Path) -> None:
     import kubernetes_validate
 
     folder = deploy / "kubernetes"
-    names = [folder / "components" / name for name in ("monitoring", "cert-manager")]
+    parts = [folder / "components" / name for name in ("monitoring", "cert-manager", "autoscaler")]
     content = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "scalebrain",
         "resources": [os.path.relpath(folder / "base", tmp_path.resolve())],
-        "components": [os.path.relpath(name, tmp_path.resolve()) for name in names],
+        "components": [os.path.relpath(part, tmp_path.resolve()) for part in parts],
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
     manifests = render(tmp_path)
@@ -277,6 +281,9 @@ def test_components__render_with_the_base(deploy: Path, tmp_path: Path) -> None:
     issuer = one(manifests, "Issuer", issued["issuerRef"]["name"])["spec"]
     authority = one(manifests, "Certificate", issuer["ca"]["secretName"])["spec"]
     assert authority["isCA"]
+    autoscaler = one(manifests, "DaskAutoscaler", "scalebrain")
+    check_custom("DaskAutoscaler", [autoscaler])
+    assert one(manifests, "DaskCluster", autoscaler["spec"]["cluster"])
 
 
 def test_study__options_exist(deploy: Path) -> None:

@@ -25,6 +25,10 @@ import yaml
 from scalebrain.cluster.threads import WORKER_ENVIRONMENT
 from tests.distributed.outputs import differing
 
+HEADER = (
+    "| fault | times | runs until the end | studies finished and compared | seconds "
+    "| equal to the unbroken study |"
+)
 _ATTEMPTS = 12
 _LIMIT = 900.0
 _STAGES = ("7/7", "1/", "6/7", "5/7", "4/7", "3/7", "2/7")
@@ -45,6 +49,7 @@ class Outcome:
     fault: str
     faults: int = 0
     runs: int = 0
+    finished: int = 0
     seconds: float = 0.0
     messages: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
@@ -319,7 +324,11 @@ FAULTS: dict[str, tuple[Fault, int, str]] = {
 def broken(
     name: str, tree: Path, whole: Path, work: Path, *, seed: int, times: int, participants: bool
 ) -> Outcome:
-    """Run a study under one fault until it ends, and compare it with an unbroken one."""
+    """Run a study under one fault until all faults are done, and compare it with an unbroken one.
+
+    A study that ends before its workers were killed as often as they are to be is compared,
+    removed and begun anew.
+    """
     fault, _, memory = FAULTS[name]
     rng = random.Random(f"{name}{seed}")
     outcome, left = Outcome(name), times
@@ -335,18 +344,21 @@ def broken(
             left -= done
             outcome.faults += done
             code = study.wait()
-            if code == 0 and not left:
-                break
+            if code == 0:
+                outcome.finished += 1
+                if not left:
+                    break
+                outcome.differing += differing(study.out, whole, only_ours=participants)
+                if name == "workers killed":
+                    shutil.rmtree(study.out)
             if code not in (0, -signal.SIGKILL):
                 outcome.messages.append(study.message())
                 if not outcome.messages[-1]:
                     print(study.log.read_text()[-3000:], file=sys.stderr)
-            elif code == 0 and name == "workers killed":  # it was done before they were
-                shutil.rmtree(study.out)
         else:
             outcome.messages.append("")
     outcome.seconds = time.monotonic() - begin
-    outcome.differing = differing(study.out, whole, only_ours=participants)
+    outcome.differing += differing(study.out, whole, only_ours=participants)
     return outcome
 
 
@@ -379,11 +391,12 @@ def main(arguments: list[str] | None = None) -> int:
             )  # fmt: skip
         outcomes.append(outcome)
         print(f"# {outcome}", file=sys.stderr, flush=True)
-    print("| fault | times | runs until the end | seconds | equal to the unbroken study |")
-    print("|---|---:|---:|---:|---|")
+    print(HEADER)
+    print("|---|---:|---:|---:|---:|---|")
     for one in outcomes:
         equal = "yes, every byte" if not one.differing else f"no: {', '.join(one.differing[:3])}"
-        print(f"| {one.fault} | {one.faults} | {one.runs} | {one.seconds:.0f} | {equal} |")
+        counts = f"{one.faults} | {one.runs} | {one.finished} | {one.seconds:.0f}"
+        print(f"| {one.fault} | {counts} | {equal} |")
     for one in outcomes:
         for message in dict.fromkeys(one.messages):
             print(f"\n{one.fault}: {message or 'no message'}")

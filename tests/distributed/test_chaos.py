@@ -1,11 +1,13 @@
 """A few faults of ``chaos.py``, on ingest and features; the whole of it is run by hand."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.chaos import FAULTS, broken, room
+from tests.distributed import chaos
+from tests.distributed.chaos import FAULTS, HEADER, broken, room
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -26,6 +28,7 @@ def test_study__goes_on_and_ends_with_the_same_store(
             seed=0, times=times, participants=True,
         )  # fmt: skip
     assert outcome.differing == []
+    assert outcome.finished >= 1
     assert outcome.faults >= min(times, 1)
     assert all(outcome.messages), outcome
 
@@ -33,3 +36,31 @@ def test_study__goes_on_and_ends_with_the_same_store(
 def test_faults__are_those_of_the_docs(repository: Path):
     page = (repository / "docs" / "faults.md").read_text()
     assert all(f"| {fault} |" in page for fault in FAULTS)
+    assert HEADER in page
+
+
+class Wrong(chaos.Study):
+    """A study that ends at once; the first one is wrong."""
+
+    written = 0
+
+    def start(self, address: str) -> None:
+        self.out.mkdir()
+        (self.out / "node_features").write_text("right" if Wrong.written else "wrong")
+        Wrong.written += 1
+
+    def wait(self, seconds: float = 0.0) -> int:
+        return 0
+
+
+def test_broken__compares_every_study_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(chaos, "Study", Wrong)
+    monkeypatch.setattr(chaos, "running", lambda *_, **__: nullcontext(chaos.Cluster(tmp_path)))
+    monkeypatch.setitem(FAULTS, "workers killed", (lambda *_: 1, 2, "3GB"))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "node_features").write_text("right")
+    outcome = broken(
+        "workers killed", tmp_path, whole, tmp_path / "work", seed=0, times=2, participants=False
+    )
+    assert (outcome.finished, outcome.differing, outcome.is_good) == (2, ["node_features"], False)

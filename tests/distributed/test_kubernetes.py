@@ -101,9 +101,11 @@ class Cluster:
             timeout=200,
         )
 
-    def ask(self, method: str, name: str = "", body: dict | None = None) -> dict:
+    def ask(
+        self, method: str, name: str = "", body: dict | None = None, plural: str = "daskclusters"
+    ) -> dict:
         """Ask the API about clusters of Dask."""
-        path = f"/apis/kubernetes.dask.org/v1/namespaces/{_NAMESPACE}/daskclusters/{name}"
+        path = f"/apis/kubernetes.dask.org/v1/namespaces/{_NAMESPACE}/{plural}/{name}"
         request = urllib.request.Request(
             f"{self.api}{path.rstrip('/')}",
             method=method,
@@ -186,6 +188,12 @@ def test_open_client__on_kubernetes__leaves_what_was_there(cluster: Cluster, tre
     told = cluster.run("ingest", tree, store, "--scheduler", f"kubernetes:{cluster.manifest}")
     assert told.returncode == 0, told.stderr[-3000:]
     assert "DaskCluster sb is there already" in told.stderr
+    scheduler = ("--scheduler", f"kubernetes:{cluster.manifest}", "--n-workers", "2")
+    told = cluster.run("ingest", tree, store, *scheduler)
+    assert told.returncode == 1
+    assert "error: DaskCluster sb is there already: its workers are as many" in told.stderr
+    groups = cluster.ask("GET", plural="daskworkergroups")["items"]
+    assert [one["spec"]["worker"]["replicas"] for one in groups] == [1]
     assert [one["metadata"]["name"] for one in cluster.ask("GET")["items"]] == [_NAME]
     cluster.ask("DELETE", _NAME)
 
