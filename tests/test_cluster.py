@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +107,18 @@ def test_on_gpu_workers__sends_blocks_to_them(mixed_cluster):
     client = mixed_cluster
     client.retire_workers(names=["gpu"], close_workers=False)
     assert not on_gpu.compute().any()  # without the block any worker does
+
+
+def test_open_client__leaves_the_defaults_of_dask_in_a_new_process():
+    code = (
+        "import scalebrain, dask\n"
+        "if __name__ == '__main__':\n"
+        "    with scalebrain.open_client(n_workers=1): pass\n"
+        "    print(dask.config.get('distributed.comm.timeouts.connect'))\n"
+        "    print(dask.config.get('distributed.scheduler.no-workers-timeout'))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert told.stdout.split() == ["30s", "None"], told.stderr
 
 
 def test_on_gpu_workers__changes_nothing_without_a_client():

@@ -108,6 +108,7 @@ def _settings_kept(spec: str = "") -> Iterator[None]:
     end, and the new ones may be in its queue for long.
     """
     import dask
+    import distributed  # noqa: F401  (its defaults before what is set: else they go with that)
 
     limit = no_workers_limit("24 hours" if spec.startswith("slurm:") else "30 minutes")
     with dask.config.set({"scheduler": dask.config.get("scheduler", None), NO_WORKERS: limit}):
