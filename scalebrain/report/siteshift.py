@@ -32,6 +32,9 @@ __all__ = ["site_blocks"]
 
 FloatArray = npt.NDArray[np.float64]
 
+#: Sites of the figure; all are in the table.
+_SHOWN = 40
+
 
 @dataclass(frozen=True)
 class _Site:
@@ -49,10 +52,6 @@ class _Site:
     def clear(self) -> int:
         """Regions whose interval leaves zero out."""
         return int(((self.low > 0) | (self.high < 0)).sum())
-
-
-#: Sites of the figure; all are in the table.
-_SHOWN = 40
 
 
 def site_blocks(ds: xr.Dataset, shifts: xr.Dataset) -> list[Block]:
