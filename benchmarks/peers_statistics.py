@@ -75,6 +75,8 @@ def mixed_models(tables: dict[str, pd.DataFrame], formula: str) -> Mixed:
                     fit = model.fit(reml=True, method=[method])
                 except np.linalg.LinAlgError:
                     continue
+                if not np.isfinite(fit.llf):  # statsmodels calls some of these converged
+                    continue
                 if best is None or fit.llf > best.llf:
                     best = fit
                 if fit.converged:

@@ -136,7 +136,8 @@ def _note(sites: list[_Site], shifts: xr.Dataset, *, is_trained_here: bool) -> N
     if is_trained_here:
         words += (
             " Healthy people on whom the model was trained taught it their site: a new site may be "
-            "further off."
+            "further off. In a training that kept each cohort in one fold (keep_cohorts), a cohort "
+            "corrects its own age bias, so that its shift is near zero by construction."
         )
     return Note(words, "caution" if unknown else "plain")
 
