@@ -349,7 +349,7 @@ def broken(
                 if not left:
                     break
                 outcome.differing += differing(study.out, whole, only_ours=participants)
-                if name == "workers killed":
+                if name.startswith("workers killed"):
                     shutil.rmtree(study.out)
             if code not in (0, -signal.SIGKILL):
                 outcome.messages.append(study.message())
