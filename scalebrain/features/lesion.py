@@ -1,5 +1,7 @@
 """Lesion loads of regions, networks and tracts, lesion volume, and the map of the cohort."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,7 +12,7 @@ import xarray as xr
 
 from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.errors import MissingVariableError
+from scalebrain.errors import MissingVariableError, TableError
 from scalebrain.features.lesion_numba_fns import (
     column_counts,
     label_counts,
@@ -19,7 +21,7 @@ from scalebrain.features.lesion_numba_fns import (
 )
 from scalebrain.features.parcellation_numba_fns import segment_counts
 from scalebrain.features.rows import bare, over_rows, task_bounds
-from scalebrain.features.segments import Segments, locate
+from scalebrain.features.segments import Segments, locate, store_grid, voxel_index
 from scalebrain.io.rows import RowSource, row_source
 from scalebrain.variables import annotate, validate
 
@@ -31,6 +33,8 @@ __all__ = [
     "network_load",
     "tract_load",
 ]
+
+logger = logging.getLogger(__name__)
 
 _NO_LESIONS = "Give every stroke subject a lesion mask (label-L_mask) and ingest again."
 _SMALLEST_SECTION = 0.05
@@ -107,7 +111,7 @@ def lesion_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) -> 
     return annotate(out)
 
 
-def network_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Dataset:
+def network_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) -> xr.Dataset:
     """Fraction of every network that is lesioned, both hemispheres together.
 
     Parameters
@@ -115,7 +119,7 @@ def network_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Data
     ds
         Store with ``lesion_mask (subject, voxel)``.
     regions
-        Region set whose names end in ``_L`` and ``_R``; the default one when None.
+        Region set or atlas whose names end in ``_L`` and ``_R``; the default set when None.
 
     Returns
     -------
@@ -126,21 +130,50 @@ def network_load(ds: xr.Dataset, *, regions: RegionSet | None = None) -> xr.Data
     ------
     MissingVariableError
         When `ds` has no lesion masks.
+    TableError
+        When a region of the atlas has no side in its name, or no homologue.
     GeometryError
         When a region has no voxel on the grid of the store.
 
     Notes
     -----
-    Lesioned voxels of a region and its homologue over the voxels of both.
+    Lesioned voxels of a region and its homologue over the voxels of both; of an atlas of
+    probability maps, sums of probabilities.
     """
     validate(ds, "lesion_mask", "parcel", way_out=_NO_LESIONS)
     chosen = regions if regions is not None else default_regions()
+    names, columns = _networks(chosen.name, chosen.regions)
     sided = locate(ds, chosen)
-    names = tuple(dict.fromkeys(region[:-2] for region in chosen.regions))
-    columns = [[chosen.regions.index(f"{name}_{side}") for side in "LR"] for name in names]
-    member = np.stack([sided.member[:, both].any(axis=1) for both in columns], axis=1)
-    both = Segments("network", names, sided.starts, sided.stops, member, atlas=chosen.name)
-    return annotate(xr.Dataset({"network_load": _loads(ds, both)}, coords={"network": list(names)}))
+    if isinstance(chosen, Atlas):
+        part = sided.size[np.array(columns)]
+        part = part / part.sum(axis=1, keepdims=True)
+        loads = _loads(ds, sided)
+        left, right = (loads.isel(region=[both[side] for both in columns]) for side in (0, 1))
+        load = (
+            left.rename(region="network") * xr.DataArray(part[:, 0], dims="network")
+            + right.rename(region="network") * xr.DataArray(part[:, 1], dims="network")
+        ).clip(max=1.0)
+    else:
+        member = np.stack([sided.member[:, both].any(axis=1) for both in columns], axis=1)
+        both = Segments("network", names, sided.starts, sided.stops, member, atlas=chosen.name)
+        load = _loads(ds, both)
+    return annotate(xr.Dataset({"network_load": load}, coords={"network": list(names)}))
+
+
+def _networks(name: str, regions: Sequence[str]) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Names of the networks of sided regions, and the positions of the two of each."""
+    networks = tuple(dict.fromkeys(region[:-2] for region in regions))
+    pairs = [[f"{network}_{side}" for side in "LR"] for network in networks]
+    absent = sorted({region for pair in pairs for region in pair} - set(regions))
+    odd = [region for region in regions if region[-2:] not in ("_L", "_R")]
+    if odd or absent:
+        raise TableError(
+            f"'{name}': a network is two regions, NAME_L and NAME_R; "
+            + (f"'{odd[0]}' has no side" if odd else f"'{absent[0]}' is not there")
+            + ". Take lesion_load, or give the atlas such names."
+        )
+    position = {region: i for i, region in enumerate(regions)}
+    return networks, [[position[region] for region in pair] for pair in pairs]
 
 
 def _loads(ds: xr.Dataset, segments: Segments) -> xr.DataArray:
@@ -226,17 +259,18 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
     ----------
     Feng et al. 2015, doi:10.1002/ana.24510
     """
-    validate(ds, "lesion_mask", "tract_probability", "z", way_out=_NO_LESIONS)
+    validate(ds, "lesion_mask", "tract_probability", "x", way_out=_NO_LESIONS)
     probability = np.ascontiguousarray(ds["tract_probability"].values, dtype=np.float32)
     inside = np.flatnonzero(probability.any(axis=0))
     span = (int(inside[0]), int(inside[-1]) + 1)
-    heights, label = np.unique(np.round(ds["z"].values, 3), return_inverse=True)
-    affine = np.asarray(ds["z"].attrs["affine"], dtype=np.float64).reshape(4, 4)
+    grid = store_grid(ds)  # in RAS order, so that slices of the third axis are the axial ones
+    label = np.unravel_index(voxel_index(ds, grid), grid.shape)[2]
+    n_slices = grid.shape[2]
     tracts = _Tracts(
         np.ascontiguousarray(probability[:, slice(*span)]),
         label.astype(np.int32)[slice(*span)],
-        np.stack([np.bincount(label, p.astype(np.float64), heights.size) for p in probability]),
-        abs(float(np.linalg.det(affine[:3, :3]))) / 1000,
+        np.stack([np.bincount(label, p.astype(np.float64), n_slices) for p in probability]),
+        grid.voxel_volume / 1000,
     )
     loads = over_rows(
         _tract_loads_of_rows,
@@ -279,7 +313,7 @@ def lesion_frequency(ds: xr.Dataset, *, by: str | None = None) -> xr.Dataset:
         Store with ``lesion_mask (subject, voxel)``.
     by
         Variable over ``subject`` of few values, such as ``"lesion_hemisphere"`` or
-        ``"cohort"``: a map for each of them.
+        ``"cohort"``: a map for each of them. People without a value are in none.
 
     Returns
     -------
@@ -306,6 +340,10 @@ def lesion_frequency(ds: xr.Dataset, *, by: str | None = None) -> xr.Dataset:
             raise MissingVariableError(
                 f"'{by}' is no variable over subject. Group by cohort or lesion_hemisphere, say."
             )
+        known = ds[by].notnull().values & (ds[by].values != "")
+        if (unknown := int((counted & ~known).sum())) > 0:
+            logger.info("Lesion map by %s: %d people without a value left out", by, unknown)
+        counted &= known
         groups = sorted(set(ds[by].values[counted].tolist()))
         position = {value: i for i, value in enumerate(groups)}
         values = np.array([position.get(value, -1) for value in ds[by].values.tolist()])

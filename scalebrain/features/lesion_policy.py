@@ -106,7 +106,7 @@ def mirror_of(ds: xr.Dataset) -> Mirror:
     index = voxel_index(ds, grid)
     i, j, k = np.unravel_index(index, grid.shape)
     mirrored = -2 * origin / step - i
-    nearest = np.rint(mirrored).astype(np.int64)
+    nearest = np.floor(mirrored + 0.5).astype(np.int64)  # halves all one way, as the offset says
     offset = float(np.round(mirrored[0] - nearest[0], 6)) if index.size else 0.0
     position = np.full(grid.size, -1, dtype=np.int32)
     position[index] = np.arange(index.size, dtype=np.int32)

@@ -141,7 +141,9 @@ def _call(
     kind: np.dtype[Any],
 ) -> Array:
     """Call the function on blocks in memory; of a contracted dim Dask gives a list of one."""
-    whole = (block[0] if isinstance(block, list) else block for block in blocks)
+    whole = [block[0] if isinstance(block, list) else block for block in blocks]
+    if not len(whole[0]):
+        return np.empty((0, *shape), dtype=kind)
     found = np.asarray(function(shared, *map(np.ascontiguousarray, whole)), dtype=kind)
     return found.reshape(-1, *shape)
 

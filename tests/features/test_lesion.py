@@ -10,6 +10,7 @@ import scalebrain
 from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.errors import MissingVariableError, TableError
+from scalebrain.features.segments import voxel_index
 from tests.features.test_parcellation import blocks_atlas, labels_of
 from tests.phantom import image_path
 
@@ -173,6 +174,50 @@ def test_network_load__counts_both_hemispheres(ds):
     np.testing.assert_allclose(found.sel(network="DMN"), masks[:, member].mean(axis=1), rtol=1e-12)
 
 
+def test_network_load__of_an_atlas_is_that_of_its_voxels(ds):
+    grid = blocks_atlas(ds).grid
+    i, j, k = np.indices(grid.shape)
+    blob = (abs(j - 25) < 9) & (abs(k - 20) < 9)
+    left, right = blob & (abs(i - 13) < 5), blob & (abs(i - 37) < 3)
+    names, masks = ("A_L", "B_L", "A_R", "B_R"), some_masks(ds)
+    labels = np.zeros(grid.shape, dtype=np.int32)
+    labels[left & (j < 25)], labels[left & (j >= 25)] = 1, 2
+    labels[right & (j < 25)], labels[right & (j >= 25)] = 3, 4
+    maps = np.stack([labels == code for code in (1, 2, 3, 4)]) * np.float32(0.5)
+    own = labels.ravel()[voxel_index(ds, grid)]
+    for atlas in (
+        Atlas("labels", grid, names, codes=(1, 2, 3, 4), labels=labels),
+        Atlas("maps", grid, names, maps=maps),
+    ):
+        found = scalebrain.network_load(with_masks(ds, masks), regions=atlas)["network_load"]
+        assert found["network"].values.tolist() == ["A", "B"]
+        for network, codes in (("A", (1, 3)), ("B", (2, 4))):
+            expected = masks[:, np.isin(own, codes)].mean(axis=1)
+            np.testing.assert_allclose(found.sel(network=network), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_network_load__needs_two_sides(ds):
+    grid = blocks_atlas(ds).grid
+    labels = np.ones(grid.shape, dtype=np.int32)
+    with pytest.raises(TableError, match="'blob' has no side"):
+        scalebrain.network_load(ds, regions=Atlas("a", grid, ("blob",), codes=(1,), labels=labels))
+
+
+def test_tract_load__hardly_changes_on_a_grid_that_is_a_little_oblique(ds):
+    given = with_masks(ds, some_masks(ds))
+    turned = given.copy()
+    for axis in "xyz":
+        affine = np.reshape(given[axis].attrs["affine"], (4, 4)).copy()
+        affine[2, 0] = 0.001
+        moved = given[axis] + (0.001 * given["x"] if axis == "z" else 0)
+        turned = turned.assign_coords(
+            {axis: ("voxel", moved.values, {**given[axis].attrs, "affine": affine.tolist()})}
+        )
+    straight, oblique = scalebrain.tract_load(given), scalebrain.tract_load(turned)
+    for name in straight.data_vars:
+        np.testing.assert_allclose(oblique[name], straight[name], rtol=1e-4)
+
+
 def test_tract_load__of_everything_and_nothing(ds):
     masks = some_masks(ds)
     found = scalebrain.tract_load(with_masks(ds, masks)).compute()
@@ -184,6 +229,14 @@ def test_tract_load__of_everything_and_nothing(ds):
     np.testing.assert_allclose(
         found["tract_load"][3], (p * masks[3]).sum(axis=1) / p.sum(axis=1), rtol=1e-6
     )
+
+
+def test_lesion_frequency__leaves_people_without_a_group_out(ds):
+    given = with_masks(ds, some_masks(ds))
+    for values in (np.array([1, np.nan] * 10), np.array(["a", ""] * 10)):
+        found = scalebrain.lesion_frequency(given.assign(by=("subject", values)), by="by")
+        assert found.sizes["by"] == 1
+        assert found["n_masks"].values.tolist() == [10]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 20])

@@ -64,9 +64,13 @@ def lattice(matrix: np.ndarray, shape: tuple[int, int, int]) -> xr.Dataset:
     return xr.Dataset(coords=coords)
 
 
-def test_mirror_of__between_two_voxels_is_linear():
-    grid = template_grid(3.0)
-    ds = lattice(grid.matrix, grid.shape)
+@pytest.mark.parametrize(("step", "origin"), [(3.0, None), (2.0, -96.5), (2.0, -95.0)])
+def test_mirror_of__between_two_voxels_is_linear(step: float, origin: float | None):
+    grid = template_grid(step)
+    matrix = grid.matrix.copy()
+    if origin is not None:  # of MNI152NLin2009cAsym at 2 mm: a half of a voxel
+        matrix[0, 3] = origin
+    ds = lattice(matrix, grid.shape)
     x = ds["x"].values.astype(float)
     rng = np.random.default_rng(0)
     mask = rng.random((1, x.size)) < 0.01

@@ -430,3 +430,9 @@ def test_parcellate__of_rows_in_several_pieces_is_that_of_rows_in_memory(
         voxels = memory["parcel"].values == found["parcel"].values[3]
         values = [twin(row[voxels])["mean"] for row in rows]
         np.testing.assert_allclose(found["t1w_mean"][:, 3], values, rtol=1e-11)
+
+
+def test_parcellate__of_nobody_is_empty(ds):
+    nobody = ds.isel(subject=[])
+    assert scalebrain.parcellate(nobody)["t1w_mean"].compute().shape[0] == 0
+    assert scalebrain.lesion_load(nobody)["lesion_load"].compute().shape == (0, 18)
