@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from scalebrain.features.inclusion import same_people
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -53,10 +54,10 @@ def people(ds: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a subject.
+        One row a subject; equal numbers in ``person`` are scans of one person.
     """
     n = ds.sizes["subject"]
-    columns: dict[str, npt.NDArray[Any]] = {}
+    columns: dict[str, npt.NDArray[Any]] = {"person": same_people(ds)}
     for name in ("subject", *_TEXT):
         columns[name] = (
             text_values(ds[name]) if name in ds.variables else np.full(n, "", dtype=object)
@@ -85,17 +86,16 @@ def people(ds: xr.Dataset) -> pd.DataFrame:
 def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
     """Collect the few numbers at the top of the page: value, label, detail."""
     included = table[table["included"]]
-    out: list[Headline] = [
-        (
-            count(len(included)),
-            "people analyzed",
-            f"of {count(len(table))} in {plural(table['cohort'].nunique(), 'cohort')}",
-        )
-    ]
+    n_people, n_cohorts = included["person"].nunique(), table["cohort"].nunique()
+    origin = f"of {count(table['person'].nunique())} in {plural(n_cohorts, 'cohort')}"
+    if n_people < len(included):
+        origin += f", {count(len(included))} scans"
+    out: list[Headline] = [(count(n_people), "people analyzed", origin)]
     for group in sorted(table["group"].unique()):
         rows = included[included["group"] == group]
         ages = span(rows["age"], 0)
-        out.append((count(len(rows)), f"{group or 'no group'}", f"aged {ages} years"))
+        n = rows["person"].nunique()
+        out.append((count(n), f"{group or 'no group'}", f"aged {ages} years"))
     accuracy = results.accuracy
     if accuracy is not None and {"mae", "mae_mean"} <= set(accuracy.variables):
         mae = np.asarray(accuracy["mae"].values, dtype=np.float64)
@@ -187,7 +187,15 @@ def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str 
     if table["included"].any() and np.isfinite(table["age"]).any():
         blocks.append(_age_figure(table))
     blocks.append(_site_table(table))
-    blocks.append(_group_note(table))
+    blocks.append(_group_note(table, is_modelled=results.mixed is not None))
+    n_people = table["person"].nunique()
+    if n_people < len(table):
+        blocks.append(
+            Note(
+                f"The numbers of this section count scans: {count(len(table))} of "
+                f"{plural(n_people, 'person', 'people')}."
+            )
+        )
     if results.rejected is not None and len(results.rejected):
         n = results.rejected["subject"].nunique()
         takeaway += f" {plural(n, 'person', 'people')} did not pass the checks of the ingest."
@@ -222,21 +230,24 @@ def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
     )
 
 
-def _group_note(table: pd.DataFrame) -> Note:
+def _group_note(table: pd.DataFrame, *, is_modelled: bool) -> Note:
     groups = table[table["included"]].groupby("cohort")["group"].nunique()
     mixed = int((groups > 1).sum())
     if len(groups) and mixed == 0 and table["group"].nunique() > 1:
-        return Note(
+        tone = "caution"
+        words = (
             "No cohort holds both groups, so differences between scanners and differences "
-            "between reference and stroke people cannot be told apart. Associations are "
-            "estimated within the stroke group.",
-            "caution",
+            "between reference and stroke people cannot be told apart. "
         )
-    return Note(
-        f"{plural(mixed, 'cohort holds', 'cohorts hold')} people of more than one group. "
-        "Associations with lesions are estimated within the stroke group, with an intercept "
-        "for each cohort."
-    )
+    else:
+        tone = "plain"
+        words = f"{plural(mixed, 'cohort holds', 'cohorts hold')} people of more than one group. "
+    if is_modelled:
+        words += (
+            "Associations with lesions are estimated within the stroke group, with an intercept "
+            "for each cohort."
+        )
+    return Note(words.strip(), tone)
 
 
 def _site_table(table: pd.DataFrame) -> Table:

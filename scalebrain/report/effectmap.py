@@ -90,10 +90,14 @@ def effect_overlays(ds: xr.Dataset, results: StudyResults) -> list[Overlay]:
         for code, value in values.items():
             painted[parcel == code] = value
         limit = _limit(effects)
+        try:
+            volume = to_volume(ds, painted)
+        except (GeometryError, MissingVariableError):
+            return []  # the section of the lesion map, where the viewer would be, says why
         overlays.append(
             Overlay(
                 label=f"Effect of {effects.cause}",
-                volume=to_volume(ds, painted),
+                volume=volume,
                 colors=_diverging(),
                 limit=limit,
                 unit=f"years {effects.unit}".strip(),

@@ -20,6 +20,7 @@ from scalebrain.report.content import (
     plural,
 )
 from scalebrain.report.niivue import Overlay, Viewer
+from scalebrain.report.scanpictures import frame_of
 from scalebrain.report.volume import Volume, overlay_slice, scaled, to_volume
 
 if TYPE_CHECKING:
@@ -42,19 +43,21 @@ def lesion_section(
         reason += "features stage has not run."
         return Section("lesions", title, "There is no lesion map.", [Note(reason, "missing")])
     frequency = np.asarray(ds["lesion_frequency"].values, dtype=np.float64)
-    n = _n_masks(ds["lesion_frequency"].attrs, table)
+    n_masks = _n_masks(ds["lesion_frequency"].attrs, table)
     if not np.isfinite(frequency).any() or np.nanmax(frequency) <= 0:
-        reason = f"None of the {n} lesion masks marks a voxel inside the brain mask."
+        reason = f"None of the {n_masks} lesion masks marks a voxel inside the brain mask."
         return Section("lesions", title, "There is no lesion map.", [Note(reason, "missing")])
-    counts = np.rint(np.nan_to_num(frequency) * n)
+    counts = np.rint(np.nan_to_num(frequency) * n_masks)
+    lesioned = table[_with_lesion(ds, table)]
+    n = min(len(lesioned), n_masks) or n_masks  # empty masks, of healthy people, do not count
     try:
         volume = to_volume(ds, np.where(counts > 0, counts, np.nan))
         gray = to_volume(ds, scaled(background))
+        brain = frame_of(ds).brain
     except (GeometryError, MissingVariableError) as error:
         return Section(
             "lesions", title, "The lesion map cannot be drawn.", [Note(str(error), "missing")]
         )
-    lesioned = table[(table["group"] == "stroke") & table["included"]]
     sides = lesioned["lesion_hemisphere"].value_counts()
     left, right = int(sides.get("L", 0)), int(sides.get("R", 0))
     top = int(counts.max())
@@ -64,7 +67,8 @@ def lesion_section(
     takeaway = (
         f"Lesions overlap most in the {hemisphere} hemisphere, where {top} of "
         f"{plural(n, 'person', 'people')} ({percent(top / n)}) share a lesioned "
-        f"place; {percent((counts > 0).mean())} of the brain is lesioned in at least one person."
+        f"place; {percent((counts[brain] > 0).mean())} of the brain is lesioned in at least one "
+        "person."
     )
     volumes = lesioned["lesion_volume"].to_numpy()
     volumes = volumes[np.isfinite(volumes)]
@@ -105,6 +109,14 @@ def _count_colors(top: int) -> npt.NDArray[np.float64]:
         colormap(np.linspace(0.25, 0.97, top) if top > 1 else [0.7]), dtype=np.float64
     )
     return colors[:, :3]
+
+
+def _with_lesion(ds: xr.Dataset, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whose masks the map shows: people included, those of extrapolated age too, with a lesion."""
+    who = table["lesion_present"].to_numpy() & (table["lesion_hemisphere"] != "none").to_numpy()
+    if "included" in ds.variables:
+        who &= np.asarray(ds["included"].values, dtype=np.bool_)
+    return np.asarray(who)
 
 
 def _n_masks(attrs: Mapping[Any, Any], table: pd.DataFrame) -> int:
@@ -176,8 +188,9 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
         "lesionmap",
         svg,
         "Number of people with a lesion at each place, on a mean T1-weighted image of "
-        "reference people where there are any, or on the template. Axial slices from bottom to "
-        "top, then coronal slices from back to front. Left is drawn on the left (L, R).",
+        "people of the study (references where there are any), or on the template. Axial slices "
+        "from bottom to top, then coronal slices from back to front. Left is drawn on the left "
+        "(L, R).",
     )
 
 

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Kind", "check_reduce", "parcel_values", "plot_regions", "values_of_regions"]
+__all__ = [
+    "Kind",
+    "check_reduce",
+    "parcel_values",
+    "plot_regions",
+    "side_words",
+    "values_of_regions",
+]
 
 FloatArray = npt.NDArray[np.float64]
 Kind = Literal["both", "surface", "dots"]
@@ -243,6 +250,28 @@ def _sides(value: xr.DataArray) -> tuple[str, str]:
     )
 
 
+def side_words(value: xr.DataArray) -> tuple[str, str]:
+    """Name what is painted on the left and on the right hemisphere.
+
+    Parameters
+    ----------
+    value
+        (region,) values.
+
+    Returns
+    -------
+    tuple of str
+        ``("left", "right")`` or ``("ipsilesional", "contralesional")``.
+
+    Raises
+    ------
+    StatisticsError
+        When regions of both kinds are there.
+    """
+    left, right = _sides(value)
+    return _WORDS.get(left, left), _WORDS.get(right, right)
+
+
 def parcel_values(value: xr.DataArray, regions: RegionSet) -> dict[int, float]:
     """Value of every parcel: the mean over the regions that it belongs to.
 
@@ -278,7 +307,7 @@ def _draw_cortex(
 ) -> None:
     """Four views, what belongs to no region in gray."""
     painted = parcel_values(value, regions)
-    sides = [_WORDS.get(side, side) for side in _sides(value)]
+    sides = side_words(value)
     at_vertex: dict[Hemisphere, FloatArray] = {}
     for hemisphere in ("left", "right"):
         codes = vertex_parcels(ds, hemisphere)

@@ -19,7 +19,7 @@ from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_mesh
 from scalebrain.report.content import count, number
 from scalebrain.report.niivue import viewer_scripts
-from scalebrain.report.regionplot import check_reduce, parcel_values, values_of_regions
+from scalebrain.report.regionplot import check_reduce, parcel_values, side_words, values_of_regions
 from scalebrain.report.surface import vertex_nodes, vertex_parcels
 from scalebrain.report.templating import environment, script_hash, source
 from scalebrain.variables import REGISTRY
@@ -71,6 +71,7 @@ def view_surface(
     """
     check_reduce(reduce)
     values = _at_vertices(ds, array, subject, reduce, regions)
+    words = side_words(array) if "region" in array.dims else ("left", "right")
     finite = values[np.isfinite(values)]
     if not finite.size:
         raise StatisticsError(f"'{array.name}': no value to show. Choose people who have one.")
@@ -90,7 +91,8 @@ def view_surface(
             gradient=", ".join(f"rgb({r},{g},{b})" for r, g, b, _ in table[::32].tolist()),
             shown=f"{count(finite.size)} of {count(values.size)} vertices of fsaverage5 have one.",
             simulated=str(ds.attrs.get("simulated", "false")).lower() == "true",
-            data=_halves(values, (low, high), table),
+            data=_halves(values, (low, high), table, words),
+            sides=words,
             script=script,
             vendored=vendored,
             hashes=[script_hash(script), script_hash(vendored)],
@@ -122,7 +124,10 @@ def _unit(array: xr.DataArray) -> str:
 
 
 def _halves(
-    values: FloatArray, limits: tuple[float, float], table: npt.NDArray[np.uint8]
+    values: FloatArray,
+    limits: tuple[float, float],
+    table: npt.NDArray[np.uint8],
+    words: tuple[str, str],
 ) -> Markup:
     """Points, triangles and colors of both hemispheres, as JSON that cannot end its element."""
     low, high = limits
@@ -131,7 +136,8 @@ def _halves(
     known = np.isfinite(values)
     colors[known] = table[np.rint(place[known]).astype(np.intp)]
     halves = []
-    for side, own in zip(_SIDES, (slice(N_SIDE), slice(N_SIDE, None)), strict=True):
+    parts = (slice(N_SIDE), slice(N_SIDE, None))
+    for side, word, own in zip(_SIDES, words, parts, strict=True):
         points, triangles = read_mesh("pial", side)
         arrays = {
             "points": points.astype("<f4"),
@@ -139,10 +145,10 @@ def _halves(
             "colors": colors[own],
         }
         halves.append(
-            {"side": side}
+            {"side": side, "word": word}
             | {name: base64.b64encode(a.tobytes()).decode() for name, a in arrays.items()}
         )
-    return Markup(json.dumps(halves))  # nosec B704 # noqa: S704 - base64 and two words
+    return Markup(json.dumps(halves))  # nosec B704 # noqa: S704 - base64 and four words
 
 
 @dataclass(frozen=True)

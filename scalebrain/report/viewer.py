@@ -14,7 +14,7 @@ import xarray as xr
 from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.io.store import unpack
-from scalebrain.report.regionplot import parcel_values, values_of_regions
+from scalebrain.report.regionplot import parcel_values, side_words, values_of_regions
 from scalebrain.report.surface import nodes_on_surface
 from scalebrain.report.surfaceviewer import view_surface
 from scalebrain.report.volume import background_vector
@@ -65,7 +65,8 @@ def view(
     -------
     nilearn.plotting.html_document.HTMLDocument or SurfacePage
         A notebook shows it; ``save_as_html`` writes it, ``open_in_browser`` opens it. It loads
-        nothing from a network. Left is left (neurological), coordinates are mm.
+        nothing from a network. Left is left (neurological), coordinates are mm;
+        ipsilesional regions are drawn on the left, and the title says so.
 
     Raises
     ------
@@ -89,7 +90,11 @@ def view(
         lookup = {int(code): painted.get(int(code), np.nan) for code in np.unique(codes)}
         values = np.array([lookup[int(code)] for code in codes])
         background = _row(ds, "t1w", subject) if subject else background_vector(ds)
-        return _on_volume(ds, background, values, _title(value.name, subject))
+        title = _title(value.name, subject)
+        left, right = side_words(value)
+        if left != "left":
+            title += f" (left: {left}, right: {right})"
+        return _on_volume(ds, background, values, title)
     if array.dims == ("voxel",):
         values = np.asarray(array.values, dtype=np.float64)
         values = np.where(values > 0, values, np.nan) if np.nanmin(values) >= 0 else values

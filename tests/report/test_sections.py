@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 from scalebrain.atlas.regions import default_regions
 from scalebrain.report import drawing
 from scalebrain.report.brainage import accuracy_section
-from scalebrain.report.cohort import cohort_section, people
+from scalebrain.report.cohort import cohort_section, facts, people
 from scalebrain.report.content import (
     Figure,
     Note,
@@ -25,7 +25,7 @@ from scalebrain.report.content import (
     p_value,
     span,
 )
-from scalebrain.report.effectmap import _parcel_values, effect_map_section
+from scalebrain.report.effectmap import _parcel_values, effect_map_section, effect_overlays
 from scalebrain.report.effects import focal_term, forest_section, read_effects
 from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.motor import motor_section, motor_summary
@@ -175,6 +175,36 @@ def test_lesion_section__names_the_side_and_count_of_the_peak(study: Study):
     assert f"in the left hemisphere, where {top} of 16 people" in section.takeaway
     figure = next(b for b in section.blocks if isinstance(b, Figure))
     assert figure.svg.count(">L</text>") == figure.svg.count(">R</text>") == 12
+
+
+def test_lesion_section__counts_people_with_a_lesion_alone(study: Study):
+    ds = study.ds
+    healthy = ds["group"].values == "reference"
+    ds = ds.assign(
+        lesion_present=ds["lesion_present"] | healthy,
+        lesion_hemisphere=ds["lesion_hemisphere"].where(~healthy, "none"),
+        lesion_frequency=ds["lesion_frequency"] * 16 / (16 + healthy.sum()),
+    )
+    ds["lesion_frequency"].attrs["n"] = int(16 + healthy.sum())
+    section = lesion_section(ds, people(ds), np.full(ds.sizes["voxel"], 0.5))
+    assert " of 16 people" in section.takeaway
+
+
+def test_facts__count_people_not_scans(study: Study):
+    rows = people(study.ds)
+    twice = pd.concat([rows, rows[rows["group"] == "reference"]], ignore_index=True)
+    words = f"The numbers of this section count scans: {len(twice)} of {len(rows)} people."
+    assert words in notes(cohort_section(twice, study.results))
+    value, label, origin = facts(twice, study.results)[0]
+    assert (value, label) == (str(int(rows["included"].sum())), "people analyzed")
+    assert origin.endswith("scans")
+    assert not facts(rows, study.results)[0][2].endswith("scans")
+
+
+def test_effect_overlays__of_an_oblique_grid_are_none(study: Study):
+    assert effect_overlays(study.ds, study.results)
+    oblique = study.ds.assign_attrs(affine=(np.eye(4) + 0.2).ravel().tolist())
+    assert effect_overlays(oblique, study.results) == []
 
 
 def test_lesion_section__mirrored_lesions_change_the_side(study: Study):

@@ -124,3 +124,15 @@ def test_plot_regions__draws_a_subject_as_text(evil):
         figure.savefig(buffer, format="svg")
     outline_of(buffer.getvalue())
     assert escape(EVIL, quote=False) in buffer.getvalue()
+
+
+def test_view__names_the_side_of_the_lesion():
+    study = make_study()
+    study.ds["x"].attrs = grid_attrs()
+    value = study.results.mixed["estimate"].isel(term=1)
+    page = scalebrain.view(study.ds, value, surface=True)
+    assert '"word": "ipsilesional"' in page.html
+    assert "On the left the ipsilesional, on the right the contralesional regions." in page.html
+    slices = scalebrain.view(study.ds, value, surface=False)
+    assert "(left: ipsilesional, right: contralesional)" in slices.html
+    assert "ipsilesional" not in scalebrain.view(study.ds, "brain_age", surface=True).html

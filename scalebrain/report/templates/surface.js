@@ -14,8 +14,9 @@
     });
     await nv.attachToCanvas(canvas);
     nv.setScale(1.35);
-    const halves = {};
+    const halves = {}, words = {};
     for (const half of JSON.parse(document.getElementById("surface-data").textContent)) {
+      words[half.side] = half.word;
       halves[half.side] = new NVMesh(
         new Float32Array(bytes(half.points)), new Uint32Array(bytes(half.triangles)), half.side,
         new Uint8Array(bytes(half.colors)), 1, true, nv.gl,
@@ -23,8 +24,8 @@
       nv.addMesh(halves[half.side]);
     }
     const views = [  // name, azimuth and elevation in degrees, hemispheres
-      ["left, lateral", 90, 0, ["left"]], ["left, medial", 270, 0, ["left"]],
-      ["right, medial", 90, 0, ["right"]], ["right, lateral", 270, 0, ["right"]],
+      [`${words.left}, lateral`, 90, 0, ["left"]], [`${words.left}, medial`, 270, 0, ["left"]],
+      [`${words.right}, medial`, 90, 0, ["right"]], [`${words.right}, lateral`, 270, 0, ["right"]],
       ["both, from above", 0, 90, ["left", "right"]], ["both, from below", 180, -90, ["left", "right"]],
       ["both, front", 180, 0, ["left", "right"]], ["both, back", 0, 0, ["left", "right"]],
     ];
