@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import spawn  # noqa: F401  (keeps the real Python for workers)
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +28,7 @@ from scalebrain.preprocessing.child import Task
 from scalebrain.preprocessing.derivatives import hold, remove_scan
 from scalebrain.preprocessing.settings import MEMORY, scans_at_once
 
+PYTHON = sys.executable
 # Does what the first line of the T1w image says, and writes as the real process does.
 CHILD = """#!{python}
 import json, os, signal, sys, time
@@ -57,7 +60,10 @@ for ending in endings:
             {{"code": "lesion-outside-brain", "error": job["shown"][-1] + ": outside."}}))
         sys.exit(0)
     if how == "slow":
-        time.sleep(60)
+        from scalebrain.preprocessing.child import end_with_parent
+        end_with_parent(job["parent"])
+        (out.parent / "numbers").write_text(f"{{os.getpid()}} {{os.getppid()}}\\n")
+        time.sleep(300)
 record = {{"fingerprint": job["fingerprint"], "files": files, "settings": job["settings"],
           "sources": job["sources"], "warnings": []}}
 (anat / f"{{job['name']}}_desc-qc_quality.json").write_text(json.dumps(record))
@@ -418,17 +424,57 @@ subprocess.run([sys.executable, "-c", code, str(os.getpid())])
 """
 
 
-def test_end_with_parent__a_killed_worker_takes_its_process_along(monkeypatch):
-    monkeypatch.undo()  # the real Python
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as run:
+def is_running(number: int) -> bool:
+    try:
+        text = Path(f"/proc/{number}/stat").read_text()
+    except OSError:
+        return False
+    return text.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_for(what) -> bool:
+    until = time.monotonic() + 30
+    while not what() and time.monotonic() < until:
+        time.sleep(0.05)
+    return bool(what())
+
+
+def test_end_with_parent__ends_when_its_parent_is_killed():
+    with subprocess.Popen([PYTHON, "-c", PARENT], stdout=subprocess.PIPE, text=True) as run:
         child = int(run.stdout.readline().split()[1])
         run.send_signal(signal.SIGKILL)
-        until = time.monotonic() + 10
-        while Path(f"/proc/{child}/stat").exists() and time.monotonic() < until:
-            if Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                break
-            time.sleep(0.05)
-        assert time.monotonic() < until
+        assert wait_for(lambda: not is_running(child))
+
+
+def test_preprocess__a_killed_worker_takes_its_process_along_and_another_goes_on(
+    tmp_path, monkeypatch
+):
+    from distributed import Client, LocalCluster
+
+    root, out = scans(tmp_path / "raw", "sub-1", text="slow"), tmp_path / "out"
+    numbers, killed = tmp_path / "numbers", []
+
+    def kill():
+        if wait_for(lambda: numbers.exists() and numbers.read_text().endswith("\n")):
+            killed.extend(int(number) for number in numbers.read_text().split())
+            os.kill(killed[1], signal.SIGKILL)
+
+    stand_in = sys.executable
+    monkeypatch.setattr(sys, "executable", PYTHON)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as c,
+        Client(c) as client,
+    ):
+        client.run(setattr, sys, "executable", stand_in)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(kill)
+            table = scalebrain.preprocess(root, out)
+    child, worker = killed
+    assert not is_running(child)
+    assert not is_running(worker)
+    # the new worker has the real process, which finds no image: the lock was free by then
+    assert codes(table) == {"sub-1": "not-nifti"}
+    assert not (out / "sub-1").exists()
 
 
 def test_hold__lasts_as_long_as_a_process_that_inherited_it(tmp_path):
