@@ -492,7 +492,8 @@ RULES: dict[str, Rule] = {
             54,
             "E",
             "`preprocess`: a step fails, or its process dies",
-            "left out; the same command tries it again",
+            "left out, also by `ingest` where files of it are missing; the same command tries it "
+            "again",
         ),
         Rule(
             "poorly-normalized",

@@ -23,10 +23,10 @@ from scalebrain.atlas.space import SPACE
 from scalebrain.errors import ConfigError, ScalebrainError, StoreBusyError
 from scalebrain.io.preprocessed import is_preprocessed
 from scalebrain.io.sources import find_cohort
-from scalebrain.preprocessing import cohort
+from scalebrain.preprocessing import cohort, subject
 from scalebrain.preprocessing.child import Task
 from scalebrain.preprocessing.derivatives import hold, remove_scan
-from scalebrain.preprocessing.settings import MEMORY, scans_at_once
+from scalebrain.preprocessing.settings import MEMORY, Settings, scans_at_once
 
 PYTHON = sys.executable
 # Does what the first line of the T1w image says, and writes as the real process does.
@@ -140,6 +140,17 @@ def test_preprocess__a_full_disk_is_said_to_be_one(tmp_path):
     assert "Free space and run the same command again" in failed["message"].item()
     assert "Look at the scan" not in failed["message"].item()
     assert not (out / "sub-1").exists()
+
+
+def test_run_job__a_full_disk_is_a_result(tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(subject, "process", fill)
+    job = {"name": "sub-1", "t1w": "x", "lesion": "", "settings": Settings().to_json()}
+    found = subject.run_job(job)
+    assert found["code"] == "preprocessing-failed"
+    assert found["error"].startswith("sub-1: no space left on the disk")
 
 
 def test_preprocess__names_the_mask_where_it_is_what_is_wrong(tmp_path):

@@ -167,6 +167,8 @@ def test_preprocess__an_empty_mask_and_one_of_labels(tmp_path):
     found = np.asarray(image(out, "sub-02", "label-L_mask").dataobj).sum() * 0.008
     assert found == pytest.approx(volume, rel=0.1)
     told = record(out, "sub-02")
+    # a process that is killed meanwhile never leaves a stroke without its mask
+    assert next(iter(told["files"])).endswith("label-L_mask.nii.gz")
     assert told["versions"].keys() >= {"scipy", "numpy", "antspyx", "template_sha256"}
 
 
