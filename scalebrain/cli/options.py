@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 import scalebrain
 from scalebrain.cli.logfile import log_to
 from scalebrain.cluster.client import ENGINES
+from scalebrain.cluster.local import parsed_memory
 
 __all__ = [
     "EXISTING",
@@ -30,6 +31,7 @@ __all__ = [
 Client = Callable[[], contextlib.AbstractContextManager[Any]]
 
 Command = Callable[..., Any]
+WorkersOf = Callable[[dict[str, Any], int | None], int]
 LogOf = Callable[[dict[str, Any]], Path | None]
 
 EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -70,13 +72,18 @@ def _all(options: Sequence[Callable[[Command], Command]], command: Command) -> C
     return command
 
 
-def computing(default_log: LogOf = lambda _: None) -> Callable[[Command], Command]:
+def computing(
+    default_log: LogOf = lambda _: None, default_workers: WorkersOf | None = None
+) -> Callable[[Command], Command]:
     """Give a command that computes its options; it takes `client`, which opens what they name.
 
     Parameters
     ----------
     default_log
         Says from the other options where the log goes when the user does not.
+    default_workers
+        Says from the other options, and from the bytes that they may use, how many workers this
+        machine has when the user does not.
 
     Returns
     -------
@@ -95,6 +102,8 @@ def computing(default_log: LogOf = lambda _: None) -> Callable[[Command], Comman
             log_file: Path | None,
             **options: Any,
         ) -> Any:
+            if default_workers is not None and scheduler is None and n_workers is None:
+                n_workers = default_workers(options, parsed_memory(memory) if memory else None)
             client = functools.partial(
                 scalebrain.open_client,
                 scheduler,

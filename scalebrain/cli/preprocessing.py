@@ -13,6 +13,13 @@ from scalebrain.cli.options import EXISTING, FOLDER, Client, computing, lesion_l
 __all__ = ["preprocess"]
 
 
+def _workers(options: dict[str, Any], memory: int | None) -> int:
+    """Workers of this machine, each of which has one scan at a time."""
+    from scalebrain.preprocessing.settings import scans_at_once
+
+    return scans_at_once(options["threads"], memory=memory)
+
+
 @cli.command(
     epilog="Then: scalebrain ingest OUT STORE. DICOM is converted before (dcm2niix, BIDScoin). "
     "Exit code 3: some scans were left out (OUT/problems.tsv), the others are done; the same "
@@ -42,10 +49,11 @@ __all__ = ["preprocess"]
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Threads of a scan; with more than one, give fewer --n-workers.",
+    help="Threads of a scan; by default as many scans run at once as cores and 2 GB of memory for "
+    "each allow.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
-@computing()
+@computing(default_workers=_workers)
 def preprocess(
     bids_dir: Path,
     out: Path,

@@ -99,14 +99,14 @@ class Scale(NamedTuple):
 
 
 class Source:
-    """The text of a table by variable, and its sidecar."""
+    """The text of a table by variable, and its sidecar; only the variables named are checked."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, variables: Sequence[str] = tuple(_COLUMNS)) -> None:
         self.path = path
         self.sidecar_path = path.with_suffix(".json")
-        self.lines, self._text = _read_text(path)
+        self.lines, self._text = _read_text(path, variables)
         self._sidecar = _read_sidecar(self.sidecar_path)
-        for variable in _COLUMNS:
+        for variable in variables:
             self._check_agreement(variable)
 
     def stop(self, message: str, code: str = "") -> NoReturn:
@@ -189,21 +189,21 @@ class Source:
             )
 
 
-def _read_text(path: Path) -> tuple[list[int], dict[str, Sequence[str]]]:
+def _read_text(path: Path, variables: Sequence[str]) -> tuple[list[int], dict[str, Sequence[str]]]:
     """Line of each row, and the cells of each known column; names in lower case."""
     lines, cells = read_delimited(
         path,
         expected=_EXPECTED,
-        check_header=lambda names: _check_header(path, [name.lower() for name in names]),
+        check_header=lambda names: _check_header(path, [name.lower() for name in names], variables),
         keep=lambda name: name.lower() in _KNOWN,
     )
     return lines, {name.lower(): column for name, column in cells.items()}
 
 
-def _check_header(path: Path, names: Sequence[str]) -> None:
-    """Refuse a header without ids and ages."""
+def _check_header(path: Path, names: Sequence[str], variables: Sequence[str]) -> None:
+    """Refuse a header without ids, and without ages where they are wanted."""
     for what, variable in (("ids", "subject"), ("ages", "age")):
-        if not set(_COLUMNS[variable]) & set(names):
+        if variable in variables and not set(_COLUMNS[variable]) & set(names):
             found = listed([quote(name) for name in names])
             hint = f" Is it a real {path.suffix}, or is another separator used?"
             raise TableError(

@@ -221,7 +221,13 @@ RULES: dict[str, Rule] = {
             "A mask over more than half of the brain",
             "rejected: probably inverted",
         ),
-        Rule("lesion-empty", 18, "D", "An empty mask", "lesion load 0, side `none`, not missing"),
+        Rule(
+            "lesion-empty",
+            18,
+            "D",
+            "An empty mask",
+            "lesion load 0, side `none`, not missing; `preprocess` warns",
+        ),
         Rule(
             "specks",
             19,
@@ -486,7 +492,8 @@ RULES: dict[str, Rule] = {
             54,
             "E",
             "`preprocess`: a step fails, or its process dies",
-            "left out; the same command tries it again",
+            "left out, also by `ingest` where files of it are missing; the same command tries it "
+            "again",
         ),
         Rule(
             "poorly-normalized",
@@ -501,6 +508,20 @@ RULES: dict[str, Rule] = {
             "W",
             "`preprocess`: a lesion whose volume changes by more than 20 % by the normalization",
             "kept; both volumes are in the mask's JSON",
+        ),
+        Rule(
+            "mask-unused",
+            57,
+            "E",
+            "`preprocess`: a lesion mask that belongs to no scan, or is in another space",
+            "scans of that person that have no other mask are left out",
+        ),
+        Rule(
+            "taken-as-reference",
+            58,
+            "W",
+            "`preprocess`: a scan without a lesion mask of someone whose group is not known",
+            "kept as that of a healthy reference",
         ),
     )
 }

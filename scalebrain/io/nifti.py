@@ -474,7 +474,8 @@ def _chosen_frame(source: SourceFile, header: _Header, volume: int | None) -> in
         return 0
     if volume is None:
         raise ImageError(
-            f"{source}: {header.frames} frames, expected one. Choose it by --volume, from 0.",
+            f"{source}: {header.frames} frames, expected one. Save one of them as a 3-D image, or "
+            "choose it by --volume of ingest, from 0.",
             code="many-frames",
         )
     if not 0 <= volume < header.frames:
@@ -612,7 +613,7 @@ def _assumed(
 def _no_orientation(source: SourceFile, what: str) -> GeometryError:
     return GeometryError(
         f"{source}: {what}, so left and right are unknown. Set the orientation from the source "
-        "image, or trust the affine by --assume-space where both codes are 0.",
+        "image, or, where both codes are 0, trust the affine by --assume-space of ingest.",
         code="no-orientation",
     )
 

@@ -43,7 +43,7 @@ from scalebrain.io.enigma import (
 )
 from scalebrain.io.tree import PERSON, SESSION
 
-__all__ = ["Participants", "read_participants"]
+__all__ = ["Participants", "read_groups", "read_participants"]
 
 T = TypeVar("T", float, str)
 
@@ -122,6 +122,34 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
     return Participants(
         table[~rows.is_rejected].reset_index(drop=True), rows.rejected(), rows.warnings()
     )
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Read the group of each person, from a table that need have nothing else.
+
+    Parameters
+    ----------
+    path
+        As of :func:`read_participants`.
+
+    Returns
+    -------
+    dict
+        ``reference`` or ``stroke`` by ``sub-<label>``, empty where the cell says neither. Someone
+        with several rows is ``stroke`` as soon as one of them says so.
+
+    Raises
+    ------
+    TableError
+        When the table as a whole is not usable, or has no ids.
+    """
+    source = Source(path, ("subject", "session", "group", "lesion_side"))
+    rows = _Rows(source)
+    groups: dict[str, str] = {}
+    for subject, group in zip(rows.subjects, _groups(source, rows), strict=True):
+        known = groups.get(subject, "")
+        groups[subject] = "stroke" if "stroke" in (group, known) else group or known
+    return groups
 
 
 class _Rows:

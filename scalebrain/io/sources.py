@@ -14,6 +14,7 @@ from scalebrain.io.biobank import find_biobank, read_withdrawn
 from scalebrain.io.files import SourceFile
 from scalebrain.io.manifest import find_manifest
 from scalebrain.io.participants import Participants, read_participants
+from scalebrain.io.preprocessed import check_records
 from scalebrain.io.sessions import ALL_SESSIONS, Selected, select_sessions
 from scalebrain.io.spaces import Images, choose_images
 from scalebrain.io.tables import find_people, read_description
@@ -212,6 +213,7 @@ def _find_folder(tree: Tree) -> tuple[Findings, str]:
             f"{tree.root}: archives of UK Biobank beside sub-* folders. Put each dataset into a "
             "folder of its own."
         )
+    check_records(tree, found)
     if not archives and not found:
         raise TableError(f"{tree.root}: no dataset that is known. {_LAYOUTS}")
     return (archives, "eid") if archives else (found, "bids_id")

@@ -14,7 +14,7 @@ from scalebrain.io.biobank import is_withdrawal_list
 from scalebrain.io.participants import Participants, read_participants
 from scalebrain.io.tree import Findings, Tree
 
-__all__ = ["find_people", "read_description"]
+__all__ = ["find_people", "find_table", "read_description"]
 
 _ATLAS = re.compile(r"sub-(r\d+)s\d+")
 
@@ -49,19 +49,9 @@ def find_people(
     ImageError
         When it is a link that leaves the dataset or leads to nothing.
     """
-    tables = [tree.root / f"participants{ending}" for ending in (".tsv", ".csv")]
-    tables = [path for path in tables if os.path.lexists(path)][:1]
-    tables = tables or _tables_with(tree, id_column)
-    if len(tables) > 1:
-        raise TableError(
-            f"{tree.root}: several tables with a column {id_column}: "
-            f"{', '.join(tree.shown(path) for path in tables)}. Name one participants.tsv."
-        )
-    if tables:
-        for path in (tables[0], tables[0].with_suffix(".json")):
-            if os.path.lexists(path):
-                tree.check_file(path)
-        return read_participants(tables[0], default_cohort=name), "reference"
+    table = find_table(tree, id_column=id_column)
+    if table is not None:
+        return read_participants(table, default_cohort=name), "reference"
     if found.visits and all(map(_ATLAS.fullmatch, found.visits)):
         return _make_table(sorted(found.visits)), ""
     if not found.visits:
@@ -74,6 +64,44 @@ def find_people(
         f"{tree.root / 'participants.tsv'}: missing. Write one row a subject with "
         "participant_id, age (years), sex, cohort."
     )
+
+
+def find_table(tree: Tree, *, id_column: str) -> Path | None:
+    """Find the table of a folder, without reading it.
+
+    Parameters
+    ----------
+    tree
+        Root of the dataset.
+    id_column
+        As of :func:`find_people`.
+
+    Returns
+    -------
+    Path or None
+        The table; None when there is none.
+
+    Raises
+    ------
+    TableError
+        When there is more than one.
+    ImageError
+        When it, or its JSON, is a link that leaves the dataset or leads to nothing.
+    """
+    tables = [tree.root / f"participants{ending}" for ending in (".tsv", ".csv")]
+    tables = [path for path in tables if os.path.lexists(path)][:1]
+    tables = tables or _tables_with(tree, id_column)
+    if len(tables) > 1:
+        raise TableError(
+            f"{tree.root}: several tables with a column {id_column}: "
+            f"{', '.join(tree.shown(path) for path in tables)}. Name one participants.tsv."
+        )
+    if not tables:
+        return None
+    for path in (tables[0], tables[0].with_suffix(".json")):
+        if os.path.lexists(path):
+            tree.check_file(path)
+    return tables[0]
 
 
 def _tables_with(tree: Tree, column: str) -> list[Path]:

@@ -4,11 +4,8 @@ import hashlib
 import json
 import logging
 import os
-import subprocess  # nosec B404
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,34 +13,31 @@ from typing import Any
 import pandas as pd
 
 from scalebrain.cluster.tasks import map_tasks
-from scalebrain.errors import ConfigError, Problem, ScalebrainError
-from scalebrain.io.atomic import json_bytes, write_atomic
+from scalebrain.errors import ConfigError, Problem, ScalebrainError, StoreBusyError
+from scalebrain.io.atomic import PART, json_bytes, write_atomic
 from scalebrain.io.failures import explain
 from scalebrain.io.files import SourceFile
+from scalebrain.io.preprocessed import BIDSIGNORE, RECORD, is_preprocessed, read_record
 from scalebrain.io.tabular import write_tsv
-from scalebrain.preprocessing.plan import Plan, Raw, make_plan
-from scalebrain.preprocessing.settings import Settings, check_ants
-from scalebrain.preprocessing.subject import RECORD
+from scalebrain.preprocessing.child import Task, failure, finished, run_scan
+from scalebrain.preprocessing.derivatives import (
+    HIDDEN,
+    hold,
+    remove_empty,
+    remove_others,
+    remove_scan,
+)
+from scalebrain.preprocessing.plan import Plan, make_plan
+from scalebrain.preprocessing.settings import Settings, check_ants, scans_at_once, versions
 
 __all__ = ["plan_lines", "preprocess"]
 
 logger = logging.getLogger(__name__)
 
-#: What BIDS has no word for; also the mark of a folder of ours.
-BIDSIGNORE = """problems.tsv
-*_xfm.*
-*_quality.json
-"""
 _BIDS_VERSION = "1.10.0"
 _COLUMNS = ["subject", "action", "code", "file", "message"]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One scan with everything that its task needs."""
-
-    job: dict[str, Any]
-    threads: int
+_LOGS = (".jsonl", ".log")
+_LOST_WAIT = 3600.0  # seconds; a scan on a slow machine takes less
 
 
 def preprocess(
@@ -84,8 +78,9 @@ def preprocess(
     -------
     DataFrame
         What is wrong or odd, one row a problem: ``subject``, ``action`` (``E`` left out, ``W``
-        kept), ``code``, ``file`` and ``message``; also in ``problems.tsv``. ``attrs`` count
-        ``n_done``, ``n_resumed`` and ``n_failed`` scans.
+        kept), ``code``, ``file`` and ``message``; also in ``problems.tsv``, beside the rows of
+        those who were not asked for. ``attrs`` count ``n_done``, ``n_resumed`` and ``n_failed``
+        scans.
 
     Raises
     ------
@@ -97,8 +92,14 @@ def preprocess(
     Notes
     -----
     Each scan is a task, on Dask workers where a client is active, and each task a process of its
-    own with `threads` threads. A scan whose files, settings and versions are those of its record
-    is not done again.
+    own with `threads` threads. Without a client, as many run at once as the cores and 2 GB of
+    memory for each allow, or as Dask's setting ``num_workers`` says; the workers of a client are
+    the caller's to choose.
+
+    A scan whose files, settings and versions are those of its record is not done again. Of
+    someone who is left out nothing stays in `out`, not even of an earlier run: what lies there is
+    of the inputs and settings of its record, and no scan has both files and an error, but for one
+    that another command is at.
     """
     settings = Settings(
         quick=quick, fill=fill or "", lesion_labels=tuple(lesion_labels), threads=threads
@@ -107,55 +108,46 @@ def preprocess(
     check_ants()
     plan = make_plan(bids_dir, lesions=lesions, participants=participants)
     folder = Path(os.path.abspath(out))
-    if folder == plan.root:
+    if os.path.realpath(folder) == str(plan.root):
         raise ConfigError(f"{folder}: is the raw data. Give a folder of its own.")
     _prepare(folder)
-    rejected = list(plan.rejected)
-    tasks, kept = [], {}
-    for scan in plan.scans:
-        record, task = _look(scan, folder, settings)
-        if record is not None:
-            kept[scan.name] = record
-        else:
-            tasks.append(task)
-    logger.info(
-        "%s: %d scans, %d of them done already, %d left out",
-        bids_dir,
-        len(plan.scans),
-        len(kept),
-        len({problem.subject for problem in rejected}),
-    )
-    without = [scan.name for scan in plan.scans if scan.lesion is None]
-    if without:
-        logger.info(
-            "%d scans without a lesion mask are taken as healthy references: "
-            "people with a stroke need a mask",
-            len(without),
-        )
-    at_once = max(1, (os.cpu_count() or 1) // threads)
-    results = map_tasks(_run, tasks, label="preprocessing", threads=at_once)
-    records = dict(kept)
-    for task, result in zip(tasks, results, strict=True):
-        name = str(task.job["name"])
+    _check_size(folder, settings)
+    try:
+        gone = remove_others(folder, plan.people, [scan.name for scan in plan.scans])
+    except OSError as error:
+        raise explain(str(out), error) from error
+    if gone:
+        logger.info("%d scans of earlier runs, now left out, were removed", len(gone))
+    everybody = not participants
+    tasks = _tasks(plan, folder, settings)
+    kept = {task.name: record for task in tasks if (record := finished(task.job)) is not None}
+    left = [task for task in tasks if task.name not in kept]
+    _tell(bids_dir, plan, folder, n_kept=len(kept), everybody=everybody)
+    results = _run_all(left, threads)
+    rows = [("E", problem) for problem in plan.rejected]
+    rows += [("W", problem) for problem in plan.warnings]
+    n_done = 0
+    for task in tasks:
+        result = kept.get(task.name) or results[task.name]
         if "error" in result:
-            file = str(task.job["shown"][0])
-            rejected.append(Problem(name, result["code"], result["error"], file))
+            rows.append(("E", _problem(task, result["code"], result["error"])))
+            if not result.get("busy"):
+                remove_empty(folder, task.job["person"], task.job["session"])
         else:
-            records[name] = result
-    rows = [("E", problem) for problem in rejected]
-    for name, record in records.items():
-        rows += [("W", Problem(name, code, message)) for code, message in record["warnings"]]
+            n_done += task.name in results
+            rows += [("W", _problem(task, code, text)) for code, text in result["warnings"]]
     table = pd.DataFrame(
         [{"action": action, **asdict(problem)} for action, problem in rows], columns=_COLUMNS
     ).sort_values(["subject", "action", "code"], ignore_index=True)
     try:
-        _write_root(plan, folder, table)
+        with hold(folder, "problems.tsv", wait=60):
+            _write_root(plan, folder, _merged(table, folder, None if everybody else plan.people))
     except OSError as error:
         raise explain(str(out), error) from error
     table.attrs = {
-        "n_done": len(records) - len(kept),
+        "n_done": n_done,
         "n_resumed": len(kept),
-        "n_failed": len({problem.subject for problem in rejected}),
+        "n_failed": len({problem.subject for action, problem in rows if action == "E"}),
     }
     return table
 
@@ -176,7 +168,7 @@ def plan_lines(
     Returns
     -------
     scans : list of str
-        One line a scan.
+        One line a scan, then one for whatever is odd.
     rejected : list of str
         One line for each who is left out.
     """
@@ -186,114 +178,162 @@ def plan_lines(
         + (f"lesion {scan.shown[1]}" if scan.lesion else "no lesion mask: as a healthy reference")
         for scan in plan.scans
     ]
+    scans += [f"W [{p.code}] {p.subject}: {p.message}" for p in plan.warnings]
     return scans, [f"E [{p.code}] {p.subject}: {p.message}" for p in plan.rejected]
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder, or refuse one that holds something else."""
-    mark = folder / ".bidsignore"
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held and (mark.name not in held or mark.read_text(encoding="utf-8") != BIDSIGNORE):
+    """Make the folder, or refuse one that holds something else; hidden files and logs may be."""
+    held = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    held = [name for name in held if not name.startswith(".") and not name.endswith(_LOGS)]
+    if held and not is_preprocessed(folder):
         raise ConfigError(
             f"{folder}: is not empty and was not written by scalebrain preprocess. Give a new "
             "folder."
         )
+    mark = folder / ".bidsignore"
     try:
-        write_atomic(mark, BIDSIGNORE.encode())
+        old = mark.read_text(encoding="utf-8").splitlines() if mark.is_file() else []
+        wanted = (*BIDSIGNORE, *(f"*{ending}" for ending in _LOGS), f"{HIDDEN}/")
+        more = [line for line in wanted if line not in old]
+        if more:
+            write_atomic(mark, "".join(f"{line}\n" for line in (*old, *more)).encode())
     except OSError as error:
         raise explain(str(folder), error) from error
 
 
-def _look(scan: Raw, folder: Path, settings: Settings) -> tuple[dict[str, Any] | None, _Task]:
-    """Record of a scan that is done as asked for; and the task that does it."""
-    keys = []
-    for file in (scan.t1w, scan.lesion):
-        try:
-            keys.append(SourceFile(file).full_key() if file else "")
-        except ScalebrainError as error:
-            keys.append(f"error {error.code}")
+def _check_size(folder: Path, settings: Settings) -> None:
+    """Refuse to put images of 1 mm beside those of 2 mm."""
+    others = []
+    for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
+        for path in sorted(folder.glob(f"{pattern}/*_{RECORD}")):
+            told = (read_record(path) or {}).get("settings", {})
+            if told.get("quick", settings.quick) != settings.quick:
+                others.append(path.name.removesuffix(f"_{RECORD}"))
+    if others:
+        made, asked = ("--full", "--quick") if settings.quick else ("--quick", "--full")
+        raise ConfigError(
+            f"{folder}: holds {len(others)} scans made with {made} ({others[0]}), and {asked} "
+            f"would put images of another size beside them. Give another folder, or {made}."
+        )
+
+
+def _tasks(plan: Plan, folder: Path, settings: Settings) -> list[Task]:
+    """Task of every scan, with what its result depends on as fingerprint."""
     told = {k: v for k, v in settings.to_json().items() if k != "threads"}
-    versions = {name: version(name) for name in ("scalebrain", "antspyx")}
-    content = json.dumps([scan.name, keys, told, versions], sort_keys=True)
-    fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    job = {
-        "out": str(folder),
-        "name": scan.name,
-        "person": scan.person,
-        "session": scan.session,
-        "t1w": str(scan.t1w),
-        "lesion": str(scan.lesion) if scan.lesion else "",
-        "shown": list(scan.shown),
-        "fingerprint": fingerprint,
-        "settings": settings.to_json(),
-    }
-    record = _read_record(folder / scan.person / scan.session / "anat" / f"{scan.name}_{RECORD}")
-    if record is None or record.get("fingerprint") != fingerprint or not _whole(folder, record):
-        record = None
-    return record, _Task(job, settings.threads)
+    made_with = versions()
+    roots = [str(root) for root in (plan.root, plan.lesions) if root]
+    tasks = []
+    for scan in plan.scans:
+        keys = [_key(file) for file in (scan.t1w, scan.lesion)]
+        content = [scan.name, keys, list(scan.sources), told, made_with]
+        text = json.dumps(content, sort_keys=True)
+        job = {
+            "out": str(folder),
+            "name": scan.name,
+            "person": scan.person,
+            "session": scan.session,
+            "t1w": str(scan.t1w),
+            "lesion": str(scan.lesion) if scan.lesion else "",
+            "shown": list(scan.shown),
+            "sources": list(scan.sources),
+            "roots": roots,
+            "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
+            "versions": made_with,
+            "settings": settings.to_json(),
+        }
+        tasks.append(Task(job, settings.threads))
+    return tasks
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """Record of a scan; None when there is no usable one."""
+def _key(file: Path | None) -> str:
+    """Size and checksum of a file; empty without one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        return SourceFile(file).full_key() if file else ""
+    except ScalebrainError as error:
+        return f"error {error.code}"
 
 
-def _whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether every file of a record is there, of its size."""
-    sizes = record.get("files", {})
-    return bool(sizes) and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size
-        for name, size in sizes.items()
+def _tell(bids_dir: str | Path, plan: Plan, folder: Path, *, n_kept: int, everybody: bool) -> None:
+    """Log what is going to be done."""
+    logger.info(
+        "%s: %d scans, %d of them done already, %d left out",
+        bids_dir,
+        len(plan.scans),
+        n_kept,
+        len({problem.subject for problem in plan.rejected}),
     )
+    without = [scan for scan in plan.scans if scan.lesion is None]
+    if without:
+        logger.info("%d scans without a lesion mask are healthy references", len(without))
+    strange = sorted({path.name for path in folder.glob("sub-*")} - plan.people)
+    if strange and everybody:
+        logger.warning(
+            "%s: holds %d people who are not in %s: %s. Remove their folders, where they were "
+            "taken out there",
+            folder,
+            len(strange),
+            bids_dir,
+            ", ".join(strange[:5]),
+        )
 
 
-def _run(task: _Task) -> dict[str, Any]:
-    """Preprocess one scan in a process of its own; whatever happens is a result."""
-    job = task.job
-    anat = Path(job["out"]) / job["person"] / job["session"] / "anat"
+def _run_all(tasks: Sequence[Task], threads: int) -> dict[str, dict[str, Any]]:
+    """Run every task; where workers are lost for good, as many as go on being done."""
+    import dask
+
+    at_once = dask.config.get("num_workers", None) or scans_at_once(threads)
+    results: dict[str, dict[str, Any]] = {}
+    left = list(tasks)
+    while left:
+        try:
+            found = map_tasks(run_scan, left, label="preprocessing", threads=at_once)
+            return results | {task.name: one for task, one in zip(left, found, strict=True)}
+        except ScalebrainError as error:  # what was done has its record
+            lost = error
+        done = {task.name: record for task in left if (record := finished(task.job)) is not None}
+        results |= done
+        left = [replace(task, wait=_LOST_WAIT) for task in left if task.name not in done]
+        if not done:
+            return results | {task.name: _give_up(task, lost) for task in left}
+        logger.warning("%s %d scans are left: they are tried again", lost, len(left))
+    return results
+
+
+def _give_up(task: Task, error: ScalebrainError) -> dict[str, Any]:
+    """Give a scan up that no worker could do, and remove what it left."""
+    folder = Path(task.job["out"])
     try:
-        for old in anat.glob(f"{job['name']}_*"):  # of other settings, or of a run that was killed
-            old.unlink()
-        for part in anat.glob(f".{job['name']}_*.part"):
-            part.unlink()
-        with tempfile.TemporaryDirectory(prefix="scalebrain-") as folder:
-            path = Path(folder) / "job.json"
-            path.write_bytes(json_bytes(job))
-            threads = str(task.threads)
-            limits = [
-                f"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}",
-                f"OMP_NUM_THREADS={threads}",
-                f"OPENBLAS_NUM_THREADS={threads}",
-                f"TMPDIR={folder}",
-            ]
-            work = [sys.executable, "-m", "scalebrain.preprocessing.subject", str(path)]
-            command = ["/usr/bin/env", *limits, *work]  # the rest of the environment is inherited
-            told = subprocess.run(  # nosec B603
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-            result = path.with_suffix(".result")
-            if result.is_file():
-                found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-                return found
-    except OSError as error:
-        return {"code": "preprocessing-failed", "error": str(explain(job["name"], error))}
-    last = (told.stderr.strip().splitlines() or ["no message"])[-1][:300]
-    if told.returncode < 0:  # killed, as a rule for want of memory
-        ended = f"signal {-told.returncode} ({last}). Give it more memory (fewer --n-workers), and"
-    else:
-        ended = f"code {told.returncode} ({last}). Look at the scan; when it is sound,"
-    message = (
-        f"{job['name']}: its process ended with {ended} run the same command again: it goes on."
-    )
-    return {"code": "preprocessing-failed", "error": message}
+        with hold(folder, task.name):
+            remove_scan(folder, task.job["person"], task.job["session"])
+    except StoreBusyError as busy:
+        return failure(str(busy)) | {"busy": True}
+    except OSError as full:
+        return failure(str(explain(task.name, full)))
+    return failure(f"{task.name}: not done. {error}")
+
+
+def _problem(task: Task, code: str, message: str) -> Problem:
+    """Problem with the file that its message is about."""
+    shown = task.job["shown"]
+    return Problem(task.name, code, message, next((f for f in shown if f in message), shown[0]))
+
+
+def _merged(table: pd.DataFrame, folder: Path, people: Iterable[str] | None) -> pd.DataFrame:
+    """Table with the rows of problems.tsv that are of other people; None for everybody."""
+    path = folder / "problems.tsv"
+    if people is None or not path.is_file():
+        return table
+    try:
+        old = pd.read_csv(path, sep="\t", dtype=str, na_values=["n/a"], keep_default_na=False)
+        old = old[_COLUMNS].fillna("")
+    except (ValueError, KeyError, UnicodeDecodeError) as error:
+        logger.warning("%s: not read, and written anew: %s", path, error)
+        return table
+    asked = {*people, ""}  # what is about nobody is about the dataset, and told anew
+    others = old[[name.split("_ses-")[0] not in asked for name in old["subject"]]]
+    both = pd.concat([others, table], ignore_index=True)
+    return both.sort_values(["subject", "action", "code"], ignore_index=True)
 
 
 def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
@@ -302,7 +342,9 @@ def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
         for path in (plan.table, plan.table.with_suffix(".json")):
             if path.is_file():
                 write_atomic(folder / path.name, path.read_bytes())
-    write_tsv(table, folder / "problems.tsv")
+    part = folder / f".problems.tsv{PART}"
+    write_tsv(table, part)
+    os.replace(part, folder / "problems.tsv")
     simulated = plan.description.get("Simulated") is True
     about: dict[str, Any] = {
         "Name": "scalebrain: preprocessed scans" + (" (simulated data)" if simulated else ""),
@@ -316,7 +358,7 @@ def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
                 f"(antspyx {version('antspyx')})",
             }
         ],
-        "DatasetLinks": {"raw": plan.root.as_uri()},
+        "DatasetLinks": _links(plan, folder),
     }
     if simulated:
         about["Simulated"] = True
@@ -327,3 +369,14 @@ def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
     )
     write_atomic(folder / "README.md", readme.encode())
     write_atomic(folder / "dataset_description.json", json_bytes(about))
+
+
+def _links(plan: Plan, folder: Path) -> dict[str, str]:
+    """Where the datasets lie that the sidecars name; that of masks stays with the scans of it."""
+    links = {"raw": plan.root.as_uri()}
+    old = (read_record(folder / "dataset_description.json") or {}).get("DatasetLinks", {})
+    if plan.lesions is not None:
+        links["lesions"] = plan.lesions.as_uri()
+    elif isinstance(old, Mapping) and isinstance(old.get("lesions"), str):
+        links["lesions"] = old["lesions"]
+    return links

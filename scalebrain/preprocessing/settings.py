@@ -4,14 +4,18 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
+from scalebrain.atlas.space import template_hash
 from scalebrain.errors import ConfigError
 
-__all__ = ["FILLS", "Settings", "check_ants"]
+__all__ = ["FILLS", "MEMORY", "Settings", "check_ants", "scans_at_once", "versions"]
 
 #: Ways to fill a lesion before the scan is registered.
 FILLS = ("enantiomorphic",)
+#: Bytes of memory that a scan needs.
+MEMORY = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,31 @@ def check_ants() -> None:
             "Preprocessing needs the package antspyx, which is not installed. Run: "
             "pip install 'scalebrain[preprocess]'"
         )
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that results depend on, and the hash of the template."""
+    packages = ("scalebrain", "antspyx", "numpy", "scipy")
+    return {**{name: version(name) for name in packages}, "template_sha256": template_hash()}
+
+
+def scans_at_once(threads: int, *, memory: int | None = None) -> int:
+    """How many scans this machine preprocesses beside each other.
+
+    Parameters
+    ----------
+    threads
+        Threads of one scan.
+    memory
+        Bytes that they may use together; None for all of the machine or container.
+
+    Returns
+    -------
+    int
+        As many as its cores have room for, and its memory at :data:`MEMORY` each; at least one.
+    """
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    room = int(MEMORY_LIMIT) if memory is None else min(memory, int(MEMORY_LIMIT))
+    return max(1, min(int(CPU_COUNT) // threads, room // MEMORY))

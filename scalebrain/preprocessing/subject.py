@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ import numpy as np
 from scalebrain.atlas.space import SPACE, template_grid
 from scalebrain.errors import ScalebrainError
 from scalebrain.io.atomic import json_bytes, write_atomic
+from scalebrain.io.failures import explain
+from scalebrain.io.preprocessed import record_path
+from scalebrain.preprocessing.child import end_with_parent, failure
 from scalebrain.preprocessing.fill import filled
 from scalebrain.preprocessing.images import write_image
 from scalebrain.preprocessing.native import Head, correct_bias, find_brain, read_head
@@ -31,10 +33,7 @@ from scalebrain.preprocessing.quality import judge, measure
 from scalebrain.preprocessing.settings import Settings
 from scalebrain.preprocessing.tissues import Tissues, segment
 
-__all__ = ["RECORD", "Result", "process", "run_job"]
-
-#: Ending of the record of a scan, which is written last.
-RECORD = "desc-qc_quality.json"
+__all__ = ["Result", "process", "run_job"]
 
 
 @dataclass
@@ -139,13 +138,14 @@ def process(t1w: Path, lesion: Path | None, settings: Settings, folder: str) -> 
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Preprocess one scan and write its files, the record last.
+    """Preprocess one scan and write its files: the lesion mask first, the record last.
 
     Parameters
     ----------
     job
-        ``out``, ``name``, ``person``, ``session``, ``t1w``, ``lesion``, ``shown``,
-        ``fingerprint`` and ``settings``.
+        ``out``, ``name``, ``person``, ``session``, ``t1w``, ``lesion``, ``roots`` (folders that
+        both lie in), ``sources`` (their BIDS URIs), ``fingerprint``, ``versions`` and
+        ``settings``.
 
     Returns
     -------
@@ -154,30 +154,46 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """
     settings = Settings.from_json(job["settings"])
     lesion = Path(job["lesion"]) if job["lesion"] else None
-    with tempfile.TemporaryDirectory(prefix="scalebrain-") as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="scalebrain-") as folder:
             result = process(Path(job["t1w"]), lesion, settings, folder)
             told = judge(result.quality, job["name"], settings)
             wrong = next((problem for problem in told if problem[0] == "E"), None)
             if wrong:
-                return {"code": wrong[1], "error": wrong[2]}
-            return _write(result, job, settings, [(c, m) for _, c, m in told])
-        except ScalebrainError as error:
-            message = str(error)
-            shown = message if job["name"] in message else f"{job['name']}: {message}"
-            return {"code": error.code or "preprocessing-failed", "error": shown}
+                return {"code": wrong[1], "error": _relative(wrong[2], job)}
+            odd = [*result.head.warnings, *((code, message) for _, code, message in told)]
+            if result.lesion is not None and not result.quality["lesion_volume_native"]:
+                message = (
+                    f"{lesion}: the mask is empty: taken as no lesion. Where there is one, draw "
+                    "it; else take the mask out."
+                )
+                odd.append(("lesion-empty", message))
+            return _write(result, job, settings, [(c, _relative(m, job)) for c, m in odd])
+    except ScalebrainError as error:
+        message = _relative(str(error), job)
+        shown = message if job["name"] in message else f"{job['name']}: {message}"
+        return {"code": error.code or "preprocessing-failed", "error": shown}
+    except OSError as error:
+        return failure(str(explain(job["name"], error)))
+
+
+def _relative(text: str, job: dict[str, Any]) -> str:
+    """Text with paths as the datasets have them, not as this machine has."""
+    for root in job["roots"]:
+        text = text.replace(os.path.join(root, ""), "")
+    return text
 
 
 def _write(
-    result: Result, job: dict[str, Any], settings: Settings, told: list[tuple[str, str]]
+    result: Result, job: dict[str, Any], settings: Settings, warnings: list[tuple[str, str]]
 ) -> dict[str, Any]:
     """Write everything of a scan; returns the record."""
     out, size = Path(job["out"]), settings.resolution
-    anat = out / job["person"] / job["session"] / "anat"
+    record_file = record_path(out, job["person"], job["session"])
+    anat = record_file.parent
     place = f"{job['name']}_space-{SPACE}" + ("_res-2" if settings.quick else "")
     grid = template_grid(size)
-    sources = [f"bids:raw:{path}" for path in job["shown"]]
-    common: dict[str, Any] = {"Sources": sources, "SpatialReference": SPACE}
+    common: dict[str, Any] = {"Sources": job["sources"], "SpatialReference": SPACE}
     if settings.quick:
         common["Resolution"] = "2 mm isotropic"
     files: list[Path] = []
@@ -189,6 +205,14 @@ def _write(
         write_atomic(sidecar, json_bytes({**about, **common}))
         files.extend((path, sidecar))
 
+    if result.lesion is not None:
+        about = {
+            "Type": "Lesion",
+            "LesionVolumeNative": result.quality["lesion_volume_native"],
+            "LesionVolumeWarped": result.quality["lesion_volume_warped"],
+            "Units": "mL",
+        }
+        image("label-L_mask", result.lesion, "u1", 1.0, about)
     top = float(np.percentile(result.t1w[result.t1w > 0], 99.9))
     image(
         "desc-preproc_T1w",
@@ -207,28 +231,19 @@ def _write(
         1 / 4000,
         {"Description": "grey matter times the Jacobian determinant, affine included"},
     )
-    if result.lesion is not None:
-        about = {
-            "Type": "Lesion",
-            "LesionVolumeNative": result.quality["lesion_volume_native"],
-            "LesionVolumeWarped": result.quality["lesion_volume_warped"],
-            "Units": "mL",
-        }
-        image("label-L_mask", result.lesion, "u1", 1.0, about)
     files += _write_transforms(result.warp, anat, job["name"])
-    warnings = [*result.head.warnings, *told]
     record = {
         "fingerprint": job["fingerprint"],
         "quality": result.quality,
         "warnings": [list(warning) for warning in warnings],
         "settings": settings.to_json(),
-        "versions": {name: version(name) for name in ("scalebrain", "antspyx", "numpy")},
+        "versions": job["versions"],
         "affine": result.warp.affine.tolist(),
         "seconds": result.seconds,
-        "sources": sources,
+        "sources": job["sources"],
         "files": {str(path.relative_to(out)): path.stat().st_size for path in files},
     }
-    write_atomic(anat / f"{job['name']}_{RECORD}", json_bytes(record))
+    write_atomic(record_file, json_bytes(record))
     return record
 
 
@@ -255,6 +270,7 @@ def main() -> None:
     """Do the job of a file, and write what came of it beside it."""
     path = Path(sys.argv[1])
     job = json.loads(path.read_text(encoding="utf-8"))
+    end_with_parent(job["parent"])
     write_atomic(path.with_suffix(".result"), json_bytes(run_job(job)))
 
 

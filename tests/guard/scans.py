@@ -81,3 +81,28 @@ def lesion_volume_changed(lab: Lab) -> str:
     ((action, code, message),) = judge(GOOD | volumes, "sub-01", Settings())
     assert (action, code) == ("W", "lesion-volume-changed")
     return message
+
+
+@case("mask-unused")
+def mask_unused(lab: Lab) -> str:
+    root = raw(lab, "reference")
+    name = "sub-01_space-FLAIR_label-L_mask.nii.gz"
+    save(root / "sub-01" / "anat" / name, np.ones((4, 4, 4), np.uint8), np.eye(4))
+    plan = make_plan(root)
+    assert [scan.name for scan in plan.scans] == ["sub-02"]
+    assert [(p.subject, p.code) for p in plan.rejected] == [("sub-01", "mask-unused")]
+    assert plan.rejected[0].file == f"sub-01/anat/{name}"
+    return plan.rejected[0].message
+
+
+@case("taken-as-reference")
+def taken_as_reference(lab: Lab) -> str:
+    root = raw(lab, "reference")
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t60\nsub-02\t61\n")
+    plan = make_plan(root)
+    assert [scan.name for scan in plan.scans] == ["sub-01", "sub-02"]
+    assert [(p.subject, p.code) for p in plan.warnings] == [
+        ("sub-01", "taken-as-reference"),
+        ("sub-02", "taken-as-reference"),
+    ]
+    return plan.warnings[0].message

@@ -1,7 +1,6 @@
 """Raw heads whose truth is known, through the whole way to a store."""
 
 import json
-import os
 import shutil
 
 import nibabel as nib
@@ -13,9 +12,11 @@ import scalebrain
 from scalebrain import cli
 from scalebrain.atlas.space import SPACE, brain_mask, template_grid
 from scalebrain.errors import ConfigError
+from tests.conftest import need
 from tests.outputs.test_bids import validated
 from tests.phantom import tree_bytes
-from tests.preprocessing.heads import CENTER, RADIUS, known_affine
+from tests.preprocessing.conftest import write_table
+from tests.preprocessing.heads import CENTER, RADIUS, known_affine, make_head, save_turned
 
 
 def anat(out, who):
@@ -145,21 +146,30 @@ def test_preprocess__goes_on_where_it_stopped(raw, done, tmp_path):
     assert {k: v for k, v in tree_bytes(out).items() if k.startswith("sub-")} == before
 
 
-def test_preprocess__one_that_crashes_stops_nobody(raw, tmp_path, monkeypatch):
-    import sys
-
-    # a process that dies without a word, as one that has too little memory does
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\nkill -9 $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", os.fspath(script))
-    monkeypatch.setattr("scalebrain.preprocessing.cohort.check_ants", lambda: None)
-    table = scalebrain.preprocess(raw, tmp_path / "out", quick=True)
-    failed = table.set_index("subject").loc["sub-01"]
-    assert failed["code"] == "preprocessing-failed"
-    assert "signal 9" in failed["message"]
-    assert table.attrs["n_failed"] == 4
-    assert (tmp_path / "out" / "dataset_description.json").is_file()
+@pytest.mark.slow
+def test_preprocess__an_empty_mask_and_one_of_labels(tmp_path):
+    need("ants")
+    root, out = tmp_path / "raw", tmp_path / "out"
+    write_table(root, ("sub-01", "sub-02"))
+    scan, mask, grid, _ = make_head(lesion=True, seed=1)
+    for who, labels in (("sub-01", 0 * mask), ("sub-02", 2 * mask + 5 * ~mask)):
+        labels = labels.astype(np.uint8)
+        save_turned(root / who / "anat" / f"{who}_T1w.nii.gz", scan.astype(np.int16), grid)
+        save_turned(root / who / "anat" / f"{who}_label-L_mask.nii.gz", labels, grid)
+    table = scalebrain.preprocess(root, out, quick=True, lesion_labels=[2])
+    assert table.attrs["n_done"] == 2
+    empty = table[table["code"] == "lesion-empty"]
+    assert empty["subject"].tolist() == ["sub-01"]
+    assert empty["file"].item() == "sub-01/anat/sub-01_label-L_mask.nii.gz"
+    assert str(tmp_path) not in "".join(table["message"])
+    assert not np.asarray(image(out, "sub-01", "label-L_mask").dataobj).any()
+    volume = 4 / 3 * np.pi * RADIUS**3 / 1000
+    found = np.asarray(image(out, "sub-02", "label-L_mask").dataobj).sum() * 0.008
+    assert found == pytest.approx(volume, rel=0.1)
+    told = record(out, "sub-02")
+    # a process that is killed meanwhile never leaves a stroke without its mask
+    assert next(iter(told["files"])).endswith("label-L_mask.nii.gz")
+    assert told["versions"].keys() >= {"scipy", "numpy", "antspyx", "template_sha256"}
 
 
 def test_preprocess__without_ants_names_the_extra(raw, tmp_path, monkeypatch):
