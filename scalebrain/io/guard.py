@@ -502,5 +502,19 @@ RULES: dict[str, Rule] = {
             "`preprocess`: a lesion whose volume changes by more than 20 % by the normalization",
             "kept; both volumes are in the mask's JSON",
         ),
+        Rule(
+            "mask-affine",
+            57,
+            "W",
+            "`preprocess`: a lesion mask with as many voxels as its T1w image, but another affine",
+            "kept, and placed by its own affine; the distance is in the message",
+        ),
+        Rule(
+            "negative-intensities",
+            58,
+            "W",
+            "`preprocess`: a T1w image with air below 0, or a head darker than air",
+            "kept; shifted until air is 0, and what is below is cut to 0",
+        ),
     )
 }
