@@ -98,7 +98,7 @@ def mask_affine(lab: Lab) -> str:
     save(path, scan, affine)
     mask = np.zeros(scan.shape, np.uint8)
     mask[15:20, 15:20, 15:20] = 1
-    affine[0, 3] = 6
+    affine[0, 3] = 8
     lesion = path.with_name("sub-01_label-lesion_roi.nii.gz")
     save(lesion, mask, affine)
     ((code, message),) = read_head(path, lesion, Settings()).warnings
