@@ -1,11 +1,13 @@
 """What masking the lesion in the cost of a registration is worth, and what the pipeline costs.
 
-    python -m benchmarks.preprocess HEAD... [--quick] [--threads 2] [--out FILE]
+    python -m benchmarks.preprocess HEAD... [--quick] [--threads 2] [--only masking] [--out FILE]
 
 HEAD is a T1w scan of a healthy head in native space (Debian's mricron-data: ch2.nii.gz; the source
-distributions of pycortex and pydeface hold one each). Lesions of three sizes are put into it. The
-truth is what the transform of the head without a lesion makes of the mask. The times are those of
-this machine; CPU seconds are what a busy machine leaves comparable.
+distributions of pycortex and pydeface hold one each), or NAME=SCAN. Lesions of three sizes are put
+into it. The truth is what the transform of the head without a lesion makes of the mask. The times
+are those of the steps, and of `scalebrain preprocess` as a whole (Python's start, every step, the
+files) without and with a lesion of 40 mL, beside plain antsRegistrationSyNQuick; they are those of
+this machine. CPU seconds are what a busy machine leaves comparable.
 """
 
 import argparse
@@ -16,8 +18,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
+import scalebrain
 from scalebrain.atlas.parcels import parcel_image
 from scalebrain.atlas.space import brain_mask, template_grid
 from scalebrain.preprocessing.images import template_image, to_ants, widened
@@ -158,8 +162,30 @@ def spent(function) -> tuple[object, dict[str, float]]:
     }
 
 
-def times(name: str, path: Path, settings: Settings, folder: str) -> dict:
-    """Seconds of every stage beside plain antsRegistrationSyNQuick on the same image."""
+def whole_way(head: Head, settings: Settings, quick: bool, folder: str) -> dict[str, float]:
+    """Seconds of `scalebrain preprocess` for one scan, its processes and files included."""
+    anat = Path(folder) / "raw" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    scan = nib.Nifti1Image(head.data, head.grid.matrix)
+    scan.set_sform(head.grid.matrix, 1)
+    nib.save(scan, anat / "sub-01_T1w.nii.gz")
+    if head.lesion is not None:
+        mask = nib.Nifti1Image(head.lesion.astype(np.uint8), head.grid.matrix)
+        mask.set_sform(head.grid.matrix, 1)
+        nib.save(mask, anat / "sub-01_label-L_mask.nii.gz")
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])
+    table = scalebrain.preprocess(
+        Path(folder) / "raw", Path(folder) / "out", quick=quick, threads=settings.threads
+    )
+    # processes that have ended are counted in the third and fourth
+    spent_here = {"wall_s": time.perf_counter() - wall, "cpu_s": sum(os.times()[:4]) - cpu}
+    if table.attrs["n_done"] != 1:
+        raise SystemExit(table.to_string())
+    return spent_here
+
+
+def times(name: str, path: Path, settings: Settings, folder: str, quick: bool) -> dict:
+    """Seconds of every stage and of everything, beside plain antsRegistrationSyNQuick."""
     import ants
 
     Path(f"{folder}/{name}-times").mkdir()
@@ -182,21 +208,61 @@ def times(name: str, path: Path, settings: Settings, folder: str) -> dict:
     _, plain = spent(
         lambda: ants.registration(fixed, moving, kind, outprefix=f"{folder}/{name}-times/plain")
     )
-    whole = {u: sum(stage[u] for stage in stages.values()) for u in ("wall_s", "cpu_s")}
+    steps = {u: sum(stage[u] for stage in stages.values()) for u in ("wall_s", "cpu_s")}
+    whole = {"no lesion": whole_way(head, settings, quick, f"{folder}/{name}-whole")}
+    broken = with_lesion(head, found, 40.0)
+    whole["40 mL"] = whole_way(broken, settings, quick, f"{folder}/{name}-whole-40")
     return {
         "head": name,
         "stages": stages,
         "plain": plain,
         "plain_kind": f"{kind} to {size:g} mm",
+        "steps": steps,
         "whole": whole,
+        "whole_kind": "scalebrain preprocess" + (" --quick" if quick else ""),
         "registration_over_plain": stages["registration"]["cpu_s"] / plain["cpu_s"] - 1,
-        "whole_over_plain": whole["cpu_s"] / plain["cpu_s"] - 1,
+        "steps_over_plain": steps["cpu_s"] / plain["cpu_s"] - 1,
     }
+
+
+def named(head: str) -> tuple[str, Path]:
+    """Name and file of a head that is given as a file or as NAME=FILE."""
+    name, _, path = head.rpartition("=")
+    return name or Path(path).name.split(".")[0], Path(path)
+
+
+def print_masking(rows: list[dict]) -> None:
+    """Table of every head, size and way."""
+    columns = [
+        *("head", "lesion_ml", "masked", "volume_truth_ml", "volume_ml", "error_%", "dice"),
+        *("laterality_truth", "laterality", "moved_in_lesion_mm", "moved_near_mm"),
+        *("moved_elsewhere_mm", "t1w_shift_sd", "gm_shift_sd"),
+    ]
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        error = 100 * (row["volume_ml"] / row["volume_truth_ml"] - 1)
+        row = {**row, "error_%": f"{error:+.0f}"}
+        cells = [f"{row[c]:.3g}" if isinstance(row[c], float) else str(row[c]) for c in columns]
+        print("| " + " | ".join(cells) + " |")
+
+
+def print_times(row: dict) -> None:
+    """Seconds of one head: its steps, all of them, the whole way and the plain registration."""
+    lines = [
+        *row["stages"].items(),
+        ("all steps", row["steps"]),
+        *((f"{row['whole_kind']}, {lesion}", spent) for lesion, spent in row["whole"].items()),
+        (f"plain {row['plain_kind']}", row["plain"]),
+    ]
+    print(f"\n| {row['head']} | wall, s | CPU, s | CPU of plain |\n|---|---|---|---|")
+    for what, used in lines:
+        share = used["cpu_s"] / row["plain"]["cpu_s"]
+        print(f"| {what} | {used['wall_s']:.1f} | {used['cpu_s']:.1f} | {share:.0%} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("heads", nargs="+", type=Path)
+    parser.add_argument("heads", nargs="+", type=named)
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -211,29 +277,19 @@ def main() -> None:
     settings = Settings(work=4.0 if options.quick else 2.0, threads=options.threads)
     result: dict[str, list] = {"masking": [], "times": []}
     with tempfile.TemporaryDirectory() as folder:
-        for path in options.heads:
-            name = path.name.split(".")[0]
+        tempfile.tempdir = folder  # ants.atropos leaves its images behind
+        for name, path in options.heads:
             if options.only != "times":
                 result["masking"] += compare(name, path, settings, folder, not options.quick)
             if options.only != "masking":
-                result["times"].append(times(name, path, settings, folder))
+                result["times"].append(times(name, path, settings, folder, options.quick))
                 print(json.dumps(result["times"][-1]), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(result, indent=2) + "\n")
-    columns = [
-        *("head", "lesion_ml", "masked", "volume_truth_ml", "volume_ml", "dice"),
-        *("laterality_truth", "laterality", "moved_in_lesion_mm", "moved_near_mm"),
-        *("moved_elsewhere_mm", "t1w_shift_sd", "gm_shift_sd"),
-    ]
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in result["masking"]:
-        cells = [f"{row[c]:.3g}" if isinstance(row[c], float) else str(row[c]) for c in columns]
-        print("| " + " | ".join(cells) + " |")
+    if result["masking"]:
+        print_masking(result["masking"])
     for row in result["times"]:
-        print(
-            f"{row['head']}: registration {row['registration_over_plain']:+.0%}, everything "
-            f"{row['whole_over_plain']:+.0%} of {row['plain_kind']} (CPU seconds)"
-        )
+        print_times(row)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ __all__ = [
     "LESION_THRESHOLD",
     "Lesion",
     "Sides",
+    "inverted_mask",
     "lesion_side",
     "lesioned_voxels",
     "read_lesion",
@@ -159,7 +160,7 @@ def read_lesion(
     volume = lesioned.size * voxel
     brain = np.count_nonzero(geometry.inside) * geometry.grid.voxel_volume / 1000
     if volume > 0.5 * image.raw.size * voxel and volume > 0.5 * brain:
-        raise _inverted(file, f"{lesioned.size / image.raw.size:.0%} of the image")
+        raise inverted_mask(file, f"{lesioned.size / image.raw.size:.0%} of the image")
     ijk = _file_indices(lesioned, image.shape)
     mm = ijk @ image.affine[:3, :3].T + image.affine[:3, 3]
     at = _grid_indices(mm, geometry.grid)
@@ -182,7 +183,7 @@ def read_lesion(
     lesion.row[stored[stored >= 0]] = True
     covered = float(lesion.row[geometry.inside].mean())
     if covered > 0.5:
-        raise _inverted(file, f"{covered:.0%} of the brain")
+        raise inverted_mask(file, f"{covered:.0%} of the brain")
     outside = float(1 - in_brain.mean()) if lesioned.size else 0.0
     if outside > _MAX_OUTSIDE:
         raise GeometryError(
@@ -208,8 +209,21 @@ def read_lesion(
     return lesion
 
 
-def _inverted(file: SourceFile, covered: str) -> ImageError:
-    """Error for a mask that covers most of the brain."""
+def inverted_mask(file: SourceFile, covered: str) -> ImageError:
+    """Make the error of a mask that covers most of the brain.
+
+    Parameters
+    ----------
+    file
+        The mask's file.
+    covered
+        What it covers, in words.
+
+    Returns
+    -------
+    ImageError
+        To raise.
+    """
     return ImageError(
         f"{file}: covers {covered}: inverted? The lesion has to be 1, the rest 0.",
         code="mask-inverted",

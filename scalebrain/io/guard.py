@@ -523,5 +523,19 @@ RULES: dict[str, Rule] = {
             "`preprocess`: a scan without a lesion mask of someone whose group is not known",
             "kept as that of a healthy reference",
         ),
+        Rule(
+            "mask-affine",
+            59,
+            "W",
+            "`preprocess`: a lesion mask with as many voxels as its T1w image, but another affine",
+            "kept, and placed by its own affine; the distance is in the message",
+        ),
+        Rule(
+            "negative-intensities",
+            60,
+            "W",
+            "`preprocess`: a T1w image with air below 0, or a head darker than air",
+            "kept; shifted until air is 0, and what is below is cut to 0",
+        ),
     )
 }

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from scalebrain.atlas.space import Grid, brain_mask, template, template_grid
 from scalebrain.errors import ImageError
-from scalebrain.preprocessing.images import from_ants, to_ants
+from scalebrain.preprocessing.images import box_around, from_ants, to_ants
 
 __all__ = ["Tissues", "segment"]
 
@@ -75,22 +75,13 @@ def segment(t1w: Volume, lesion: Mask | None, resolution: float) -> Tissues:
     priors = np.stack([np.clip(1 - grey - white, 0, 1), grey, white]).clip(_LEAST)
     priors = np.where(brain, priors / priors.sum(axis=0), 0).astype(np.float32)
     used = brain & ~lesioned & (t1w > 0)
-    try:
-        classes = _atropos(t1w, used, priors, grid)
-    except RuntimeError as error:
-        raise ImageError(
-            f"no tissues found ({error}). Look at the scan: its contrast is not that of a T1w "
-            "image.",
-            code="preprocessing-failed",
-        ) from error
+    if not used.any():
+        raise _no_tissues("nothing in the brain")
+    classes = _atropos(t1w, used, priors, grid)
     weights = [np.asarray(c[used], dtype=np.float64) for c in classes]
     values = np.asarray(t1w[used], dtype=np.float64)
     if min(w.sum() for w in weights) < 1:
-        raise ImageError(
-            "no tissues found: one of liquid, grey and white matter is empty. Look at the scan: "
-            "its contrast is not that of a T1w image.",
-            code="preprocessing-failed",
-        )
+        raise _no_tissues("one of liquid, grey and white matter is empty")
     means = [float((w * values).sum() / w.sum()) for w in weights]
     if lesioned.any():
         rest = np.asarray(t1w[lesioned], dtype=np.float64)
@@ -106,6 +97,14 @@ def segment(t1w: Volume, lesion: Mask | None, resolution: float) -> Tissues:
     return Tissues(liquid, grey_found, white_found, (means[0], means[1], means[2]))
 
 
+def _no_tissues(reason: str) -> ImageError:
+    """Error for a scan in which the tissues cannot be told apart."""
+    return ImageError(
+        f"no tissues found: {reason}. Look at the scan: its contrast is not that of a T1w image.",
+        code="preprocessing-failed",
+    )
+
+
 def _atropos(t1w: Volume, used: Mask, priors: Volume, grid: Grid) -> list[Volume]:
     """Probabilities of three tissues, by Atropos on the box that holds the brain.
 
@@ -113,33 +112,25 @@ def _atropos(t1w: Volume, used: Mask, priors: Volume, grid: Grid) -> list[Volume
     """
     import ants
 
-    if not used.any():
-        raise RuntimeError("nothing in the brain")
-    box = _box(used)
+    box = box_around(used, 2)
     matrix = grid.matrix.copy()
     matrix[:3, 3] += matrix[:3, :3] @ [part.start for part in box]
     cut = Grid.from_matrix(t1w[box].shape, matrix)
     with tempfile.TemporaryDirectory(prefix="scalebrain-") as folder:
         for number, prior in enumerate(priors, 1):
             ants.image_write(to_ants(prior[box], cut), f"{folder}/prior{number:02d}.nii")
-        found = ants.atropos(
-            a=to_ants(t1w[box], cut),
-            x=to_ants(used[box], cut),
-            i=f"PriorProbabilityImages[{len(priors)},{folder}/prior%02d.nii,{_PRIOR_WEIGHT}]",
-            m="[0.1,1x1x1]",
-            c="[3,0]",
-        )
+        try:
+            found = ants.atropos(
+                a=to_ants(t1w[box], cut),
+                x=to_ants(used[box], cut),
+                i=f"PriorProbabilityImages[{len(priors)},{folder}/prior%02d.nii,{_PRIOR_WEIGHT}]",
+                m="[0.1,1x1x1]",
+                c="[3,0]",
+                r=0,  # a fixed seed: voxels are visited in the same order in every run
+            )
+        except Exception as error:  # antspyx raises no narrower class when Atropos fails
+            raise _no_tissues(f"Atropos failed ({error})") from error
     classes = np.zeros(priors.shape, dtype=np.float32)
     for whole, image in zip(classes, found["probabilityimages"], strict=True):
         whole[box] = from_ants(image)
     return list(classes)
-
-
-def _box(mask: Mask) -> tuple[slice, ...]:
-    """Box around a mask, two voxels wider where there is room."""
-    sides = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        there = np.flatnonzero(mask.any(axis=others))
-        sides.append(slice(max(int(there[0]) - 2, 0), int(there[-1]) + 3))
-    return tuple(sides)

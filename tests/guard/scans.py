@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,36 @@ def taken_as_reference(lab: Lab) -> str:
         ("sub-02", "taken-as-reference"),
     ]
     return plan.warnings[0].message
+
+
+def block(lab: Lab) -> tuple[np.ndarray, Path]:
+    """A scan of a block, and the file for it."""
+    scan = np.zeros((40, 50, 40), np.float32)
+    scan[10:30, 10:40, 10:30] = 100
+    return scan, lab.space() / "cohort" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+
+
+@case("mask-affine")
+def mask_affine(lab: Lab) -> str:
+    scan, path = block(lab)
+    affine = np.diag([4.0, 4, 4, 1])
+    save(path, scan, affine)
+    mask = np.zeros(scan.shape, np.uint8)
+    mask[15:20, 15:20, 15:20] = 1
+    affine[0, 3] = 8
+    lesion = path.with_name("sub-01_label-lesion_roi.nii.gz")
+    save(lesion, mask, affine)
+    ((code, message),) = read_head(path, lesion, Settings()).warnings
+    assert code == "mask-affine"
+    return message
+
+
+@case("negative-intensities")
+def negative_intensities(lab: Lab) -> str:
+    scan, path = block(lab)
+    save(path, scan - 20, np.diag([4.0, 4, 4, 1]))
+    head = read_head(path, None, Settings())
+    assert np.array_equal(head.data, scan)
+    ((code, message),) = head.warnings
+    assert code == "negative-intensities"
+    return message

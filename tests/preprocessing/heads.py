@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from scalebrain.atlas.space import Grid, asymmetric_template, template_grid
+from scalebrain.atlas.space import Grid, asymmetric_template, brain_mask, template_grid
 
 #: Lesion's center (mm in the template) and its radius: on the right, before the middle.
 CENTER, RADIUS = np.array([36.0, 8.0, 20.0]), 17.0
@@ -68,3 +68,17 @@ def save_turned(path, data, grid):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(data, grid.matrix)
     image.as_reoriented([[0, -1], [2, 1], [1, -1]]).to_filename(path)
+
+
+def brain_in(grid, affine):
+    """Where the brain of a head lies: the template's mask at its known place."""
+    template = template_grid(STEP)
+    index = np.linalg.inv(template.matrix) @ np.linalg.inv(affine) @ grid.matrix
+    moved = ndimage.affine_transform(
+        brain_mask(template).astype(np.float32),
+        index[:3, :3],
+        index[:3, 3],
+        output_shape=grid.shape,
+        order=1,
+    )
+    return moved > 0.5
