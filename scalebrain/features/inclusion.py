@@ -138,7 +138,7 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
 
 def check_one_scan(
     ds: xr.Dataset,
-    rows: npt.NDArray[np.bool_],
+    rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64],
     *,
     where: str,
     ways: str,
@@ -152,7 +152,7 @@ def check_one_scan(
     ds
         Dataset with ``subject``.
     rows
-        (subject,) rows used.
+        (subject,) flags of the rows used, or their positions.
     where
         What uses them, the beginning of the message.
     ways
@@ -168,7 +168,7 @@ def check_one_scan(
     StatisticsError
         If a person is in the rows more than once.
     """
-    used = np.flatnonzero(rows)
+    used = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
     people = (same_people(ds) if people is None else people)[used]
     named, number, scans = np.unique(people, return_inverse=True, return_counts=True)
     again = scans > 1
