@@ -8,10 +8,15 @@ from scalebrain.errors import StatisticsError
 from scalebrain.features.quality import EXCLUDED
 from scalebrain.variables import annotate, validate
 
-__all__ = ["check_one_scan", "inclusion", "same_people"]
+__all__ = ["ONE_SCAN", "check_one_scan", "inclusion", "same_people"]
 
 #: Why the later scans of someone are not used.
 ANOTHER_SCAN = "another scan of this person is used"
+#: What to do about rows that hold a person more than once.
+ONE_SCAN = (
+    "Use one scan a person: leave included='included' on, which does so for people with a stroke, "
+    "or keep one session, e.g. ds.isel(subject=ds['session'].values == 'ses-1')."
+)
 
 
 def inclusion(

@@ -13,7 +13,7 @@ import xarray as xr
 
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import MissingVariableError, StatisticsError, check_all
-from scalebrain.features.inclusion import check_one_scan, same_people
+from scalebrain.features.inclusion import ONE_SCAN, check_one_scan, same_people
 from scalebrain.stats.design import ParsedFormula, parse_formula
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.mixed_fit import Fits, fit_intercepts
@@ -312,19 +312,14 @@ def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _
 
 def _check_people(job: Job, source: Source, people: npt.NDArray[np.int64]) -> None:
     """Refuse scans of one person beside those of others in a group, or in two groups."""
-    ways = (
-        "Use one scan a person: leave included='included' on, which does so for people with a "
-        "stroke, or keep one session, e.g. ds.isel(subject=ds['session'].values == 'ses-1'). "
-    )
+    other = "Or give each person an intercept: groups='person'."
     if source.groups == "person":
-        ways += "Or join 'dataset' and 'person' to one variable, for people of the same name."
-    else:
-        ways += "Or give each person an intercept: groups='person'."
+        other = "Or join 'dataset' and 'person' to one variable, for people of the same name."
     check_one_scan(
         source.ds,
         job.rows,
         where=f"{job.where}, groups='{source.groups}'",
-        ways=ways,
+        ways=f"{ONE_SCAN} {other}",
         people=people,
         groups=job.basis.codes,
     )
