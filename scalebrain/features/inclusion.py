@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import StatisticsError
@@ -62,15 +63,14 @@ def inclusion(
     if on_surface:
         needed, absent = "surface_present", "no cortical surfaces"
     validate(ds, needed, "lesion_present", "lesion_hemisphere", "age", "group")
-    side = ds["lesion_hemisphere"].values.astype(str)
-    group = ds["group"].values.astype(str)
+    side, group = _text(ds, "lesion_hemisphere"), _text(ds, "group")
     stroke = group == "stroke"
     days = ds["days_post_stroke"].values
     volume = ds["lesion_volume"].values
     decided = np.full(ds.sizes["subject"], "")
     if "qc_decision" in ds.variables:
         validate(ds, "qc_decision")
-        decided = ds["qc_decision"].values.astype(str)
+        decided = _text(ds, "qc_decision")
     censored = np.zeros(ds.sizes["subject"], dtype=np.bool_)
     if "age_censored" in ds.variables:
         validate(ds, "age_censored")
@@ -80,7 +80,7 @@ def inclusion(
         (~ds[needed].values.astype(bool), absent),
         (~np.isfinite(ds["age"].values), "age missing"),
         (censored, "age known as a lower bound only"),
-        (ds["sex"].values.astype(str) == "", "sex missing"),
+        (_text(ds, "sex") == "", "sex missing"),
         (~np.isfinite(ds["icv"].values), "intracranial volume missing"),
         (~stroke & (np.nan_to_num(volume) > 0), "reference with a lesion"),
         (stroke & ~ds["lesion_present"].values.astype(bool), "no lesion mask"),
@@ -123,14 +123,10 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     from scipy.sparse.csgraph import connected_components
 
     n = ds.sizes["subject"]
-
-    def text(name: str) -> npt.NDArray[np.str_]:
-        return ds[name].values.astype(str) if name in ds.variables else np.full(n, "")
-
-    people = np.char.add(np.char.add(text("dataset"), "/"), text("person"))
+    person, scans = _text(ds, "person"), _text(ds, "scan_hash")
+    people = np.char.add(np.char.add(_text(ds, "dataset"), "/"), person)
     links = []
-    for values, known in ((people, text("person") != ""), (text("scan_hash"), None)):
-        known = values != "" if known is None else known
+    for values, known in ((people, person != ""), (scans, scans != "")):
         codes = np.unique(values, return_inverse=True)[1]
         first = np.full(codes.max(initial=-1) + 1, -1)
         first[codes[::-1]] = np.arange(n)[::-1]
@@ -139,6 +135,14 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     columns = np.concatenate([other for _, other in links])
     graph = coo_matrix((np.ones(rows.size), (rows, columns)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _text(ds: xr.Dataset, name: str) -> npt.NDArray[np.str_]:
+    """Text (subject,), empty where it is missing or `ds` has no such variable."""
+    if name not in ds.variables:
+        return np.full(ds.sizes["subject"], "")
+    values = ds[name].values.astype(object)
+    return np.where(pd.isna(values), "", values).astype(str)
 
 
 def check_one_scan(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from scalebrain.errors import StatisticsError
 from scalebrain.features.inclusion import (
@@ -88,6 +89,19 @@ def test_inclusion__an_age_that_is_a_lower_bound_is_out(people):
     reason = inclusion(people.assign(age_censored=("subject", censored)))["exclusion_reason"]
     assert set(reason.values[censored]) == {"age known as a lower bound only"}
     assert (reason.values[~censored] == "").all()
+
+
+def test_same_people__whose_person_is_not_known_is_someone_else():
+    n = 6
+    person = np.array(["a", None, "", np.nan, "a", "b"], dtype=object)
+    held = np.array(["x", "", None, "x", "y", "z"], dtype=object)
+    ds = xr.Dataset({"person": ("subject", person), "scan_hash": ("subject", held)})
+    found = same_people(ds)
+    assert len(set(found)) == n - 2  # rows 0 and 4 by name, 0 and 3 by scan
+    assert found[0] == found[3] == found[4]
+    text = np.array(["a", "b", "a"]).astype(np.dtypes.StringDType())
+    assert len(set(same_people(xr.Dataset({"person": ("subject", text)})))) == 2
+    assert len(set(same_people(xr.Dataset({"age": ("subject", np.arange(3.0))})))) == 3
 
 
 def test_check_one_scan__groups_may_hold_a_person_apart(people):
