@@ -139,9 +139,10 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
 
 def _text(ds: xr.Dataset, name: str) -> npt.NDArray[np.str_]:
     """Text (subject,), empty where it is missing or `ds` has no such variable."""
+    n = ds.sizes["subject"]
     if name not in ds.variables:
-        return np.full(ds.sizes["subject"], "")
-    values = ds[name].values.astype(object)
+        return np.full(n, "")
+    values = np.broadcast_to(ds[name].values.astype(object), n)  # of a choice, the same for all
     return np.where(pd.isna(values), "", values).astype(str)
 
 

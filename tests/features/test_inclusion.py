@@ -99,6 +99,7 @@ def test_same_people__whose_person_is_not_known_is_someone_else():
     found = same_people(ds)
     assert len(set(found)) == n - 2  # rows 0 and 4 by name, 0 and 3 by scan
     assert found[0] == found[3] == found[4]
+    assert (same_people(ds.assign_coords(dataset="one")) == found).all()
     text = np.array(["a", "b", "a"]).astype(np.dtypes.StringDType())
     assert len(set(same_people(xr.Dataset({"person": ("subject", text)})))) == 2
     assert len(set(same_people(xr.Dataset({"age": ("subject", np.arange(3.0))})))) == 3
