@@ -2,12 +2,22 @@
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
+from scalebrain.errors import StatisticsError
 from scalebrain.features.quality import EXCLUDED
 from scalebrain.variables import annotate, validate
 
-__all__ = ["inclusion", "same_people"]
+__all__ = ["ONE_SCAN", "check_one_scan", "inclusion", "same_people"]
+
+#: Why the later scans of someone are not used.
+ANOTHER_SCAN = "another scan of this person is used"
+#: What to do about rows that hold a person more than once.
+ONE_SCAN = (
+    "Use one scan a person: leave included='included' on, which does so for people with a stroke, "
+    "or keep one session, e.g. ds.isel(subject=ds['session'].values == 'ses-1')."
+)
 
 
 def inclusion(
@@ -38,29 +48,39 @@ def inclusion(
     Notes
     -----
     Whom the quality control excluded (`qc_decision`, where `ds` has it) is left out first;
-    ``unsure`` and people without a decision stay. Everyone needs a scan (or surfaces), age, sex
-    and intracranial volume; someone with a stroke also a lesion mask that is not empty and of one
-    hemisphere, and a known time since stroke beyond the limit; a reference must have no lesion. A
-    missing motor score excludes from the motor models alone.
+    ``unsure`` and people without a decision stay. Everyone needs a scan (or surfaces), sex,
+    intracranial volume and an age that is more than a lower bound (`age_censored`, where `ds` has
+    it); someone with a stroke also a lesion mask that is not empty and of one hemisphere, and a
+    known time since stroke beyond the limit; a reference must have no lesion. A missing motor
+    score excludes from the motor models alone.
+
+    Statistics take rows for people. Of several scans of someone with a stroke
+    (:func:`same_people`) that meet all criteria the one with the fewest `days_post_stroke` is
+    included, the first row of equal ones. References keep all their scans: training holds a
+    person in one fold.
     """
     needed, absent = "scan_present", "no T1w scan"
     if on_surface:
         needed, absent = "surface_present", "no cortical surfaces"
     validate(ds, needed, "lesion_present", "lesion_hemisphere", "age", "group")
-    side = ds["lesion_hemisphere"].values.astype(str)
-    group = ds["group"].values.astype(str)
+    side, group = _text(ds, "lesion_hemisphere"), _text(ds, "group")
     stroke = group == "stroke"
     days = ds["days_post_stroke"].values
     volume = ds["lesion_volume"].values
     decided = np.full(ds.sizes["subject"], "")
     if "qc_decision" in ds.variables:
         validate(ds, "qc_decision")
-        decided = ds["qc_decision"].values.astype(str)
+        decided = _text(ds, "qc_decision")
+    censored = np.zeros(ds.sizes["subject"], dtype=np.bool_)
+    if "age_censored" in ds.variables:
+        validate(ds, "age_censored")
+        censored = ds["age_censored"].values.astype(np.bool_)
     criteria = (
         (decided == "exclude", EXCLUDED),
         (~ds[needed].values.astype(bool), absent),
         (~np.isfinite(ds["age"].values), "age missing"),
-        (ds["sex"].values.astype(str) == "", "sex missing"),
+        (censored, "age known as a lower bound only"),
+        (_text(ds, "sex") == "", "sex missing"),
         (~np.isfinite(ds["icv"].values), "intracranial volume missing"),
         (~stroke & (np.nan_to_num(volume) > 0), "reference with a lesion"),
         (stroke & ~ds["lesion_present"].values.astype(bool), "no lesion mask"),
@@ -73,6 +93,10 @@ def inclusion(
     reason = np.full(ds.sizes["subject"], "", dtype=object)
     for failed, words in criteria:
         reason[failed & (reason == "")] = words
+    rows = np.flatnonzero(stroke & (reason == ""))
+    rows = rows[np.argsort(days[rows], kind="stable")]
+    _, first = np.unique(same_people(ds)[rows], return_index=True)
+    reason[np.delete(rows, first)] = ANOTHER_SCAN
     reason = reason.astype(str)
     out = xr.Dataset(
         {"included": ("subject", reason == ""), "exclusion_reason": ("subject", reason)},
@@ -99,14 +123,10 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     from scipy.sparse.csgraph import connected_components
 
     n = ds.sizes["subject"]
-
-    def text(name: str) -> npt.NDArray[np.str_]:
-        return ds[name].values.astype(str) if name in ds.variables else np.full(n, "")
-
-    people = np.char.add(np.char.add(text("dataset"), "/"), text("person"))
+    person, scans = _text(ds, "person"), _text(ds, "scan_hash")
+    people = np.char.add(np.char.add(_text(ds, "dataset"), "/"), person)
     links = []
-    for values, known in ((people, text("person") != ""), (text("scan_hash"), None)):
-        known = values != "" if known is None else known
+    for values, known in ((people, person != ""), (scans, scans != "")):
         codes = np.unique(values, return_inverse=True)[1]
         first = np.full(codes.max(initial=-1) + 1, -1)
         first[codes[::-1]] = np.arange(n)[::-1]
@@ -115,3 +135,65 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     columns = np.concatenate([other for _, other in links])
     graph = coo_matrix((np.ones(rows.size), (rows, columns)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _text(ds: xr.Dataset, name: str) -> npt.NDArray[np.str_]:
+    """Text (subject,), empty where it is missing or `ds` has no such variable."""
+    n = ds.sizes["subject"]
+    if name not in ds.variables:
+        return np.full(n, "")
+    values = np.broadcast_to(ds[name].values.astype(object), n)  # of a choice, the same for all
+    return np.where(pd.isna(values), "", values).astype(str)
+
+
+def check_one_scan(
+    ds: xr.Dataset,
+    rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64],
+    *,
+    where: str,
+    ways: str,
+    people: npt.NDArray[np.int64] | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> None:
+    """Refuse rows that hold a person more than once, where each row counts as one.
+
+    Parameters
+    ----------
+    ds
+        Dataset with ``subject``.
+    rows
+        (subject,) flags of the rows used, or their positions.
+    where
+        What uses them, the beginning of the message.
+    ways
+        The way out, whole sentences.
+    people
+        (subject,) number of the person. Default: :func:`same_people`.
+    groups
+        (row used,) number of the group that shares an intercept. A person may be there more
+        than once if these rows are a group that holds nobody else.
+
+    Raises
+    ------
+    StatisticsError
+        If a person is in the rows more than once.
+    """
+    used = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+    people = (same_people(ds) if people is None else people)[used]
+    named, number, scans = np.unique(people, return_inverse=True, return_counts=True)
+    again = scans > 1
+    if groups is not None and again.any():
+        pairs = np.unique(np.stack([number, groups]), axis=1)
+        shared = np.bincount(pairs[1])[pairs[1]] > 1  # by another person
+        apart = np.bincount(pairs[0], minlength=len(named)) == 1
+        apart[pairs[0][shared]] = False
+        again &= ~apart
+    if not again.any():
+        return
+    rows_of = used[number == np.flatnonzero(again)[0]]
+    labels = ds["subject"].values[rows_of] if "subject" in ds.coords else rows_of
+    n = int(again.sum())
+    raise StatisticsError(
+        f"{where}: {n} {'person is' if n == 1 else 'people are'} in the rows more than once, as "
+        f"{', '.join(map(str, labels[:4]))}, and each scan would count as a person. {ways}"
+    )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import DataWarning, MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import check_one_scan
 from scalebrain.harmonization.combat import (
     MEAN_ONLY,
     UNCHANGED,
@@ -32,6 +33,10 @@ FloatArray = npt.NDArray[np.float64]
 
 #: A covariate of which more than this share lies between batches hangs on few people.
 _MUCH = 0.9
+_ONE_SCAN = (
+    "Fit a Harmonizer on one scan a person, e.g. on ds.isel(subject=ds['session'].values == "
+    "'ses-1'), and transform all scans with it."
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Harmonizer:
         )
         rows, _, fit_rows = _rows(ds, settings, names, within, through, included)
         _check_groups(ds, settings, rows, within, through)
-        _check_persons(ds, fit_rows)
+        check_one_scan(ds, fit_rows, where="ComBat", ways=_ONE_SCAN)
         columns = _columns(ds, settings, fit_rows)
         labels = ds[batch].values[fit_rows]
         models, shapes = {}, {}
@@ -509,20 +514,6 @@ def _islands(sets: list[set[str]]) -> int:
         parts = [part for part in parts if not part & own]
         parts.append(own.union(*touching))
     return len(parts)
-
-
-def _check_persons(ds: xr.Dataset, rows: BoolArray) -> None:
-    if "person" not in ds.variables:
-        return
-    persons = as_labels(ds["person"].values)[rows]
-    named, counts = np.unique([str(p) for p in persons if p is not None], return_counts=True)
-    twice = [str(name) for name in named[counts > 1]]
-    if twice:
-        raise StatisticsError(
-            f"{len(twice)} persons are in the fit more than once ({', '.join(twice[:5])}"
-            f"{', ...' if twice[5:] else ''}): ComBat takes scans for independent. Fit "
-            "a Harmonizer on one session a person, and transform all sessions with it."
-        )
 
 
 def _columns(

@@ -281,7 +281,11 @@ def _multiverse(result: xr.Dataset | None) -> str:
     """How many specifications of which choices; empty where there are none."""
     if result is None:
         return ""
-    axes = [_AXES.get(str(name), str(name)) for name in result.attrs.get("axes", {})]
+    axes = [
+        _AXES.get(str(name), str(name))
+        for name, choices in result.attrs.get("axes", {}).items()
+        if len(choices) > 1  # imported ages are under one policy, that of the tool
+    ]
     about = f", every combination of choices about {and_list(axes)}" if axes else ""
     return plural(result.sizes["specification"], "specification") + about
 

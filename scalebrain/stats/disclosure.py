@@ -36,7 +36,7 @@ def design_risks(
     parsed
         Formula of the sums.
     part
-        (subject,) variables of the people used; text is categorical.
+        (subject,) variables of the people used, each of them once; text is categorical.
     x
         (subject, term) columns of the design, less their means.
     terms

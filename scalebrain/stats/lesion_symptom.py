@@ -17,7 +17,7 @@ import xarray as xr
 
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import same_people
+from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
 from scalebrain.stats.design import (
     ParsedFormula,
     design_matrix,
@@ -321,7 +321,7 @@ class _People:
                 f"Formula '{parsed.text}' leaves {used.size} of {len(frame)} people; at least "
                 f"{_LEAST_PEOPLE} are needed. Dropped: {told}."
             )
-        _check_once(ds, used, parsed.text)
+        check_one_scan(ds, used, where=f"Formula '{parsed.text}'", ways=ONE_SCAN)
         labels = frame.index[used].to_numpy()
         order = np.argsort(labels.astype(str) if "subject" in ds.coords else labels, kind="stable")
         frame = frame.iloc[used[order]]
@@ -344,20 +344,6 @@ def _told(reason: npt.NDArray[np.object_], formula: str) -> str:
         level = logging.WARNING if "not finite" in told else logging.INFO
         logger.log(level, "Lesion-symptom map '%s' dropped %s", formula, told)
     return told or "none"
-
-
-def _check_once(ds: xr.Dataset, used: IntArray, formula: str) -> None:
-    """Refuse two scans of one person, who cannot be exchanged like two people."""
-    people = same_people(ds)[used]
-    who, count = np.unique(people, return_counts=True)
-    if count.max() > 1:
-        twice = np.flatnonzero(people == who[count.argmax()])
-        labels = ds["subject"].values[used[twice]] if "subject" in ds.coords else used[twice]
-        raise StatisticsError(
-            f"Formula '{formula}': {int((count > 1).sum())} people are in it more than once, as "
-            f"{', '.join(map(str, labels[:4]))}. Permutations need one scan a person: keep one "
-            "session, e.g. ds.isel(subject=ds['session'].values == 'ses-1')."
-        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import xarray as xr
 
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import MissingVariableError, StatisticsError, check_all
-from scalebrain.features.inclusion import same_people
+from scalebrain.features.inclusion import ONE_SCAN, check_one_scan, same_people
 from scalebrain.stats.design import ParsedFormula, parse_formula
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.mixed_fit import Fits, fit_intercepts
@@ -60,7 +60,8 @@ def mixed_model(
         over `dim` gives each region its own design. ``+ (1 + age | cohort)`` adds a random
         slope, correlated with the intercept; without it, ``(1 | cohort)`` is understood.
     groups
-        Variable over ``subject`` whose values share an intercept.
+        Variable over ``subject`` whose values share an intercept. Where people have several
+        scans, it has to be ``"person"``.
     weights
         Variable over ``subject`` of prior weights: a residual has the variance
         ``residual_variance / weight``. Default: all one.
@@ -114,14 +115,18 @@ def mixed_model(
     StatisticsError
         If the formula is malformed, an option is out of range, or a region has a
         rank-deficient design (the columns are named), too few rows, fewer than two groups, or
-        an outcome without residual variation; with permutations, if a person is in a group
-        twice.
+        an outcome without residual variation; whatever `errors` says, if the rows used hold a
+        person twice, but for groups that hold one person each.
 
     Notes
     -----
     Rows with a missing or infinite value in any variable, or in any function of one (such
     as ``log10`` of zero), are dropped, counted and flagged in ``dropped``; ``scale``
     standardizes on the rows that remain.
+
+    Two scans of a person are more alike than those of two people, so that an intercept of the
+    cohort would count a person as often as there are scans: of a predictor that does not vary
+    within people, tests at 5 % would reject far more often than that.
 
     The likelihood is profiled to one parameter, the ratio of the two variances, and searched
     over a grid and then to machine precision, on orthonormalized columns: the numbers are
@@ -191,13 +196,14 @@ def mixed_model(
     )
     if not keep.all():
         table.reasons[f"{included} is False, or the age is extrapolated"] = ~keep
-    people = same_people(ds) if n_permutations else np.arange(ds.sizes["subject"])
     options = _Options(
-        confidence, reml, n_permutations, permuted, n_bootstrap, seed, _label_ranks(ds), people
+        confidence, reml, n_permutations, permuted, n_bootstrap, seed, _label_ranks(ds)
     )
+    people = same_people(ds)
     failures: list[str] = []
     with one_thread_each():
         for job in jobs(source, table, failures):
+            _check_people(job, source, people)
             try:
                 _fit(job, source, table, failures, options)
             except StatisticsError as error:
@@ -218,7 +224,6 @@ class _Options:
     n_bootstrap: int
     seed: int
     ranks: npt.NDArray[np.int64]
-    people: npt.NDArray[np.int64]
 
 
 def _check_options(
@@ -267,7 +272,6 @@ def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _
         y = y[:, fine]
     positions = job.positions[fine]
     if options.n_permutations:
-        _check_exchangeable(job, source, options.people)
         draw = Permutations(options.n_permutations, options.seed, options.ranks)
         t = np.abs(fits.estimate / fits.se)[fine]
         for column in _columns(job, table, options.permuted):
@@ -306,21 +310,18 @@ def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _
             )
 
 
-def _check_exchangeable(job: Job, source: Source, people: npt.NDArray[np.int64]) -> None:
-    """Refuse scans of one person among those of others: they are more alike than these."""
-    codes = job.basis.codes
-    pairs, count = np.unique(np.stack([codes, people[job.rows]]), axis=1, return_counts=True)
-    persons = np.bincount(pairs[0], minlength=job.basis.n_groups)
-    again = np.flatnonzero((count > 1) & (persons[pairs[0]] > 1))
-    if not again.size:
-        return
-    twice = job.rows[(people[job.rows] == pairs[1, again[0]]) & (codes == pairs[0, again[0]])]
-    labels = source.ds["subject"].values[twice] if "subject" in source.ds.coords else twice
-    raise StatisticsError(
-        f"{job.where}: {again.size} people are in one '{source.groups}' more than once, as "
-        f"{', '.join(map(str, labels[:4]))}. Permutations need one scan a person: keep one "
-        "session, e.g. ds.isel(subject=ds['session'].values == 'ses-1'), or exchange within people "
-        "(groups='person')."
+def _check_people(job: Job, source: Source, people: npt.NDArray[np.int64]) -> None:
+    """Refuse scans of one person beside those of others in a group, or in two groups."""
+    other = "Or give each person an intercept: groups='person'."
+    if source.groups == "person":
+        other = "Or join 'dataset' and 'person' to one variable, for people of the same name."
+    check_one_scan(
+        source.ds,
+        job.rows,
+        where=f"{job.where}, groups='{source.groups}'",
+        ways=f"{ONE_SCAN} {other}",
+        people=people,
+        groups=job.basis.codes,
     )
 
 

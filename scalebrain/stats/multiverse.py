@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
 from scalebrain.options import report_progress
 from scalebrain.stats.choices import ICV_CHOICES, SCALE_CHOICES, Choice, site_choices
 from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
@@ -36,11 +37,12 @@ IntArray = npt.NDArray[np.int64]
 
 #: Verdicts on an effect, and when they are given.
 VERDICTS = {
-    "robust": "same sign and an interval without zero in every specification",
-    "mostly": "same sign in every specification, an interval without zero in at least half",
-    "weak": "an interval without zero in fewer than half of the specifications",
+    "robust": "fitted in every specification, with the same sign and an interval without zero",
+    "mostly": "same sign wherever it was fitted, an interval without zero in at least half of all "
+    "specifications",
+    "weak": "an interval without zero in fewer than half of all specifications",
     "contradictory": "intervals on both sides of zero, or signs that differ beside intervals "
-    "without zero in at least half",
+    "without zero in at least half of those that were fitted",
 }
 
 
@@ -65,7 +67,8 @@ def multiverse(
         Dataset of a finished store on native sides.
     policies
         Further Datasets of the same subjects by name, whose brain ages were made under
-        another lesion policy. `ds` itself takes the name of its own policy.
+        another lesion policy. `ds` itself takes the name of its own policy; ages of another
+        tool (:func:`scalebrain.import_ages`) are ``"imported"``, under what the tool does.
     axes
         Further or other axes of choices by name. Defaults: ``site`` (:func:`site_choices`),
         ``icv`` (`ICV_CHOICES`) and ``scale`` (`SCALE_CHOICES`). An axis of a default's
@@ -103,7 +106,8 @@ def multiverse(
     MissingVariableError
         If a variable that a choice needs is not in `ds`.
     StatisticsError
-        If a policy has other subjects, or nothing can be fitted.
+        If a policy has other subjects, two choices of an axis are the same model, a person is
+        in the eligible rows twice, or nothing can be fitted.
 
     Notes
     -----
@@ -117,11 +121,12 @@ def multiverse(
     least squares. Without, they are ordinary least squares. Percentile intervals are
     widened for few groups (:func:`scalebrain.stats.sem_boot.widened_tail`).
 
-    Verdicts: ``robust`` same sign and an interval without zero in every specification;
-    ``mostly`` same sign in every specification, an interval without zero in at least half;
-    ``contradictory`` intervals on both sides of zero, or signs that differ beside intervals
-    without zero in at least half; ``weak`` otherwise. Specifications are not independent
-    samples, so the shares are no p values.
+    Verdicts: ``robust`` fitted in every specification, with the same sign and an interval
+    without zero; ``mostly`` same sign wherever it was fitted, an interval without zero in at
+    least half of all specifications; ``contradictory`` intervals on both sides of zero, or
+    signs that differ beside intervals without zero in at least half of those that were fitted;
+    ``weak`` otherwise. A specification that could not be fitted speaks for no effect.
+    Specifications are not independent samples, so the shares are no p values.
 
     References
     ----------
@@ -133,10 +138,11 @@ def multiverse(
     if n_boot < 2:
         raise StatisticsError(f"n_boot must be 2 or more, got {n_boot}.")
     site = {"site": site_choices(groups, group=group, included=included)}
-    chosen = _axes(ds, policies or {}, site | dict(axes or {}))
+    chosen = _axes(ds, policies or {}, site | dict(axes or {}), covariates)
     keep = eligible_subjects(ds, group=group, included=included)
     codes = group_codes(ds, groups)
     keep &= codes >= 0
+    check_one_scan(ds, keep, where="Multiverse", ways=ONE_SCAN, groups=codes[keep])
     n_groups = len(np.unique(codes[keep]))
     if n_groups < 2:
         raise StatisticsError(
@@ -209,10 +215,13 @@ def _axes(
     ds: xr.Dataset,
     policies: Mapping[str, xr.Dataset],
     axes: Mapping[str, Sequence[Choice]],
+    covariates: Sequence[str],
 ) -> dict[str, Sequence[Choice]]:
     """Lesion policies first, then the other axes, checked."""
-    own = "as_stored"
-    if "node_features" in ds.variables:
+    own, pad = "as_stored", find_pad(ds).name
+    if pad in ds.variables and "tool" in ds[pad].attrs:
+        own = "imported"  # by no policy of ours, whatever that of our features is
+    elif "node_features" in ds.variables:
         own = str(ds["node_features"].attrs.get("lesion_policy", own))
     if own in policies:
         raise StatisticsError(
@@ -246,7 +255,25 @@ def _axes(
                 f"Multiverse: axis '{axis}' needs {', '.join(map(repr, absent))}, which the "
                 f"Dataset lacks. Way out: axes={{'{axis}': [Choice('as_is')]}} leaves the axis out."
             )
+        _check_different(axis, choices, covariates)
     return found
+
+
+def _check_different(axis: str, choices: Sequence[Choice], covariates: Sequence[str]) -> None:
+    """Refuse two names for one model, which would count twice in the shares."""
+    held = {"lesion_volume", *covariates}
+    names: dict[tuple[object, ...], str] = {}
+    for one in choices:
+        key = (one.prepare, one.outcome, one.random_intercept, frozenset({*one.covariates} - held))
+        other = names.setdefault(key, one.name)
+        if other != one.name:
+            there = [name for name in one.covariates if name in held]
+            why = f", since {', '.join(there)} is in every model" if there else ""
+            raise StatisticsError(
+                f"Multiverse: choices '{other}' and '{one.name}' of axis '{axis}' are the same "
+                f"regional models under two names{why}. Take it out of `covariates`, or leave one "
+                f"choice: axes={{'{axis}': [Choice('{other}')]}}."
+            )
 
 
 def _all(axes: Mapping[str, Sequence[Choice]]) -> list[Choice]:
@@ -487,9 +514,10 @@ def _stability(out: xr.Dataset) -> xr.Dataset:
     clear = np.where(sign > 0, above, below) & fitted
     same = ((np.sign(estimate) == sign) & fitted).sum(axis=1) / count
     share = clear.sum(axis=1) / count
+    of_all = clear.mean(axis=1)
     contradictory = (above.any(axis=1) & below.any(axis=1)) | ((same < 1) & (share >= 0.5))
     verdict = np.select(
-        [contradictory, (same == 1) & (share == 1), (same == 1) & (share >= 0.5)],
+        [contradictory, of_all == 1, (same == 1) & (of_all >= 0.5)],
         ["contradictory", "robust", "mostly"],
         "weak",
     ).astype(object)
@@ -497,8 +525,11 @@ def _stability(out: xr.Dataset) -> xr.Dataset:
         "median_estimate": (median, "Median over the specifications"),
         "lowest_estimate": (np.nanmin(estimate, axis=1), "Lowest of the specifications"),
         "highest_estimate": (np.nanmax(estimate, axis=1), "Highest of the specifications"),
-        "same_sign": (same, "Share of specifications with the sign of the median"),
-        "excludes_zero": (share, "Share with that sign and an interval that excludes zero"),
+        "same_sign": (same, "Share of those that were fitted with the sign of the median"),
+        "excludes_zero": (
+            share,
+            "Share of those that were fitted with that sign and an interval that excludes zero",
+        ),
         "n_fitted": (count, "Specifications that were fitted"),
         "verdict": (verdict, "What becomes of the effect: robust, mostly, weak, contradictory"),
     }

@@ -13,6 +13,7 @@ import scipy.stats
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.stats.pads import find_pad
 from scalebrain.variables import annotate
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 #: Fewest healthy people with a value of a region.
 MINIMUM_REFERENCES = 50
@@ -87,6 +89,10 @@ def normative(
     the healthy people and of Clopper and Pearson. Nobody is placed outside the ages of the
     healthy people.
 
+    Each of several scans of a healthy person counts for its share, so that numbers are of people.
+    Nobody is compared with another scan of herself, also one under another id or of another
+    group, nor placed by a fit to it.
+
     References
     ----------
     Marquand et al. 2016, doi:10.1016/j.biopsych.2015.12.023. Aitkin 1987,
@@ -113,10 +119,11 @@ def normative(
     sex = frame["sex"].fillna("").astype(str).to_numpy()
     healthy = eligible_subjects(ds, group=group, included=included)
     healthy &= np.isfinite(age) & (sex != "")
-    sexes = _sexes(sex[healthy], group)
+    people = same_people(ds)
+    sexes = _sexes(sex[healthy], people[healthy], group)
     healthy &= np.isin(sex, sexes)
-    known = healthy[:, None] & np.isfinite(y)
-    _check_enough(known, ds, dims, group)
+    weight = _shares(healthy[:, None] & np.isfinite(y), people)
+    _check_enough(weight, ds, dims, group)
     low, high = age[healthy].min(), age[healthy].max()
     reason = np.full(len(age), "", dtype=object)
     for rows, why in (
@@ -129,12 +136,12 @@ def normative(
         reason[rows] = why
     placed = reason == ""
     x, scale_x = _designs(age, sex, healthy, sexes)
-    z = _scores(y, x, scale_x, known)
-    own = _held_out(ds, y, x, scale_x, known)
-    z[healthy] = own[healthy]
-    centile, below, n = _centiles(z, own, known)
+    code = _numbers(ds, people, healthy)
+    z = _placed(y, x, scale_x, weight, code)
+    centile, below, n = _centiles(z, weight, people)
     rng = np.random.default_rng(seed)
-    spread = _bootstrap(y, x, scale_x, known, rng, n_bootstrap)
+    spread = _bootstrap(y, x, scale_x, weight, code, rng, n_bootstrap)
+    n_healthy = int(code.max()) + 1
     near, far = _interval(centile, below, n, spread, confidence)
     gap = ~(placed[:, None] & np.isfinite(y))
     out = ds.copy()
@@ -148,7 +155,7 @@ def normative(
         out[key] = made.transpose(*source.dims)
         out[key].attrs = {
             "of": str(name),
-            "healthy": f"{int(healthy.sum())} of group {group}, {low:g} to {high:g} years",
+            "healthy": f"{n_healthy} of group {group}, {low:g} to {high:g} years",
         }
     out["centile_reason"] = ("subject", reason)
     logger.info(
@@ -156,14 +163,14 @@ def normative(
         name,
         placed.sum(),
         len(placed),
-        healthy.sum(),
+        n_healthy,
     )
     return annotate(out)
 
 
-def _sexes(sex: npt.NDArray[Any], group: str) -> list[str]:
-    named, counts = np.unique(sex, return_counts=True)
-    enough = [str(name) for name, count in zip(named, counts, strict=True) if count >= 5]
+def _sexes(sex: npt.NDArray[Any], people: IntArray, group: str) -> list[str]:
+    named = sorted(set(sex.tolist()))
+    enough = [str(name) for name in named if len(set(people[sex == name].tolist())) >= 5]
     if not enough:
         raise StatisticsError(
             f"group '{group}' has no five people of one sex with an age. Pass the group of the "
@@ -172,8 +179,17 @@ def _sexes(sex: npt.NDArray[Any], group: str) -> list[str]:
     return enough
 
 
-def _check_enough(known: BoolArray, ds: xr.Dataset, dims: tuple[Hashable, ...], group: str) -> None:
-    counts = known.sum(axis=0)
+def _shares(known: BoolArray, people: IntArray) -> FloatArray:
+    """Weights (subject, feature) of values that are known, which add to one for each person."""
+    scans = np.zeros((int(people.max(initial=-1)) + 1, known.shape[1]))
+    np.add.at(scans, people, known)
+    return np.asarray(known / np.maximum(scans[people], 1))
+
+
+def _check_enough(
+    weight: FloatArray, ds: xr.Dataset, dims: tuple[Hashable, ...], group: str
+) -> None:
+    counts = np.rint(weight.sum(axis=0))
     few = np.flatnonzero(counts < MINIMUM_REFERENCES)
     if len(few):
         labels = ds[dims[1]].values if len(dims) == 2 and dims[1] in ds.coords else None
@@ -183,6 +199,20 @@ def _check_enough(known: BoolArray, ds: xr.Dataset, dims: tuple[Hashable, ...], 
             f"{', '.join(shown)}, at least {MINIMUM_REFERENCES} are needed for a centile. Bring in "
             "more references, or leave the region out."
         )
+
+
+def _numbers(ds: xr.Dataset, people: IntArray, healthy: BoolArray) -> IntArray:
+    """Give everyone the number of the person among the healthy ones, by first label; or -1."""
+    rank = np.arange(len(people))
+    if "subject" in ds.coords:
+        labels = ds["subject"].values.astype(str)
+        rank[np.argsort(labels, kind="stable")] = np.arange(len(people))
+    named, row = np.unique(people[healthy], return_inverse=True)
+    first = np.full(len(named), len(people))
+    np.minimum.at(first, row, rank[healthy])
+    number = np.full(int(people.max()) + 1, -1)
+    number[named[np.argsort(first)]] = np.arange(len(named))
+    return number[people]
 
 
 def _designs(
@@ -233,62 +263,73 @@ def _weighted(y: FloatArray, x: FloatArray, weight: FloatArray) -> FloatArray:
     return np.asarray((inverse @ cross[:, :, None])[:, :, 0].T)
 
 
-def _scores(y: FloatArray, x: FloatArray, scale_x: FloatArray, known: BoolArray) -> FloatArray:
-    mean, scale = _fit(y, x, scale_x, known.astype(np.float64))
+def _scores(y: FloatArray, x: FloatArray, scale_x: FloatArray, weight: FloatArray) -> FloatArray:
+    mean, scale = _fit(y, x, scale_x, weight)
     return np.asarray((y - x @ mean) / np.exp(np.clip(scale_x @ scale, -300, 300)))
 
 
-def _held_out(
-    ds: xr.Dataset, y: FloatArray, x: FloatArray, scale_x: FloatArray, known: BoolArray
+def _placed(
+    y: FloatArray, x: FloatArray, scale_x: FloatArray, weight: FloatArray, code: IntArray
 ) -> FloatArray:
-    """Scores of the healthy people, each by a fit to other people."""
-    name = "person" if "person" in ds.variables else "subject"
-    labels = ds[name].values if name in ds.variables else np.arange(len(y))
-    healthy = known.any(axis=1)
-    _, code = np.unique(np.asarray(labels).astype(str)[healthy], return_inverse=True)
-    fold = np.full(len(y), -1)
+    """Scores of everyone; of all scans of healthy people by a fit to other people."""
+    z = _scores(y, x, scale_x, weight)
     # spread over all ages and neither by order nor by cohort, which ids often run along
-    fold[healthy] = np.random.default_rng(0).permutation(code.max() + 1)[code] % _FOLDS
-    out = np.full(y.shape, np.nan)
+    folds = np.random.default_rng(0).permutation(code.max() + 1) % _FOLDS
+    fold = np.where(code >= 0, folds[code], -1)
     for k in range(_FOLDS):
         rows = fold == k
-        out[rows] = _scores(y, x, scale_x, known & ~rows[:, None])[rows]
-    out[~known] = np.nan
-    return out
+        z[rows] = _scores(y, x, scale_x, weight * ~rows[:, None])[rows]
+    return z
 
 
 def _centiles(
-    z: FloatArray, own: FloatArray, known: BoolArray
+    z: FloatArray, weight: FloatArray, people: IntArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Centile, healthy people below, and people compared with; nobody with herself."""
     centile, below, n = (np.full(z.shape, np.nan) for _ in range(3))
     for k in range(z.shape[1]):
-        order = np.sort(own[known[:, k], k])
-        there = np.isfinite(z[:, k])
-        left = np.searchsorted(order, z[there, k], "left").astype(np.float64)
-        right = np.searchsorted(order, z[there, k], "right")
-        mine = known[there, k]
-        ties = right - left - mine
-        n[there, k] = len(order) - mine
-        below[there, k] = left + ties / 2
+        held = np.flatnonzero(weight[:, k] > 0)
+        held = held[np.argsort(z[held, k])]
+        count = np.concatenate([[0.0], np.cumsum(weight[held, k])])
+        there = np.flatnonzero(np.isfinite(z[:, k]))
+        left = count[np.searchsorted(z[held, k], z[there, k], "left")]
+        right = count[np.searchsorted(z[held, k], z[there, k], "right")]
+        row, scan = _own_scans(people, there, held)
+        share, own, other = weight[scan, k], z[scan, k], z[there[row], k]
+        left -= np.bincount(row, share * (own < other), len(there))
+        right -= np.bincount(row, share * (own <= other), len(there))
+        mine = np.bincount(row, share, len(there))
+        n[there, k] = np.rint(count[-1] - mine)
+        below[there, k] = np.round((left + right) / 2, 9)  # shares of scans add up to people
         centile[there, k] = (below[there, k] + 0.5) / (n[there, k] + 1)
     return centile, below, n
+
+
+def _own_scans(people: IntArray, there: IntArray, held: IntArray) -> tuple[IntArray, IntArray]:
+    """Pairs of a position in `there` and a row of `held` that is of the same person."""
+    held = held[np.argsort(people[held], kind="stable")]
+    first = np.searchsorted(people[held], people[there], "left")
+    size = np.searchsorted(people[held], people[there], "right") - first
+    row = np.repeat(np.arange(len(there)), size)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(size) - size, size)
+    return row, held[first[row] + within]
 
 
 def _bootstrap(
     y: FloatArray,
     x: FloatArray,
     scale_x: FloatArray,
-    known: BoolArray,
+    shares: FloatArray,
+    code: IntArray,
     rng: np.random.Generator,
     draws: int,
 ) -> FloatArray:
     """Spread of the probit of the centile over draws of the healthy people."""
-    people = np.flatnonzero(known.any(axis=1))
+    people = np.unique(code[shares.any(axis=1)])
     total, squares = np.zeros(y.shape), np.zeros(y.shape)
     for _ in range(draws):
-        picked = np.bincount(rng.choice(people, len(people)), minlength=len(y))
-        weight = picked.astype(np.float64)[:, None] * known
+        picked = np.bincount(rng.choice(people, len(people)), minlength=code.max() + 1)
+        weight = np.where(code >= 0, picked[code], 0)[:, None] * shares
         mean, scale = _fit(y, x, scale_x, weight)
         z = (y - x @ mean) / np.exp(np.clip(scale_x @ scale, -300, 300))
         for k in range(y.shape[1]):

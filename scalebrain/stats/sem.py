@@ -15,6 +15,7 @@ import xarray as xr
 
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
+from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.sem_boot import Replicates, bootstrap
 from scalebrain.stats.sem_compare import comparison, conclusions, rival_paths
@@ -135,8 +136,9 @@ def sem(
     MissingVariableError
         If a variable that the model needs is not in `ds`.
     StatisticsError
-        If the model is malformed or not identified, a variable is constant, or the fit does
-        not converge.
+        If the model is malformed or not identified, a variable is constant, the fit does
+        not converge, or the rows used hold a person twice (two scans of a person are no two
+        people, to whom standard errors, p values and fit indices apply).
 
     Notes
     -----
@@ -212,6 +214,7 @@ def sem(
     told = _told(frame, keep, used, clusters)
     if not used.any():
         raise StatisticsError(f"SEM: no complete row: {told}. Check these variables.")
+    check_one_scan(ds, used, where="SEM", ways=ONE_SCAN)
     data, codes = frame[used], np.unique(clusters[used], return_inverse=True)[1]
     with one_thread_each():  # sums in one order: the numbers do not depend on the machine
         fit = fit_sem(parsed, data, missing=missing, codes=codes)

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import StatisticsError, check_all
+from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
 from scalebrain.stats.design import (
     ParsedFormula,
     design_matrix,
@@ -96,7 +97,8 @@ def site_summary(
         If a cohort has fewer than 10 people or than three for each column of the design, a
         cell of one or two categorical variables holds 1 to 4 people, one person makes up
         more than nine tenths of a sum, or the formula depends on the site. Every failure is
-        named.
+        named. Before that, if a person is in the rows twice: what hides a person in a sum is
+        the number of people, not that of their scans.
     MissingVariableError
         If the formula names an unknown variable.
 
@@ -129,6 +131,7 @@ def site_summary(
         raise StatisticsError(f"Site summary '{formula}': no subject has every value.")
     of = frames[0][str(groups)].astype(str).to_numpy()
     wanted = _wanted(of[used], cohorts, groups)
+    check_one_scan(ds, used & np.isin(of, wanted), where=f"Site summary '{formula}'", ways=ONE_SCAN)
     failures: list[str] = []
     made = []
     for cohort in wanted:

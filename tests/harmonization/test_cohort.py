@@ -179,10 +179,19 @@ def test_harmonize__one_scan_a_person(study):
     stroke = study.isel(subject=(study["group"] == "stroke").values)
     persons = [f"p{k // 2}" for k in range(stroke.sizes["subject"])]
     stroke = stroke.assign_coords(person=("subject", persons))
-    with pytest.raises(StatisticsError, match="60 persons are in the fit more than once"):
+    with pytest.raises(StatisticsError, match=r"60 people are in the rows more than.*Harmonizer"):
         harmonize(stroke)
     fitted = Harmonizer.fit(stroke.isel(subject=slice(0, None, 2)))
     assert np.isfinite(fitted.transform(stroke)["brain_pad_corrected_harmonized"]).all()
+    alike = stroke.drop_vars("person").assign_coords(
+        scan_hash=("subject", ["same", "same", *(f"scan {k}" for k in range(118))])
+    )
+    with pytest.raises(StatisticsError, match=r"1 person is in the rows.* sub-095, sub-096"):
+        harmonize(alike)
+    named = stroke.assign_coords(  # one name in two datasets is two people
+        dataset=("subject", np.arange(120) % 2)
+    )
+    assert np.isfinite(harmonize(named)["brain_pad_corrected_harmonized"]).all()
 
 
 def test_harmonize__refuses_what_is_not_there(study):

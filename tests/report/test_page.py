@@ -353,6 +353,9 @@ def test_methods__tell_of_the_multiverse_and_of_decisions(study: Study):
         "lesioned tissue and the scale of outcomes (Steegen 2016)"
     ) in text
     assert "judged 4 scans: 1 excluded, 1 unsure and kept; who was not judged" in text
+    tried.attrs["axes"] = {"policy": ["imported"], "scale": ["raw", "rank"]}  # one is no choice
+    text = visible(methods_text(ds, StudyResults(multiverse=tried)))
+    assert "combination of choices about the scale of outcomes (Steegen" in text
     text = visible(methods_text(study.ds, StudyResults()))
     assert "Steegen" not in text
     assert "judged" not in text

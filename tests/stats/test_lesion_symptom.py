@@ -589,7 +589,7 @@ def changed(ds, **values):
             "motor_score ~ age",
             {},
             StatisticsError,
-            "30 people are in it more than once, as sub-",
+            "30 people are in the rows more than once, as sub-",
         ),
     ],
 )

@@ -319,6 +319,20 @@ def test_site_summary__refuses(change, formula, message):
         site_summary(change(ds), formula, cohorts=["c0"])
 
 
+def test_site_summary__counts_people_and_not_scans():
+    """Four people of six sessions each are not 24 people."""
+    ds = sites(sizes=(24, 30)).assign_coords(subject=np.arange(54))
+    number = np.where(np.arange(54) < 24, np.arange(54) % 4, np.arange(54))
+    ds = ds.assign(person=("subject", number.astype(str)))
+    words = r"4 people are in the rows more than once, as 0, 4, 8, 12.*included='included'"
+    with pytest.raises(StatisticsError, match=words):
+        site_summary(ds, "brain_pad_corrected ~ age")
+    assert site_summary(ds, "brain_pad_corrected ~ age", cohorts=["c1"])["n"].item() == 30
+    kept = ds.assign(included=("subject", np.arange(54) >= 20))
+    with pytest.raises(StatisticsError, match="4 people with all values, at least 10"):
+        site_summary(kept, "brain_pad_corrected ~ age")
+
+
 def test_site_summary__names_every_cohort_that_is_too_small():
     ds = sites(sizes=(30, 6, 40, 4))
     with pytest.raises(StatisticsError, match=r"(?s)2 problems.*'c1': 6 people.*'c3': 4 people"):

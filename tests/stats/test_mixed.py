@@ -417,3 +417,57 @@ def test_mixed_model__missing_text_and_object_columns_are_dropped():
     assert int(result["n"]) == 11
     assert "sex missing or infinite: 1" in result.attrs["rows_dropped"]
     assert pd.Index(result["term"].values).tolist() == ["Intercept", "age", "sex[T.M]"]
+
+
+def sessions(n_people=40, n_nodes=400, seed=0):
+    """Three scans of each person, a third of whose variance is within people."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(n_people), 3)
+    own = rng.normal(0, 1.4, (n_people, n_nodes))[who]
+    return xr.Dataset(
+        {"y": (("subject", "node"), own + rng.normal(size=own.shape))},
+        coords={
+            "subject": [f"sub-{k}_ses-{s}" for k in range(n_people) for s in (1, 2, 3)],
+            "person": ("subject", np.array([f"sub-{k}" for k in who])),
+            "session": ("subject", np.tile(["ses-1", "ses-2", "ses-3"], n_people)),
+            "cohort": ("subject", np.array([f"site{k % 5}" for k in who])),
+            "age": ("subject", rng.uniform(40, 80, n_people)[who]),
+            "included": ("subject", np.arange(who.size) % 3 == 1),
+        },
+    )
+
+
+@pytest.mark.parametrize("errors", ["raise", "record"])
+def test_mixed_model__refuses_scans_of_one_person_as_people(errors):
+    ds = sessions(n_nodes=3)
+    model = {"dim": "node", "errors": errors}
+    words = (
+        r"groups='cohort': 40 people are in the rows more than once, as sub-0_ses-1, sub-0_ses-2, "
+        r"sub-0_ses-3.*included='included'.*groups='person'"
+    )
+    with pytest.raises(StatisticsError, match=words):
+        mixed_model(ds, "y ~ age", included=None, **model)
+    assert (mixed_model(ds, "y ~ age", **model)["n"] == 40).all()
+    first = ds.isel(subject=ds["session"].values == "ses-1")
+    assert (mixed_model(first, "y ~ age", included=None, **model)["n"] == 40).all()
+    gaps = ds.assign(y=ds["y"].where(ds["session"] == "ses-2"))  # only rows that are used count
+    assert (mixed_model(gaps, "y ~ age", included=None, **model)["n"] == 40).all()
+    datasets = ds.assign(
+        person=("subject", np.tile(np.arange(20), 6).astype(str)),
+        dataset=("subject", np.repeat(["a", "b"], 60)),
+    )
+    with pytest.raises(StatisticsError, match="Or join 'dataset' and 'person'"):
+        mixed_model(datasets, "y ~ age", groups="person", included=None, **model)
+
+
+def test_mixed_model__intercepts_of_people_keep_the_level():
+    """Type I error at 5% of a predictor between people, beside the 5% of one scan each."""
+    ds = sessions()
+    rate = {}
+    for name, options in {"all": {"groups": "person", "included": None}, "one": {}}.items():
+        p = mixed_model(ds, "y ~ age", dim="node", **options)["p"].sel(term="age")
+        rate[name] = float((p < 0.05).mean())
+    assert 0.025 < rate["all"] < 0.08, rate
+    hidden = ds.drop_vars(["person", "included"])  # nothing says whose scans these are
+    naive = mixed_model(hidden, "y ~ age", dim="node")["p"].sel(term="age")
+    assert (naive < 0.05).mean() > 0.15

@@ -5,9 +5,10 @@ import pytest
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import ANOTHER_SCAN, inclusion
 from scalebrain.stats.choices import Choice, rank_normal, site_choices
 from scalebrain.stats.mixed import mixed_model
-from scalebrain.stats.multiverse import multiverse
+from scalebrain.stats.multiverse import _stability, multiverse
 from scalebrain.stats.multiverse_fit import Equation
 from scalebrain.stats.sem import DEFAULT_MODEL, sem
 
@@ -159,6 +160,10 @@ def test_multiverse__a_step_that_cannot_be_taken_is_told(cohort):
     result = multiverse(one, axes={"icv": [Choice("none")], "scale": [Choice("raw")]}, n_boot=20)
     assert any("harmonized" in why for why in result.attrs["failures"])
     assert (result["n_fitted"] == 2).all()
+    clear = result.sel(effect="cst -> motor")  # wherever it was fitted, which is half
+    assert clear["excludes_zero"] == 1
+    assert clear["verdict"] == "mostly"
+    assert "robust" not in result["verdict"].values
 
 
 def test_multiverse__does_not_depend_on_the_order_of_subjects(cohort):
@@ -205,6 +210,66 @@ def test_multiverse__refuses_with_a_way_out(cohort):
     one = cohort.assign_coords(cohort=("subject", ["a"] * cohort.sizes["subject"]))
     with pytest.raises(StatisticsError, match="of 1 group"):
         multiverse(one)
+
+
+def stable(low, high):
+    """A result of one effect; missing where it was not fitted."""
+    low, high = np.array([low], dtype=float), np.array([high], dtype=float)
+    dims = ("effect", "specification")
+    intervals = {"estimate": (low + high) / 2, "ci_low": low, "ci_high": high}
+    return _stability(xr.Dataset({k: (dims, v) for k, v in intervals.items()}))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        ([1, 1, 1, 1], [2, 2, 2, 2], "robust"),
+        ([1, 1, 1, np.nan], [2, 2, 2, np.nan], "mostly"),
+        ([1, 1, np.nan, np.nan], [2, 2, np.nan, np.nan], "mostly"),
+        ([1, np.nan, np.nan, np.nan], [2, np.nan, np.nan, np.nan], "weak"),
+        ([1, 1, -1, np.nan], [2, 2, 2, np.nan], "mostly"),
+        ([1, -1, -1, np.nan], [2, 2, 2, np.nan], "weak"),
+        ([1, 1, -2, np.nan], [2, 2, 1, np.nan], "contradictory"),
+        ([1, 1, -2, np.nan], [2, 2, -1, np.nan], "contradictory"),
+    ],
+)
+def test_stability__counts_what_could_not_be_fitted(low, high, verdict):
+    assert stable(low, high)["verdict"].item() == verdict
+
+
+def test_multiverse__imported_ages_are_under_no_policy_of_ours(cohort):
+    features = xr.DataArray(np.zeros(cohort.sizes["subject"]), dims="subject")
+    ds = cohort.assign(node_features=features.assign_attrs(lesion_policy="mask_nodes"))
+    assert list(multiverse(ds, axes=PLAIN, n_boot=2)["policy"].values) == ["mask_nodes"]
+    ds["brain_pad_corrected"].attrs["tool"] = "other"
+    assert list(multiverse(ds, axes=PLAIN, n_boot=2)["policy"].values) == ["imported"]
+
+
+def test_multiverse__two_names_for_one_model_are_refused(cohort):
+    words = r"'without_icv' and 'with_icv' of axis 'icv' are the same.*since icv is in every model"
+    with pytest.raises(StatisticsError, match=words):
+        multiverse(cohort, covariates=["age", "icv"])
+    with pytest.raises(StatisticsError, match="'a' and 'b' of axis 'site' are the same"):
+        multiverse(cohort, axes={"site": [Choice("a"), Choice("b")]})
+    axes = PLAIN | {"icv": [Choice("with_icv", covariates=("icv",))]}
+    assert multiverse(cohort, covariates=["age", "icv"], axes=axes, n_boot=2).sizes["effect"] == 29
+
+
+def test_multiverse__harmonizes_where_a_person_has_two_sessions(cohort):
+    """Inclusion leaves one of them, so that ComBat takes nobody twice."""
+    n = cohort.sizes["subject"]
+    person = np.array([f"p{k}" for k in range(n)])
+    person[70] = person[64]
+    ds = cohort.assign(person=("subject", person), lesion_present=cohort["group"] == "stroke")
+    ds = ds.assign(scan_present=("subject", np.ones(n, dtype=bool)))
+    ds = ds.assign(inclusion(ds).data_vars)
+    assert (ds["exclusion_reason"] == ANOTHER_SCAN).sum() == 1
+    with pytest.raises(StatisticsError, match="Multiverse: 1 person is in the rows more than once"):
+        multiverse(ds, included=None)
+    axes = {"icv": [Choice("none")], "scale": [Choice("raw")]}
+    result = multiverse(ds, axes=axes, n_boot=2)
+    assert result.attrs["failures"] == []
+    assert (result["n_fitted"] == 4).all()
 
 
 def test_multiverse__and_path_model_survive_a_file(cohort, tmp_path):

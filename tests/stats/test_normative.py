@@ -124,6 +124,43 @@ def test_normative__refuses():
         normative(ds, n_bootstrap=1)
 
 
+def again(ds, rows, name, **changes):
+    """The Dataset with further scans of some people, under other ids."""
+    more = ds.isel(subject=rows)
+    more = more.assign_coords(subject=[f"{s}_{name}" for s in more["subject"].values])
+    return xr.concat([ds, more.assign_coords(**changes)], "subject", data_vars="minimal")
+
+
+def test_normative__counts_people_and_not_scans():
+    """Copies of the scans of healthy people change nothing, and are no people."""
+    ds, _ = people(60, 40)
+    ds = ds.assign_coords(person=("subject", ds["subject"].values))
+    before = normative(ds, n_bootstrap=20)
+    twice = again(again(ds, np.arange(60), "b"), np.arange(20), "c")
+    after = normative(twice, n_bootstrap=20)
+    names = ("brain_age_centile", "brain_age_centile_low", "brain_age_centile_high", "brain_pad_z")
+    for name in names:
+        np.testing.assert_allclose(after[name][:100], before[name], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(after[name][100:160], before[name][:60], rtol=1e-6, atol=1e-6)
+    assert after["brain_age_centile"].attrs["healthy"].startswith("60 of group")
+    few, _ = people(30, 20)
+    few = few.assign_coords(person=("subject", few["subject"].values))
+    with pytest.raises(StatisticsError, match="30 healthy people"):
+        normative(again(few, np.arange(30), "b"))
+
+
+def test_normative__nobody_is_placed_by_her_own_scan_under_another_id():
+    ds, _ = people(120, 20)
+    marks = np.array([f"scan {k}" for k in range(140)])
+    ds = ds.assign_coords(scan_hash=("subject", marks))
+    before = normative(ds, n_bootstrap=20)
+    group = ("subject", np.full(10, "stroke", dtype=object))
+    after = normative(again(ds, np.arange(10), "b", group=group), n_bootstrap=20)
+    for name in ("brain_age_centile", "brain_pad_z"):
+        np.testing.assert_array_equal(after[name][:140], before[name])
+        np.testing.assert_array_equal(after[name][140:], before[name][:10])
+
+
 def test_fit__maximizes_the_likelihood():
     import scipy.optimize
 

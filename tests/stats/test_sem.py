@@ -344,3 +344,12 @@ def test_sem__bootstrap_on_workers_equals_the_one_here():
     ):
         there = sem(ds, model, missing="fiml", n_boot=60)
     xr.testing.assert_identical(here, there)
+
+
+def test_sem__refuses_scans_of_one_person_as_people(cohort):
+    n = cohort.sizes["subject"]
+    twice = cohort.assign(person=("subject", [f"p{k // 2}" for k in range(n)]))
+    with pytest.raises(StatisticsError, match=r"SEM: 28 people are in the rows more than once"):
+        sem(twice, n_boot=0)
+    one = twice.assign(included=("subject", np.arange(n) % 2 == 0))
+    assert int(sem(one, n_boot=0)["n"]) == 30
