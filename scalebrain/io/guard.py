@@ -354,7 +354,13 @@ RULES: dict[str, Rule] = {
         ),
         Rule("bad-number", 31, "E", "Any other cell that is not a usable number", "rejected"),
         Rule("age-range", 32, "E", "An age range", "rejected"),
-        Rule("age-censored", 32, "D", "Age `89+`", "89, and `age_censored`"),
+        Rule(
+            "age-censored",
+            32,
+            "D",
+            "Age `89+`",
+            "89, and `age_censored`; left out of training and statistics",
+        ),
         Rule(
             "extrapolated",
             33,
