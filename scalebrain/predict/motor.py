@@ -140,8 +140,8 @@ def predict_motor(
     MissingVariableError
         If a variable is missing.
     StatisticsError
-        If there are fewer than two cohorts with usable rows, a person or a scan is in two of
-        them, the target is constant or among the predictors, or `extra` does not fit.
+        If there are fewer than two cohorts with usable rows, a person or a scan is used twice, the
+        target is constant or among the predictors, or `extra` does not fit.
     ConfigError
         If a learner or a feature group is unknown, or a number is out of range.
 

@@ -151,18 +151,22 @@ class MotorTask:
 
 
 def _check_people(ds: xr.Dataset, used: BoolArray, cohort: npt.NDArray[np.object_]) -> None:
-    """Refuse a person, or a scan, that is in several cohorts."""
+    """Refuse a person, or a scan, that is there more than once."""
     people = same_people(ds)[used]
     subjects = ds["subject"].values[used] if "subject" in ds.coords else np.flatnonzero(used)
     failures = []
     for person in np.flatnonzero(np.bincount(people) > 1):
         own = people == person
-        if len(set(cohort[own])) > 1:
-            where = ", ".join(f"{s} ({c})" for s, c in zip(subjects[own], cohort[own], strict=True))
-            failures.append(f"{where}: one person or one scan in several cohorts. Keep one.")
+        where = ", ".join(f"{s} ({c})" for s, c in zip(subjects[own], cohort[own], strict=True))
+        failures.append(f"{where}: one person or one scan. Keep one.")
     if failures:
-        shown = "\n".join(failures[:20])
+        more = [f"and {len(failures) - 20} more"] if len(failures) > 20 else []
+        shown = "\n".join([*failures[:20], *more])
         raise StatisticsError(
-            f"Cohorts that are trained on and tested share people:\n{shown}",
+            "Motor prediction takes rows for people, in its folds and in its permutations, but "
+            f"the rows used hold some more than once:\n{shown}\n"
+            "Way out: leave `included` on, which keeps one scan of each person with a stroke (in an "
+            "older store run the features stage again), or choose one scan of each with "
+            "ds.isel(subject=...).",
             code="scan-in-training",
         )

@@ -200,6 +200,20 @@ def test_predict_motor__refuses_a_scan_or_person_in_two_cohorts(name):
         predict_motor(plain(**{name: ids}))
 
 
+@pytest.mark.parametrize("name", ["scan_hash", "person"])
+def test_predict_motor__refuses_a_scan_or_person_twice_in_a_cohort(name):
+    ids = np.array([f"h{k}" for k in range(60)], dtype=object)
+    ids[26] = ids[20]
+    ds = plain(**{name: ids})
+    way = r"20 \(c2\), 26 \(c2\): one person or one scan[\s\S]*leave `included` on"
+    with pytest.raises(StatisticsError, match=way) as caught:
+        predict_motor(ds)
+    assert caught.value.code == "scan-in-training"
+    one_scan = ds.assign(included=("subject", np.arange(60) != 26))
+    result = predict_motor(one_scan, feature_groups={"noise": ["noise"]}, **FAST)
+    assert int(result["n"]) == 59
+
+
 def test_predict_motor__noise_scores_chance():
     result = predict_motor(plain(), feature_groups={"noise": ["noise"]}, **LIGHT)
     assert (result["score"].sel(metric="r2") < 0.15).all()
