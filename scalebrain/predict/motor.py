@@ -164,7 +164,8 @@ def predict_motor(
     (:func:`scalebrain.predict.conformal.likeness`).
 
     Tasks run on the workers of an active Dask client (:func:`scalebrain.open_client`), else
-    one after another, with the same result.
+    one after another, with the same result. Rows are taken in the order of their ids, so that
+    the order of the Dataset changes nothing.
 
     Examples
     --------
@@ -195,7 +196,7 @@ def predict_motor(
         seed=seed,
     )
     table, columns = build_predictors(ds, feature_groups, extra=extra, needed=task.used)
-    table = table[task.used]
+    table = table.iloc[task.rows]
     check_not_the_outcome(table, task.y, str(target))
     names = list(columns)
     units = importance_units(columns[names[-1]])

@@ -36,6 +36,9 @@ class MotorTask:
         Ids of the Dataset's subjects, or None where it has none.
     used
         (subject,) who is used; n of them.
+    rows
+        (n,) positions of those used among the subjects, in the order of their ids: nothing that
+        is found depends on the order of the Dataset. Without ids its order stays.
     dropped
         (subject,) eligible, but without target or cohort.
     y
@@ -56,6 +59,7 @@ class MotorTask:
 
     subjects: npt.NDArray[Any] | None
     used: BoolArray
+    rows: IntArray
     dropped: BoolArray
     y: FloatArray
     severe: BoolArray
@@ -102,15 +106,18 @@ class MotorTask:
             raise StatisticsError(f"No subject with a value of '{target}': {told}.")
         if (keep & ~used).any():
             logger.info("Motor prediction: %s", told)
-        y = score[used]
+        rows = np.flatnonzero(used)
+        if "subject" in ds.coords:
+            rows = rows[np.argsort(ds["subject"].values[rows].astype(str), kind="stable")]
+        y = score[rows]
         if not y.std() > 1e-12 * np.abs(y).max():
             raise StatisticsError(
                 f"Target '{target}' has the same value in all {len(y)} rows used, so there is "
                 "nothing to predict."
             )
-        names = frame[str(groups)][used].astype(str).to_numpy(dtype=object)
+        names = frame[str(groups)].iloc[rows].astype(str).to_numpy(dtype=object)
         cohorts, codes = np.unique(names.astype(str), return_inverse=True)
-        _check_people(ds, used, names)
+        _check_people(ds, rows, names)
         folds = [(train, test) for _, train, test in leave_one_group_out(codes)]
         inner: list[Folds] = [
             grouped_folds(codes[train], n_inner, seed=seed + k)
@@ -119,6 +126,7 @@ class MotorTask:
         return cls(
             ds["subject"].values if "subject" in ds.coords else None,
             used,
+            rows,
             keep & ~used,
             y,
             y < severe_below,
@@ -146,14 +154,14 @@ class MotorTask:
     def spread(self, values: npt.NDArray[Any], fill: Any = np.nan) -> npt.NDArray[Any]:
         """Put values (..., n) back among all subjects (..., subject)."""
         out = np.full((*values.shape[:-1], len(self.used)), fill, dtype=values.dtype)
-        out[..., self.used] = values
+        out[..., self.rows] = values
         return out
 
 
-def _check_people(ds: xr.Dataset, used: BoolArray, cohort: npt.NDArray[np.object_]) -> None:
+def _check_people(ds: xr.Dataset, rows: IntArray, cohort: npt.NDArray[np.object_]) -> None:
     """Refuse a person, or a scan, that is there more than once."""
-    people = same_people(ds)[used]
-    subjects = ds["subject"].values[used] if "subject" in ds.coords else np.flatnonzero(used)
+    people = same_people(ds)[rows]
+    subjects = ds["subject"].values[rows] if "subject" in ds.coords else rows
     failures = []
     for person in np.flatnonzero(np.bincount(people) > 1):
         own = people == person
@@ -165,8 +173,8 @@ def _check_people(ds: xr.Dataset, used: BoolArray, cohort: npt.NDArray[np.object
         raise StatisticsError(
             "Motor prediction takes rows for people, in its folds and in its permutations, but "
             f"the rows used hold some more than once:\n{shown}\n"
-            "Way out: leave `included` on, which keeps one scan of each person with a stroke (in an "
-            "older store run the features stage again), or choose one scan of each with "
+            "Way out: leave `included` on, which keeps one scan of each person with a stroke (run "
+            "the features stage of an older store again), or choose one scan of each with "
             "ds.isel(subject=...).",
             code="scan-in-training",
         )

@@ -94,6 +94,23 @@ def test_predict_motor__is_deterministic(cohort):
     assert not first["prediction"].equals(predict_motor(cohort, **options, seed=6)["prediction"])
 
 
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_predict_motor__does_not_depend_on_the_order_of_subjects(learner):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=60)
+    ds = plain(x=x, motor_score=0.5 + 0.1 * x + rng.normal(0, 0.1, 60))
+    ds["noise"][7], ds["motor_score"][11] = np.nan, np.nan
+    ds = ds.assign_coords(subject=[f"sub-{k:03d}" for k in range(60)])
+    options = LIGHT | {"learners": [learner], "n_permutations": 4, "harmonize": ["x"]}
+    options |= {"feature_groups": {"x": ["x", "noise"]}, "search_anew": [learner]}
+    first = predict_motor(ds, **options)
+    again = predict_motor(ds.isel(subject=rng.permutation(60)), **options)
+    assert not again["subject"].equals(first["subject"])
+    xr.testing.assert_identical(again.sel(subject=first["subject"]), first)
+    observed = ds["motor_score"].sel(subject=again["subject"])
+    np.testing.assert_array_equal(again["observed"], observed)
+
+
 def test_predict_motor__held_out_target_cannot_reach_its_own_prediction():
     rng = np.random.default_rng(1)
     x = rng.normal(size=60)
