@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import xarray as xr
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.predict.learners import Folds
+from scalebrain.predict.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 from scalebrain.predict.splits import grouped_folds, leave_one_group_out
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 
@@ -44,7 +45,7 @@ class MotorTask:
     y
         (n,) target.
     severe
-        (n,) whether it is below the threshold.
+        (n,) whether it is below the threshold; of nobody where there is none.
     cohorts
         Names of the cohorts, sorted.
     codes
@@ -55,6 +56,10 @@ class MotorTask:
         For each cohort, the folds of its training rows.
     told
         Who was left out and why, in words.
+    scales
+        People of each scale of the target, where any is named.
+    severe_below
+        Threshold of being severe; missing where the target's scale has none.
     """
 
     subjects: npt.NDArray[Any] | None
@@ -68,6 +73,8 @@ class MotorTask:
     folds: list[tuple[IntArray, IntArray]]
     inner: list[Folds]
     told: str
+    scales: Mapping[str, int] = field(default_factory=dict)
+    severe_below: float = SEVERE_BELOW
 
     @classmethod
     def of(
@@ -78,7 +85,7 @@ class MotorTask:
         groups: Hashable,
         group: str | None,
         included: Hashable | None,
-        severe_below: float,
+        severe_below: float | None,
         n_inner: int,
         seed: int,
     ) -> MotorTask:
@@ -118,6 +125,8 @@ class MotorTask:
         names = frame[str(groups)].iloc[rows].astype(str).to_numpy(dtype=object)
         cohorts, codes = np.unique(names.astype(str), return_inverse=True)
         _check_people(ds, rows, names)
+        scales = scales_of(ds, rows, target)
+        cut = _cut_off(scales, severe_below)
         folds = [(train, test) for _, train, test in leave_one_group_out(codes)]
         inner: list[Folds] = [
             grouped_folds(codes[train], n_inner, seed=seed + k)
@@ -129,17 +138,21 @@ class MotorTask:
             rows,
             keep & ~used,
             y,
-            y < severe_below,
+            y < cut,
             [str(name) for name in cohorts],
             codes.astype(np.int64),
             folds,
             inner,
             told,
+            scales,
+            cut,
         )
 
     @property
     def skipped(self) -> list[str]:
-        """Folds whose training rows are all severe, or all not."""
+        """Folds whose training rows are all severe, or all not; all of them without a cut-off."""
+        if not np.isfinite(self.severe_below):
+            return [f"every cohort: {_no_cut_off(self.scales)}"]
         out = []
         for name, (train, _) in zip(self.cohorts, self.folds, strict=True):
             if self.one_class(train):
@@ -156,6 +169,29 @@ class MotorTask:
         out = np.full((*values.shape[:-1], len(self.used)), fill, dtype=values.dtype)
         out[..., self.rows] = values
         return out
+
+
+def _cut_off(scales: Mapping[str, int], severe_below: float | None) -> float:
+    """Threshold of being severe; missing where Fugl-Meyer's would be used for another scale."""
+    note = scale_note(scales)
+    if severe_below is not None:
+        if note:
+            logger.info("Motor prediction: %s", note)
+        return severe_below
+    if has_fugl_meyer_only(scales):
+        return SEVERE_BELOW
+    logger.warning(
+        "Motor prediction: %sNobody is called severe: %s. Way out: keep the people of one scale, "
+        "or say with `severe_below` what is severe.",
+        f"{note} " if note else "",
+        _no_cut_off(scales),
+    )
+    return float("nan")
+
+
+def _no_cut_off(scales: Mapping[str, int]) -> str:
+    names = ", ".join(name or "no scale named" for name in scales)
+    return f"the cut-off {SEVERE_BELOW:g} is of Fugl-Meyer, the scores are of {names}"
 
 
 def _check_people(ds: xr.Dataset, rows: IntArray, cohort: npt.NDArray[np.object_]) -> None:

@@ -32,7 +32,15 @@ _FEW = 10
 _N_DRIVERS = 8
 _N_MATCHES = 6
 _TRACT_LOADS = ("tract_load", "tract_load_weighted", "tract_load_max")
-_TEXT = ("sex", "cohort", "group", "lesion_hemisphere", "exclusion_reason", "warnings")
+_TEXT = (
+    "sex",
+    "cohort",
+    "group",
+    "motor_scale",
+    "lesion_hemisphere",
+    "exclusion_reason",
+    "warnings",
+)
 _NUMBERS: Mapping[str, str] = {
     "age": "years",
     "days_post_stroke": "days",
@@ -305,7 +313,8 @@ def _motor(people: People, at: int) -> Facts:
         "interval_over": [str(v) for v in motor.attrs.get("interval_over", [])],
         "interval_guaranteed": bool(motor.attrs.get("interval_guaranteed", 0)),
         "severe_probability": of("severe_probability"),
-        "severe_below": motor.attrs.get("severe_below"),
+        "severe_below": _plain(motor.attrs.get("severe_below") or math.nan),
+        "scale_note": str(motor.attrs.get("scale_note", "")),
         "mean_of_training": _plain(own["baseline_prediction"])
         if "baseline_prediction" in own.variables
         else None,
@@ -464,6 +473,8 @@ def caveats(facts: Facts) -> list[str]:
             "There are too few cohorts for an interval of the motor score that is guaranteed to "
             "cover a new cohort: it takes people of different cohorts for exchangeable."
         )
+    if motor.get("scale_note"):
+        out.append(motor["scale_note"])
     r2 = (motor.get("r2") or {}).get("score")
     if r2 is not None and r2 < 0.1:
         out.append(

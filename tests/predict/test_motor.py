@@ -231,6 +231,61 @@ def test_predict_motor__refuses_a_scan_or_person_twice_in_a_cohort(name):
     assert int(result["n"]) == 59
 
 
+def scaled(*names):
+    """60 people whose scores are of these scales, one cohort after the other."""
+    return plain(motor_scale=np.array([names[k % 6 % len(names)] for k in range(60)], dtype=object))
+
+
+@pytest.mark.parametrize(
+    "names", [("",), ("FMA-UE",), ("FMA-UE", "fma ue/66", "Fugl-Meyer", ""), ("FM-UE", "UEFM")]
+)
+def test_predict_motor__fugl_meyer_and_scores_of_no_named_scale_are_silent(names, caplog):
+    options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
+    result = predict_motor(scaled(*names), **options)
+    assert caplog.text == ""
+    assert result.attrs["scale_note"] == ""
+    assert result.attrs["severe_below"] == 0.424
+    before = predict_motor(plain(), **options)
+    xr.testing.assert_equal(result, before)
+
+
+@pytest.mark.parametrize("names", [("NIHSS",), ("FMA-LE", "fma le"), ("FMA-UE", "NIHSS", "")])
+def test_predict_motor__calls_nobody_severe_by_the_cut_off_of_another_scale(names, caplog):
+    ds = scaled(*names)
+    options = FAST | {"feature_groups": {"noise": ["noise"]}}
+    result = predict_motor(ds, **options)
+    assert len(caplog.messages) == 1
+    assert "Nobody is called severe" in caplog.text
+    assert "`severe_below`" in caplog.text
+    assert result["severe"].isnull().all()
+    assert result["severe_probability"].isnull().all()
+    of_severe = ["auc", "balanced_accuracy", "brier"]
+    assert result["score"].sel(metric=of_severe).isnull().all()
+    assert result["baseline_score"].sel(metric=of_severe).isnull().all()
+    assert result.attrs["severe_below"] == ""
+    assert "is of Fugl-Meyer" in result.attrs["skipped"][0]
+    np.testing.assert_array_equal(
+        result["prediction"], predict_motor(plain(), **options)["prediction"]
+    )
+    told = result.attrs["scale_note"]
+    assert told.endswith("FMA-UE (20), NIHSS (20)).") if "FMA-UE" in names else told == ""
+    caplog.clear()
+    own = predict_motor(ds, severe_below=0.5, **options)
+    assert caplog.text == ""
+    assert own["severe"].notnull().all()
+    assert own.attrs["scale_note"] == told
+
+
+def test_predict_motor__scales_are_of_the_rows_used_and_of_the_motor_score(caplog):
+    ds = scaled("FMA-UE", "NIHSS").rename(motor_score="other")
+    ds["motor_score"] = ds["other"].where(ds["motor_scale"] == "FMA-UE")
+    ds["cohort"] = ("subject", [f"c{k % 5}" for k in range(60)])
+    options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
+    assert predict_motor(ds, **options).attrs["scales"] == {"FMA-UE": 30}
+    assert predict_motor(ds, target="other", **options).attrs["scales"] == {}
+    assert "Nobody" not in caplog.text
+
+
 def test_predict_motor__noise_scores_chance():
     result = predict_motor(plain(), feature_groups={"noise": ["noise"]}, **LIGHT)
     assert (result["score"].sel(metric="r2") < 0.15).all()

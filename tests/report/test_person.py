@@ -102,6 +102,21 @@ def test_person_report__names_subjects_like_one_that_is_not_there(case):
         person_report(ds, subject[:-1], motor=motor)
 
 
+def test_person_report__names_the_scale_of_the_motor_score(case):
+    ds, motor, subject = case
+    assert person_report(ds, subject, motor=motor).facts["person"]["motor_scale"] == ""
+    scales = np.where(np.arange(ds.sizes["subject"]) % 2, "NIHSS", "FMA-UE").astype(object)
+    named = ds.assign(motor_scale=("subject", scales))
+    report = person_report(named, subject)
+    own = report.facts["person"]["motor_scale"]
+    assert own in ("NIHSS", "FMA-UE")
+    assert f"of 1, unimpaired; {own}" in visible(report.html)
+    assert any("several scales" in sentence for sentence in report.facts["caveats"])
+    assert report.facts["motor"]["severe_below"] is None
+    assert report.facts["motor"]["severe_probability"] is None
+    assert json.loads(report.json) == report.facts
+
+
 def test_person_report__escapes_every_text_and_writes_in_its_folder(tmp_path):
     study = make_study(EVIL)
     ds = study.ds.load()
