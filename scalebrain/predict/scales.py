@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -17,8 +16,12 @@ __all__ = ["SEVERE_BELOW", "has_fugl_meyer_only", "scale_note", "scales_of"]
 #: A motor score below this is severe: 28 of the 66 points of Fugl-Meyer, upper extremity.
 SEVERE_BELOW = 0.424
 
-_FUGL_MEYER = re.compile(
-    r"(fma?|fuglmeyer(assessment)?)(ue|upperextremity|upperlimb)?(66)?|ue(fma?|fuglmeyer)"
+#: Names of that scale, by their letters in lower case.
+_FUGL_MEYER = frozenset(
+    (
+        *("fm", "fma", "fmue", "fmaue", "uefm", "uefma", "fuglmeyer", "fuglmeyerue"),
+        *("fuglmeyerassessment", "fuglmeyerupperextremity", "fuglmeyerassessmentupperextremity"),
+    )
 )
 
 
@@ -49,18 +52,18 @@ def scales_of(ds: xr.Dataset, rows: npt.NDArray[Any], outcome: Hashable) -> dict
     out: dict[str, int] = {}
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
         bare = _bare(name)
-        shown = spelled.setdefault("fma" if _FUGL_MEYER.fullmatch(bare) else bare, name)
+        shown = spelled.setdefault("fma" if bare in _FUGL_MEYER else bare, name)
         out[shown] = out.get(shown, 0) + count
     return out if any(out) else {}
 
 
 def has_fugl_meyer_only(scales: Mapping[str, int]) -> bool:
     """Tell whether every scale that is named is Fugl-Meyer of the upper extremity."""
-    return all(not name or _FUGL_MEYER.fullmatch(_bare(name)) for name in scales)
+    return all(not name or _bare(name) in _FUGL_MEYER for name in scales)
 
 
 def scale_note(scales: Mapping[str, int]) -> str:
-    """Say that scores of several scales are pooled; empty when they are not.
+    """Say that scores of several scales are taken as one; empty when they are not.
 
     Parameters
     ----------
@@ -76,11 +79,12 @@ def scale_note(scales: Mapping[str, int]) -> str:
         return ""
     told = [f"{name or 'no scale named'} ({count})" for name, count in scales.items()]
     return (
-        "Motor scores of several scales are pooled as fractions of their maxima, which need not "
+        "Motor scores of several scales are taken as fractions of their maxima, which need not "
         f"mean the same impairment (people of each: {', '.join(told)})."
     )
 
 
 def _bare(name: str) -> str:
-    """Letters and digits alone, in lower case."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+    """Letters and digits alone, in lower case, without the maximum of Fugl-Meyer."""
+    bare = "".join(letter for letter in name.lower() if letter.isalnum())
+    return bare.removesuffix("66")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
 from scalebrain.predict.matched import CST_LOAD, nearest_matches
 from scalebrain.report.content import long_region, number, percent, split_region, text_values
 from scalebrain.report.motorfigures import predictor_label
@@ -172,8 +173,7 @@ def _loads(people: People, at: int) -> Facts:
         return {"reason": "There is no lesion mask.", "rows": []}
     side = people.text("lesion_hemisphere", at)
     one_side = has_one_side(side)
-    others = eligible_subjects(ds)
-    others[at] = False
+    others = _other_people(ds, at)
     cohort = text_values(ds["cohort"]) if "cohort" in ds.variables else np.full(len(others), "")
     near = others & (cohort == cohort[at])
     rows: list[Facts] = []
@@ -210,6 +210,16 @@ def _loads(people: People, at: int) -> Facts:
         "sides": "ipsilesional and contralesional" if one_side else "left and right",
         "rows": rows,
     }
+
+
+def _other_people(ds: xr.Dataset, at: int) -> BoolArray:
+    """One scan, the first by its id, of each other person in the statistics."""
+    people = same_people(ds)
+    rows = np.flatnonzero(eligible_subjects(ds) & (people != people[at]))
+    rows = rows[np.argsort(ds["subject"].values[rows].astype(str), kind="stable")]
+    out = np.zeros(len(people), dtype=np.bool_)
+    out[rows[np.unique(people[rows], return_index=True)[1]]] = True
+    return out
 
 
 # -- brain age ----------------------------------------------------------------------------
@@ -406,6 +416,7 @@ def _matches(people: People, subject: str, at: int) -> Facts:
         "own_value": _plain(found["own_value"]),
         "own_outcome": _plain(found["own_outcome"]),
         "n_within": int(found["n_within"]),
+        "scale_note": str(found.attrs["scale_note"]),
         "rows": rows,
     }
 

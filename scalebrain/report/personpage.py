@@ -437,4 +437,5 @@ def _matches(facts: Facts) -> Section:
         if n
         else "Nobody lies within the calipers; these are the nearest."
     )
-    return Section("matches", title, takeaway, [table])
+    notes = [Note(found["scale_note"], "caution")] if found["scale_note"] else []
+    return Section("matches", title, takeaway, [table, *notes])

@@ -237,7 +237,7 @@ def scaled(*names):
 
 
 @pytest.mark.parametrize(
-    "names", [("",), ("FMA-UE",), ("FMA-UE", "fma ue/66", "Fugl-Meyer", ""), ("FM-UE", "UEFM")]
+    "names", [("",), ("FMA-UE",), ("FMA-UE", "fma_ue/66", "Fugl-Meyer", ""), ("FM-UE", "UEFM")]
 )
 def test_predict_motor__fugl_meyer_and_scores_of_no_named_scale_are_silent(names, caplog):
     options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
