@@ -440,7 +440,7 @@ def compare_motor(
     )
     predictors, groups = build_predictors(ds, needed=task.used)
     given = statistics.MotorTables(
-        predictors[task.used],
+        predictors.iloc[task.rows],
         task.y,
         task.severe.astype(float),
         np.array(task.cohorts)[task.codes],

@@ -45,6 +45,7 @@ _TABLE = {
     "days_post_stroke": np.nan,
     "icv": 1500.0,
     "motor_score": np.nan,
+    "motor_scale": "",
     "lesion_side": "",
     "paresis_side": "",
 }

@@ -100,6 +100,7 @@ REGISTRY: dict[str, VariableSpec] = {
         VariableSpec("days_post_stroke", _S, "f", "days", "Days from stroke to scan"),
         VariableSpec("icv", _S, "f", "mL", "Intracranial volume"),
         VariableSpec("motor_score", _S, "f", "1", "Motor score over its maximum, 1 is unimpaired"),
+        VariableSpec("motor_scale", _S, "UOT", "", "Scale of motor_score, empty when not named"),
         VariableSpec("scan_present", _S, "b", "", "The subject's T1w is in the store"),
         VariableSpec("lesion_present", _S, "b", "", "The subject has a lesion mask"),
         VariableSpec("person", _S, "UOT", "", "Person; several sessions are of one person"),

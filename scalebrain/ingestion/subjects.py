@@ -24,9 +24,12 @@ _FROM_TABLE = {
     "days_post_stroke": np.nan,
     "icv": np.nan,
     "motor_score": np.nan,
+    "motor_scale": "",
     "lesion_side": "",
     "paresis_side": "",
 }
+#: Not written where empty: a store that was made before there was such a value stays up to date.
+_LATER = ("motor_scale",)
 _FROM_FILES = {
     "scan_present": False,
     "gm_present": False,
@@ -59,7 +62,9 @@ def table_rows(dataset: Dataset) -> dict[str, dict[str, Any]]:
     for scan in dataset.scans.values():
         row = table[scan.subject]
         values = {
-            name: _plain(row[name]) for name in _FROM_TABLE if name not in ("person", "session")
+            name: _plain(row[name])
+            for name in _FROM_TABLE
+            if name not in ("person", "session") and (row[name] or name not in _LATER)
         }
         rows[scan.subject] = {
             **values,

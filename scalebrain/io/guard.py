@@ -328,7 +328,7 @@ RULES: dict[str, Rule] = {
             "D",
             "A scan that the model was trained on, also under another id",
             "predicted by the one network that has not seen it, `out_of_fold`; motor prediction "
-            "stops when two cohorts share a scan or a person",
+            "stops when a scan or a person is used twice",
         ),
         Rule(
             "several-sessions",

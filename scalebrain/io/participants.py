@@ -45,6 +45,8 @@ from scalebrain.io.tree import PERSON, SESSION
 
 __all__ = ["Participants", "read_groups", "read_participants"]
 
+_LONGEST_SCALE = 100
+
 T = TypeVar("T", float, str)
 
 
@@ -58,8 +60,9 @@ class Participants:
         One row a subject and session, in the order of the file: subject (``sub-<label>``),
         session (``ses-<label>`` or empty), age (years), age_censored, sex (F, M or empty),
         cohort, group (reference or stroke; empty when the file has no such column),
-        days_post_stroke, icv (mL), motor_score (0 to 1, 1 is unimpaired), lesion_side (L, R,
-        bilateral, midline or empty) and paresis_side (L, R or empty). A missing number is NaN.
+        days_post_stroke, icv (mL), motor_score (0 to 1, 1 is unimpaired), motor_scale (its name,
+        empty without a score and where none is named), lesion_side (L, R, bilateral, midline or
+        empty) and paresis_side (L, R or empty). A missing number is NaN.
     rejected
         Why each row that is not in `table` was left out.
     warnings
@@ -102,6 +105,7 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
     lesion_side = _words(source, rows, "lesion_side", sides, "L, R, bilateral, midline or n/a")
     paresis_side = _words(source, rows, "paresis_side", HANDS, "L, R or n/a")
     _check_sides(rows, lesion_side, paresis_side)
+    motor_score, motor_scale = _motor_scores(source, rows)
     icv = UKB_ICV if source.column("icv") == "26521-2.0" else ICV
     table = pd.DataFrame(
         {
@@ -114,7 +118,8 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
             "group": _groups(source, rows),
             "days_post_stroke": _numbers(source, rows, DAYS),
             "icv": _numbers(source, rows, icv),
-            "motor_score": _motor_scores(source, rows),
+            "motor_score": motor_score,
+            "motor_scale": motor_scale,
             "lesion_side": lesion_side,
             "paresis_side": paresis_side,
         }
@@ -330,14 +335,15 @@ def _cohorts(source: Source, rows: _Rows, default: str) -> list[str]:
     return rows.parse(cells, parse)
 
 
-def _motor_scores(source: Source, rows: _Rows) -> list[float]:
-    """Motor scores over the maximum of their scales, 1 for unimpaired."""
+def _motor_scores(source: Source, rows: _Rows) -> tuple[list[float], list[str]]:
+    """Motor scores over the maximum of their scales, 1 for unimpaired, and these scales."""
     scales = source.scales()
     cells, names = source.cells("motor_score"), source.cells("motor_scale")
     if not scales:
         if source.column("motor_score") == "motor_score":
             _check_one_scale(source, cells, names)
-        return _numbers(source, rows, Quantity("motor_score", "", 0, 1))
+        plain = _numbers(source, rows, Quantity("motor_score", "", 0, 1))
+        return plain, _scale_names(rows, plain, names)
     keys = _scale_keys(source, rows, scales)
     scores = np.full(len(cells), np.nan)
     for key, scale in scales.items():
@@ -347,7 +353,22 @@ def _motor_scores(source: Source, rows: _Rows) -> list[float]:
         fraction = np.array(found) / scale.maximum
         fraction = fraction if scale.higher_is_better else 1 - fraction
         scores = np.where(np.isnan(fraction), scores, fraction)
-    return scores.tolist()
+    declared = [scales[key].name if key in scales else "" for key in keys]
+    return scores.tolist(), _scale_names(rows, scores, declared)
+
+
+def _scale_names(rows: _Rows, scores: Iterable[float], names: Iterable[str]) -> list[str]:
+    """Scale of each score, each written as it is the first time."""
+    own = [n if np.isfinite(score) else "" for score, n in zip(scores, names, strict=True)]
+    first: dict[str, str] = {}
+    return [first.setdefault(name.lower(), name) for name in rows.parse(own, _parse_scale)]
+
+
+def _parse_scale(text: str) -> Cell[str]:
+    if text.isprintable():
+        return Cell("" if is_missing(text) else text[:_LONGEST_SCALE].rstrip())
+    message = f"motor_scale {quote(text)} holds control characters. Write plain text."
+    return Cell("", "bad-number", message)
 
 
 def _scored(cells: Iterable[str], names: Iterable[str]) -> dict[str, str]:

@@ -130,6 +130,7 @@ def _make_table(people: list[str]) -> Participants:
             "cohort": cohorts,
             "group": "",
             **numbers,
+            "motor_scale": "",
             "lesion_side": "",
             "paresis_side": "",
         }

@@ -49,6 +49,7 @@ _DEMOGRAPHIC = (
     "days_post_stroke",
     "icv",
     "motor_score",
+    "motor_scale",
     "dataset",
     "included",
     "exclusion_reason",

@@ -21,6 +21,7 @@ from scalebrain.predict.matching import (
     best_matching,
 )
 from scalebrain.predict.paired import adjusted_terms, balance, paired_fit, sign_flip_p
+from scalebrain.predict.scales import scale_note, scales_of
 from scalebrain.stats.frame import eligible_subjects
 
 __all__ = ["CST_LOAD", "FPN_PAD", "matched_pairs", "nearest_matches"]
@@ -235,7 +236,10 @@ def matched_pairs(
         "confidence": confidence,
         "seed": seed,
         "simulated": str(ds.attrs.get("simulated", "false")),
+        "scale_note": scale_note(scales_of(ds, used, outcome)),
     }
+    if out.attrs["scale_note"]:
+        logger.warning("Matched pairs: %s Way out: keep one scale.", out.attrs["scale_note"])
     logger.info("Matched pairs: %d of %d admissible; %s", len(chosen), pairs.n_contrast, told)
     return out
 
@@ -274,8 +278,9 @@ def nearest_matches(
         other less this one, years), ``value_difference`` (in the units of `contrast`),
         ``outcome_difference``, ``lesion_volume`` (mL), ``age``, ``value``, ``outcome``,
         ``cohort_matched``, and ``within_caliper``. Those within come first, of largest
-        contrast first; then the nearest of the others. Scalars ``own_value``,
-        ``own_outcome``, ``n_within``.
+        contrast first; then the nearest of the others. Of several scans of someone the one that
+        comes first is taken. Scalars ``own_value``, ``own_outcome``, ``n_within`` (people).
+        ``attrs["scale_note"]`` says so if motor scores of several scales are compared.
 
     Raises
     ------
@@ -313,7 +318,10 @@ def nearest_matches(
     far = np.maximum(np.abs(volume) / max(caliper, 1e-9), np.abs(years) / max(age_caliper, 1e-9))
     within = far <= 1 + 1e-12
     size = np.nan_to_num(np.abs(value))
-    order = np.lexsort((np.where(within, -size, far), ~within))[:n]
+    order = np.lexsort((np.where(within, -size, far), ~within))
+    people = frame["person"].to_numpy()
+    first = np.unique(people[order], return_index=True)[1]  # of each person, the best row
+    order = order[np.sort(first)[:n]]
     picked = frame.iloc[order]
     columns: dict[str, npt.NDArray[Any]] = {
         "subject_matched": picked.index.to_numpy(dtype=object),
@@ -331,12 +339,14 @@ def nearest_matches(
     out = xr.Dataset({name: ("match", column) for name, column in columns.items()})
     out["own_value"] = ((), np.asarray(own["value"], dtype=np.float64))
     out["own_outcome"] = ((), np.asarray(own["outcome"], dtype=np.float64))
-    out["n_within"] = int(within.sum())
+    out["n_within"] = len(np.unique(people[within]))
+    compared = [*picked.index, *([subject] if np.isfinite(own["outcome"]) else [])]
     out.attrs = {
         "contrast": contrast,
         "caliper": caliper,
         "volume_ratio": float(10 ** (caliper * spread)),
         "age_caliper": age_caliper,
+        "scale_note": scale_note(scales_of(ds, table.index.isin(compared), outcome)),
     }
     return out
 

@@ -22,6 +22,7 @@ from scalebrain.predict.metrics import METRICS
 from scalebrain.predict.null import permutation_null
 from scalebrain.predict.predictors import build_predictors, check_not_the_outcome
 from scalebrain.predict.ranking import importance_table
+from scalebrain.predict.scales import SEVERE_BELOW, scale_note
 from scalebrain.predict.scores import Draws, calibration, coverage_table, gain_table, score_table
 from scalebrain.predict.task import MotorTask
 
@@ -30,9 +31,6 @@ __all__ = ["SEVERE_BELOW", "predict_motor"]
 logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
-
-#: A motor score below this is severe: 28 of the 66 points of Fugl-Meyer.
-SEVERE_BELOW = 0.424
 
 
 def predict_motor(
@@ -43,7 +41,7 @@ def predict_motor(
     feature_groups: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     extra: pd.DataFrame | xr.Dataset | None = None,
     learners: Sequence[str] = LEARNERS,
-    severe_below: float = SEVERE_BELOW,
+    severe_below: float | None = None,
     n_inner: int = 3,
     n_trees: int = 50,
     n_boot: int = 1000,
@@ -79,7 +77,8 @@ def predict_motor(
     learners
         Names out of ``elastic_net``, ``random_forest``, ``gradient_boosting``.
     severe_below
-        A target below this is severe.
+        A target below this is severe. Default: 0.424, 28 of the 66 points of Fugl-Meyer, unless
+        ``motor_scale`` names another scale; then nobody is called severe.
     n_inner
         Folds of whole cohorts that choose the settings, inside each training set.
     n_trees
@@ -133,15 +132,16 @@ def predict_motor(
         ``(learner, permutation)``: ``null_r2``; over ``learner``: ``p_permutation``; scalars
         ``n``, ``n_dropped``; over ``cohort``: ``cohort_n``. ``attrs["skipped"]`` lists every
         fold that could not be classified, ``attrs["importance_groups"]`` the predictors that
-        were permuted together.
+        were permuted together, ``attrs["scales"]`` the people of each scale that is named, and
+        ``attrs["scale_note"]`` says so if several are pooled.
 
     Raises
     ------
     MissingVariableError
         If a variable is missing.
     StatisticsError
-        If there are fewer than two cohorts with usable rows, a person or a scan is in two of
-        them, the target is constant or among the predictors, or `extra` does not fit.
+        If there are fewer than two cohorts with usable rows, a person or a scan is used twice, the
+        target is constant or among the predictors, or `extra` does not fit.
     ConfigError
         If a learner or a feature group is unknown, or a number is out of range.
 
@@ -164,7 +164,8 @@ def predict_motor(
     (:func:`scalebrain.predict.conformal.likeness`).
 
     Tasks run on the workers of an active Dask client (:func:`scalebrain.open_client`), else
-    one after another, with the same result.
+    one after another, with the same result. Rows are taken in the order of their ids, so that
+    the order of the Dataset changes nothing.
 
     Examples
     --------
@@ -195,7 +196,7 @@ def predict_motor(
         seed=seed,
     )
     table, columns = build_predictors(ds, feature_groups, extra=extra, needed=task.used)
-    table = table[task.used]
+    table = table.iloc[task.rows]
     check_not_the_outcome(table, task.y, str(target))
     names = list(columns)
     units = importance_units(columns[names[-1]])
@@ -241,7 +242,9 @@ def predict_motor(
     out.attrs = {
         "target": str(target),
         "groups": str(groups),
-        "severe_below": severe_below,
+        "severe_below": task.severe_below if np.isfinite(task.severe_below) else "",
+        "scales": dict(task.scales),
+        "scale_note": scale_note(task.scales),
         "seed": seed,
         "confidence": confidence,
         "coverage": coverage,
@@ -306,6 +309,7 @@ def _held_out(
 ) -> xr.Dataset:
     """Predictions of everyone, their intervals and scores."""
     shape = (len(work.learners), len(names))
+    severe = np.where(np.isfinite(task.severe_below), task.severe, np.nan)
     prediction, probability, width = (np.full((*shape, len(task.y)), np.nan) for _ in range(3))
     settings = np.full((*shape, len(task.cohorts)), "", dtype=object)
     distance, limit = np.full(len(task.y), np.nan), np.full(len(task.y), np.nan)
@@ -330,10 +334,7 @@ def _held_out(
     }
     alone: dict[str, tuple[str, npt.NDArray[np.generic]]] = {
         "observed": ("Target of the subjects used", task.spread(task.y)),
-        "severe": (
-            "1 if the target is severe, 0 if not",
-            task.spread(task.severe.astype(np.float64)),
-        ),
+        "severe": ("1 if the target is severe, 0 if not", task.spread(severe)),
         "unlike_training": ("Unlike anyone in training", task.spread(reason != "", False)),
         "unlike_reason": ("Why", task.spread(reason, "")),
         "training_distance": (

@@ -53,9 +53,10 @@ def permutation_null(
 
     Notes
     -----
-    Searched anew, the real run is one of equally likely ones and p is exact. At the
-    settings that the real outcome has chosen it is not: what chance has put into the real
-    training rows also went into their settings.
+    Searched anew, the real run is one of equally likely ones and p is exact: of people who are
+    there once each, as :class:`scalebrain.predict.task.MotorTask` sees to, those of a cohort are
+    exchangeable if the predictors tell nothing. At the settings that the real outcome has chosen
+    it is not: what chance has put into the real training rows also went into their settings.
     """
     rng = np.random.default_rng([work.seed, 2])
     permuted = np.tile(task.y, (n_permutations, 1))

@@ -53,7 +53,8 @@ def motor_section(results: StudyResults) -> Section:
     if absent:
         note = Note(f"The prediction result lacks {and_list(absent)}.", "missing")
         return Section("motor", title, "The motor score was not predicted.", [note])
-    told = [Note(sentence) for sentence in (_gain(motor), _null(motor)) if sentence]
+    told = [Note(pooled, "caution")] if (pooled := _scales(motor)) else []
+    told += [Note(sentence) for sentence in (_gain(motor), _null(motor)) if sentence]
     blocks: list[Block] = [score_figure(motor), *told, _score_table(motor), *_gain_table(motor)]
     if "calibration_n" in motor.variables and (motor["calibration_n"] > 0).any():
         blocks.append(calibration_figure(motor))
@@ -65,7 +66,14 @@ def motor_section(results: StudyResults) -> Section:
 
 def motor_summary(motor: xr.Dataset) -> list[str]:
     """Say in a few sentences what a motor prediction found."""
-    told = [_takeaway(motor), _gain(motor), _null(motor), _covered(motor), _unlike(motor)]
+    told = [
+        _takeaway(motor),
+        _scales(motor),
+        _gain(motor),
+        _null(motor),
+        _covered(motor),
+        _unlike(motor),
+    ]
     first = _ranking(motor)[0]
     return [sentence for sentence in told if sentence] + (
         [first.text] if isinstance(first, Note) else []
@@ -97,6 +105,11 @@ def _takeaway(motor: xr.Dataset) -> str:
     if metric == "r2" and low <= 0:
         out += " The interval includes zero: no useful prediction was shown."
     return out
+
+
+def _scales(motor: xr.Dataset) -> str:
+    """Say that scores of several scales are pooled."""
+    return str(motor.attrs.get("scale_note", ""))
 
 
 def _gain(motor: xr.Dataset) -> str:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import same_people
 from scalebrain.predict.matched import CST_LOAD, nearest_matches
 from scalebrain.report.content import long_region, number, percent, split_region, text_values
 from scalebrain.report.motorfigures import predictor_label
@@ -32,7 +33,15 @@ _FEW = 10
 _N_DRIVERS = 8
 _N_MATCHES = 6
 _TRACT_LOADS = ("tract_load", "tract_load_weighted", "tract_load_max")
-_TEXT = ("sex", "cohort", "group", "lesion_hemisphere", "exclusion_reason", "warnings")
+_TEXT = (
+    "sex",
+    "cohort",
+    "group",
+    "motor_scale",
+    "lesion_hemisphere",
+    "exclusion_reason",
+    "warnings",
+)
 _NUMBERS: Mapping[str, str] = {
     "age": "years",
     "days_post_stroke": "days",
@@ -164,8 +173,7 @@ def _loads(people: People, at: int) -> Facts:
         return {"reason": "There is no lesion mask.", "rows": []}
     side = people.text("lesion_hemisphere", at)
     one_side = has_one_side(side)
-    others = eligible_subjects(ds)
-    others[at] = False
+    others = _other_people(ds, at)
     cohort = text_values(ds["cohort"]) if "cohort" in ds.variables else np.full(len(others), "")
     near = others & (cohort == cohort[at])
     rows: list[Facts] = []
@@ -202,6 +210,16 @@ def _loads(people: People, at: int) -> Facts:
         "sides": "ipsilesional and contralesional" if one_side else "left and right",
         "rows": rows,
     }
+
+
+def _other_people(ds: xr.Dataset, at: int) -> BoolArray:
+    """One scan, the first by its id, of each other person in the statistics."""
+    people = same_people(ds)
+    rows = np.flatnonzero(eligible_subjects(ds) & (people != people[at]))
+    rows = rows[np.argsort(ds["subject"].values[rows].astype(str), kind="stable")]
+    out = np.zeros(len(people), dtype=np.bool_)
+    out[rows[np.unique(people[rows], return_index=True)[1]]] = True
+    return out
 
 
 # -- brain age ----------------------------------------------------------------------------
@@ -305,7 +323,8 @@ def _motor(people: People, at: int) -> Facts:
         "interval_over": [str(v) for v in motor.attrs.get("interval_over", [])],
         "interval_guaranteed": bool(motor.attrs.get("interval_guaranteed", 0)),
         "severe_probability": of("severe_probability"),
-        "severe_below": motor.attrs.get("severe_below"),
+        "severe_below": _plain(motor.attrs.get("severe_below") or math.nan),
+        "scale_note": str(motor.attrs.get("scale_note", "")),
         "mean_of_training": _plain(own["baseline_prediction"])
         if "baseline_prediction" in own.variables
         else None,
@@ -397,6 +416,7 @@ def _matches(people: People, subject: str, at: int) -> Facts:
         "own_value": _plain(found["own_value"]),
         "own_outcome": _plain(found["own_outcome"]),
         "n_within": int(found["n_within"]),
+        "scale_note": str(found.attrs["scale_note"]),
         "rows": rows,
     }
 
@@ -464,6 +484,8 @@ def caveats(facts: Facts) -> list[str]:
             "There are too few cohorts for an interval of the motor score that is guaranteed to "
             "cover a new cohort: it takes people of different cohorts for exchangeable."
         )
+    if motor.get("scale_note"):
+        out.append(motor["scale_note"])
     r2 = (motor.get("r2") or {}).get("score")
     if r2 is not None and r2 < 0.1:
         out.append(

@@ -47,7 +47,8 @@ def header(facts: Facts) -> list[tuple[str, str, str]]:
     if finite(who["days_post_stroke"]):
         out.append((count(who["days_post_stroke"]), "days", "from stroke to scan"))
     if finite(who["motor_score"]):
-        out.append((number(who["motor_score"]), "motor score", "of 1, unimpaired"))
+        scale = f"; {who['motor_scale']}" if who["motor_scale"] else ""
+        out.append((number(who["motor_score"]), "motor score", f"of 1, unimpaired{scale}"))
     return out
 
 
@@ -436,4 +437,5 @@ def _matches(facts: Facts) -> Section:
         if n
         else "Nobody lies within the calipers; these are the nearest."
     )
-    return Section("matches", title, takeaway, [table])
+    notes = [Note(found["scale_note"], "caution")] if found["scale_note"] else []
+    return Section("matches", title, takeaway, [table, *notes])

@@ -228,6 +228,22 @@ def test_ingest__update_reads_what_changed_and_drops_what_was_computed(tree, tmp
     assert tree_bytes(store) == tree_bytes(scalebrain.ingest(tree, tmp_path / "fresh.zarr"))
 
 
+def test_ingest__keeps_the_scale_of_each_motor_score(tree, tmp_path):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert (scalebrain.open_store(store)["motor_scale"] == "").all()
+    # As older versions left it, so their stores are up to date.
+    assert "motor_scale" not in (store / "ingest" / "tables.json").read_text()
+    table = tree / "participants.tsv"
+    head, *rows = table.read_text().splitlines()
+    named = [f"{row}\t{'FMA-UE' if row.endswith('0.5') else 'n/a'}" for row in rows]
+    table.write_text("\n".join([f"{head}\tmotor_scale", *named]) + "\n")
+    scalebrain.ingest(tree, store, update=True)
+    ds = scalebrain.open_store(store)
+    assert set(ds["motor_scale"].values[np.isfinite(ds["motor_score"].values)]) == {"FMA-UE"}
+    assert (ds["motor_scale"].values == "FMA-UE").sum() == 4
+    assert ds["motor_scale"].attrs["long_name"].startswith("Scale of motor_score")
+
+
 def test_ingest__appends_a_dataset_and_its_rows_stay(tree, tmp_path):
     other = write_tree(tmp_path / "other", n=18)
     store = scalebrain.ingest(tree, tmp_path / "c.zarr")

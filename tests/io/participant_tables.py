@@ -20,6 +20,7 @@ COLUMNS = [
     "days_post_stroke",
     "icv",
     "motor_score",
+    "motor_scale",
     "lesion_side",
     "paresis_side",
 ]

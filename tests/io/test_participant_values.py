@@ -274,6 +274,7 @@ def test_read_participants__one_scale_of_0_to_1_needs_no_declaration(tmp_path):
     rows = (["1", "60", "0.5", "FMA-UE"], ["2", "60", "1", "fma-ue"], ["3", "60", "n/a", "NIHSS"])
     found = read(tmp_path, header, *rows)
     np.testing.assert_array_equal(found.table.motor_score, [0.5, 1, np.nan])
+    assert list(found.table.motor_scale) == ["FMA-UE", "FMA-UE", ""]
 
 
 def test_read_participants__declared_scales(tmp_path):
@@ -289,6 +290,7 @@ def test_read_participants__declared_scales(tmp_path):
     )
     found = read(tmp_path, header, *rows, sidecar=SCALES)
     np.testing.assert_array_equal(found.table.motor_score, [0.5, 1, 0, np.nan, 1 / 66])
+    assert list(found.table.motor_scale) == ["FMA-UE", "NIHSS", "NIHSS", "", "FMA-UE"]
     assert [(p.subject, p.code) for p in found.rejected] == [
         ("sub-5", "bad-number"),
         ("sub-6", "bad-number"),
@@ -300,9 +302,19 @@ def test_read_participants__declared_scales(tmp_path):
 def test_read_participants__declared_scale_without_a_column(tmp_path):
     header, row = ["participant_id", "age", "motor_score"], ["1", "60", "33"]
     one = {"motor_score": {"Scales": {"FMA": {"Maximum": 66.0, "HigherIsBetter": True}}}}
-    assert read(tmp_path, header, row, sidecar=one).table.motor_score[0] == 0.5
+    found = read(tmp_path, header, row, ["2", "60", "n/a"], sidecar=one)
+    assert found.table.motor_score[0] == 0.5
+    assert list(found.table.motor_scale) == ["FMA", ""]
     words = ("'FMA-UE', 'NIHSS'", "column motor_scale")
     stops(tmp_path, header, row, sidecar=SCALES, code="mixed-scales", words=words)
+
+
+def test_read_participants__normed_scores_keep_the_names_of_their_scales(tmp_path):
+    header = ["BIDS_ID", "AGE", "NORMED_MOTOR", "motor_scale"]
+    rows = (["1", "60", "0.5", "FMA-UE"], ["2", "60", "0.4", "NIHSS"], ["3", "60", "0.4", "n/a"])
+    found = read(tmp_path, header, *rows, ["4", "60", "0.4", "N\x01IHSS"])
+    assert list(found.table.motor_scale) == ["FMA-UE", "NIHSS", ""]
+    assert "motor_scale 'N\\x01IHSS' holds control characters" in found.rejected[0].message
 
 
 def test_read_participants__undeclared_scale_beside_declared_ones(tmp_path):

@@ -36,11 +36,13 @@ def test_read_participants__round_trip_against_pandas(tmp_path, name):
             "days_post_stroke": rng.integers(0, 4000, n).astype(float),
             "icv": rng.uniform(1000, 2000, n),
             "motor_score": rng.uniform(0, 1, n),
+            "motor_scale": "FMA-UE",
             "lesion_side": rng.choice(["L", "bilateral", "midline", ""], n),
             "paresis_side": rng.choice(["R", ""], n),
         }
     )
     good.loc[[3, 7], ["days_post_stroke", "icv", "motor_score"]] = np.nan
+    good.loc[[3, 7], "motor_scale"] = ""
     shuffled = good.rename(columns={"subject": "participant_id"}).drop(columns="age_censored")
     shuffled = shuffled.assign(comment="x")[[*shuffled.columns[::-1].tolist(), "comment"]]
     path = tmp_path / name
@@ -439,6 +441,8 @@ def check_safe(found):
     assert set(table.lesion_side) <= {"L", "R", "bilateral", "midline", ""}
     assert set(table.paresis_side) <= {"L", "R", ""}
     assert all(name.isprintable() and 0 < len(name) <= 100 for name in table.cohort)
+    assert all(name.isprintable() and len(name) <= 100 for name in table.motor_scale)
+    assert (np.isfinite(table.motor_score) | (table.motor_scale == "")).all()
     for problem in (*found.rejected, *found.warnings):
         assert problem.code in RULES
         assert (problem.subject + problem.message).isprintable()

@@ -167,6 +167,39 @@ def test_nearest_matches__are_alike_first_and_say_how_they_differ():
         nearest_matches(ds, "sub-999", contrast="cst")
 
 
+def test_nearest_matches__take_one_scan_of_each_person():
+    ds = people(200)
+    person = np.array([f"p{k % 100}" for k in range(200)], dtype=object)
+    alone = nearest_matches(ds, "sub-007", n=200, contrast="cst")
+    own = ds.assign(person=("subject", person))
+    found = nearest_matches(own, "sub-007", n=200, contrast="cst")
+    picked = [str(s) for s in found["subject_matched"].values]
+    of = dict(zip(ds["subject"].values.tolist(), person.tolist(), strict=True))
+    named = [of[s] for s in picked]
+    assert len(set(named)) == len(named)
+    assert "p7" not in named
+    # The row of each person that would have come first, in the same order.
+    before = [s for s in alone["subject_matched"].values if of[s] != "p7"]
+    first = {of[s]: s for s in reversed(before)}
+    assert picked == [s for s in before if first[of[s]] == s]
+    inside = {of[s] for s in alone["subject_matched"].values[alone["within_caliper"].values]}
+    assert int(found["n_within"]) == len(inside - {"p7"}) == int(found["within_caliper"].sum())
+    few = nearest_matches(own, "sub-007", n=4, contrast="cst")
+    assert list(few["subject_matched"].values) == picked[:4]
+    assert int(few["n_within"]) == int(found["n_within"])
+
+
+def test_matched_pairs__tell_of_several_scales(caplog):
+    ds = people(120)
+    for names, told in ((["FMA-UE"], False), (["FMA-UE", "NIHSS"], True)):
+        scale = np.array([names[k % len(names)] for k in range(120)], dtype=object)
+        found = matched_pairs(ds.assign(motor_scale=("subject", scale)), contrast="cst")
+        assert bool(found.attrs["scale_note"]) == bool(caplog.messages) == told
+    near = nearest_matches(ds.assign(motor_scale=("subject", scale)), "sub-007", contrast="cst")
+    assert "NIHSS" in near.attrs["scale_note"]
+    assert matched_pairs(ds, contrast="cst").attrs["scale_note"] == ""
+
+
 def test_matched_pairs__adjusted_flips_do_not_take_volume_for_an_effect():
     plain, adjusted = [], []
     for seed in range(30):

@@ -94,6 +94,23 @@ def test_predict_motor__is_deterministic(cohort):
     assert not first["prediction"].equals(predict_motor(cohort, **options, seed=6)["prediction"])
 
 
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_predict_motor__does_not_depend_on_the_order_of_subjects(learner):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=60)
+    ds = plain(x=x, motor_score=0.5 + 0.1 * x + rng.normal(0, 0.1, 60))
+    ds["noise"][7], ds["motor_score"][11] = np.nan, np.nan
+    ds = ds.assign_coords(subject=[f"sub-{k:03d}" for k in range(60)])
+    options = LIGHT | {"learners": [learner], "n_permutations": 4, "harmonize": ["x"]}
+    options |= {"feature_groups": {"x": ["x", "noise"]}, "search_anew": [learner]}
+    first = predict_motor(ds, **options)
+    again = predict_motor(ds.isel(subject=rng.permutation(60)), **options)
+    assert not again["subject"].equals(first["subject"])
+    xr.testing.assert_identical(again.sel(subject=first["subject"]), first)
+    observed = ds["motor_score"].sel(subject=again["subject"])
+    np.testing.assert_array_equal(again["observed"], observed)
+
+
 def test_predict_motor__held_out_target_cannot_reach_its_own_prediction():
     rng = np.random.default_rng(1)
     x = rng.normal(size=60)
@@ -198,6 +215,75 @@ def test_predict_motor__refuses_a_scan_or_person_in_two_cohorts(name):
     ids[7] = ids[20]
     with pytest.raises(StatisticsError, match=r"7 \(c1\), 20 \(c2\): one person or one scan"):
         predict_motor(plain(**{name: ids}))
+
+
+@pytest.mark.parametrize("name", ["scan_hash", "person"])
+def test_predict_motor__refuses_a_scan_or_person_twice_in_a_cohort(name):
+    ids = np.array([f"h{k}" for k in range(60)], dtype=object)
+    ids[26] = ids[20]
+    ds = plain(**{name: ids})
+    way = r"20 \(c2\), 26 \(c2\): one person or one scan[\s\S]*leave `included` on"
+    with pytest.raises(StatisticsError, match=way) as caught:
+        predict_motor(ds)
+    assert caught.value.code == "scan-in-training"
+    one_scan = ds.assign(included=("subject", np.arange(60) != 26))
+    result = predict_motor(one_scan, feature_groups={"noise": ["noise"]}, **FAST)
+    assert int(result["n"]) == 59
+
+
+def scaled(*names):
+    """60 people whose scores are of these scales, one cohort after the other."""
+    return plain(motor_scale=np.array([names[k % 6 % len(names)] for k in range(60)], dtype=object))
+
+
+@pytest.mark.parametrize(
+    "names", [("",), ("FMA-UE",), ("FMA-UE", "fma_ue/66", "Fugl-Meyer", ""), ("FM-UE", "UEFM")]
+)
+def test_predict_motor__fugl_meyer_and_scores_of_no_named_scale_are_silent(names, caplog):
+    options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
+    result = predict_motor(scaled(*names), **options)
+    assert caplog.text == ""
+    assert result.attrs["scale_note"] == ""
+    assert result.attrs["severe_below"] == 0.424
+    before = predict_motor(plain(), **options)
+    xr.testing.assert_equal(result, before)
+
+
+@pytest.mark.parametrize("names", [("NIHSS",), ("FMA-LE", "fma le"), ("FMA-UE", "NIHSS", "")])
+def test_predict_motor__calls_nobody_severe_by_the_cut_off_of_another_scale(names, caplog):
+    ds = scaled(*names)
+    options = FAST | {"feature_groups": {"noise": ["noise"]}}
+    result = predict_motor(ds, **options)
+    assert len(caplog.messages) == 1
+    assert "Nobody is called severe" in caplog.text
+    assert "`severe_below`" in caplog.text
+    assert result["severe"].isnull().all()
+    assert result["severe_probability"].isnull().all()
+    of_severe = ["auc", "balanced_accuracy", "brier"]
+    assert result["score"].sel(metric=of_severe).isnull().all()
+    assert result["baseline_score"].sel(metric=of_severe).isnull().all()
+    assert result.attrs["severe_below"] == ""
+    assert "is of Fugl-Meyer" in result.attrs["skipped"][0]
+    np.testing.assert_array_equal(
+        result["prediction"], predict_motor(plain(), **options)["prediction"]
+    )
+    told = result.attrs["scale_note"]
+    assert told.endswith("FMA-UE (20), NIHSS (20)).") if "FMA-UE" in names else told == ""
+    caplog.clear()
+    own = predict_motor(ds, severe_below=0.5, **options)
+    assert caplog.text == ""
+    assert own["severe"].notnull().all()
+    assert own.attrs["scale_note"] == told
+
+
+def test_predict_motor__scales_are_of_the_rows_used_and_of_the_motor_score(caplog):
+    ds = scaled("FMA-UE", "NIHSS").rename(motor_score="other")
+    ds["motor_score"] = ds["other"].where(ds["motor_scale"] == "FMA-UE")
+    ds["cohort"] = ("subject", [f"c{k % 5}" for k in range(60)])
+    options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
+    assert predict_motor(ds, **options).attrs["scales"] == {"FMA-UE": 30}
+    assert predict_motor(ds, target="other", **options).attrs["scales"] == {}
+    assert "Nobody" not in caplog.text
 
 
 def test_predict_motor__noise_scores_chance():

@@ -12,7 +12,7 @@ def task_of(severe, codes):
     every = np.ones(n, dtype=bool)
     cohorts = [f"c{k}" for k in range(codes.max() + 1)]
     y = np.where(severe, 0.2, 0.8)
-    return MotorTask(None, every, ~every, y, severe, cohorts, codes, [], [], "")
+    return MotorTask(None, every, np.arange(n), ~every, y, severe, cohorts, codes, [], [], "")
 
 
 def test_calibration__finds_the_planted_slope_and_intercept():

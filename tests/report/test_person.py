@@ -11,6 +11,7 @@ from scalebrain.cli import main
 from scalebrain.errors import MissingVariableError
 from scalebrain.io.results import read_results
 from scalebrain.report.person import person_report, write_person
+from scalebrain.report.personfacts import People, person_facts
 from tests.report.conftest import make_study
 from tests.report.test_page import EVIL, Outline, visible
 
@@ -100,6 +101,41 @@ def test_person_report__names_subjects_like_one_that_is_not_there(case):
     ds, motor, subject = case
     with pytest.raises(MissingVariableError, match="Similar: sub-stroke"):
         person_report(ds, subject[:-1], motor=motor)
+
+
+def test_person_report__names_the_scale_of_the_motor_score(case):
+    ds, motor, subject = case
+    assert person_report(ds, subject, motor=motor).facts["person"]["motor_scale"] == ""
+    scales = np.where(np.arange(ds.sizes["subject"]) % 2, "NIHSS", "FMA-UE").astype(object)
+    named = ds.assign(motor_scale=("subject", scales))
+    report = person_report(named, subject)
+    own = report.facts["person"]["motor_scale"]
+    assert own in ("NIHSS", "FMA-UE")
+    assert f"of 1, unimpaired; {own}" in visible(report.html)
+    assert any("several scales" in sentence for sentence in report.facts["caveats"])
+    assert report.facts["motor"]["severe_below"] is None
+    assert report.facts["motor"]["severe_probability"] is None
+    assert json.loads(report.json) == report.facts
+
+
+def test_person_facts__other_scans_of_someone_are_no_other_people():
+    ds = make_study().ds.drop_dims("voxel").load()
+    ds["person"] = ("subject", np.array([f"p{k // 3}" for k in range(ds.sizes["subject"])]))
+    used = ds["included"].values & (ds["group"].values.astype(str) == "stroke")
+    at = int(np.flatnonzero(used)[5])
+    facts = person_facts(People(ds, None, no_motor="none"), str(ds["subject"].values[at]))
+    people = ds["person"].values
+    first = [
+        int(np.flatnonzero(used & (people == one))[0])
+        for one in dict.fromkeys(people[used])
+        if one != people[at]
+    ]
+    others = ds["lesion_volume"].values[first]
+    row = facts["loads"]["rows"][0]
+    assert row["n_all"] == len(first) < used.sum() / 2
+    assert row["centile_all"] == pytest.approx(100 * (others < row["value"]).mean())
+    near = ds["cohort"].values[first] == ds["cohort"].values[at]
+    assert row["n_cohort"] == near.sum()
 
 
 def test_person_report__escapes_every_text_and_writes_in_its_folder(tmp_path):

@@ -10,6 +10,7 @@ import xarray as xr
 from statsmodels.stats.proportion import proportion_confint
 
 from scalebrain.atlas.regions import default_regions
+from scalebrain.predict.motor import predict_motor
 from scalebrain.report import drawing
 from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.cohort import cohort_section, facts, people
@@ -398,6 +399,29 @@ def test_motor_section__tells_gain_calibration_and_coverage(study: Study):
     assert summary[0] == section.takeaway
     bare = study.parts["motor"].drop_vars(["gain", "interval_covered", "unlike_training"])
     assert len(motor_summary(bare)) == 3
+
+
+def test_motor_section__tells_of_several_scales_and_calls_nobody_severe():
+    rng = np.random.default_rng(0)
+    names = np.array([f"{name}<b>" for name in ("FMA-UE", "NIHSS")], dtype=object)
+    ds = xr.Dataset(
+        {
+            "motor_score": ("subject", rng.random(24)),
+            "motor_scale": ("subject", names[np.arange(24) % 2]),
+            "x": ("subject", rng.random(24)),
+            "cohort": ("subject", [f"c{k % 4}" for k in range(24)]),
+        }
+    )
+    motor = predict_motor(
+        ds, feature_groups={"x": ["x"]}, learners=["elastic_net"], n_permutations=0, n_boot=20
+    )
+    section = motor_section(StudyResults(motor=motor))
+    pooled = next(b for b in section.blocks if isinstance(b, Note) and b.tone == "caution")
+    assert "several scales" in pooled.text
+    assert "NIHSS<b> (12)" in pooled.text
+    assert "Without severity scores: every cohort: the cut-off 0.424 is" in notes(section)
+    assert "Severe: motor score below" not in notes(section)
+    assert pooled.text in motor_summary(motor)
 
 
 def test_predictor_label__reads_the_names_of_the_predictors():
