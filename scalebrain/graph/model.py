@@ -23,7 +23,7 @@ from scalebrain.features.surface_nodes import surface_features, surface_level
 from scalebrain.graph.build import Graph, build_graph
 from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
 from scalebrain.graph.card import card_html, card_text
-from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.checkpoint import Checkpoint, training_key
 from scalebrain.graph.impute import RegionImputer
 from scalebrain.graph.references import References
 from scalebrain.graph.train import (
@@ -141,7 +141,8 @@ class BrainAgeModel:
             Coverage of the conformal interval.
         checkpoints
             Folder, which every worker sees, where each epoch is saved: a training that was
-            killed goes on from there, to the same weights. None to save none.
+            killed goes on from there, to the same weights. One of other people, ages, folds or
+            features, or of another version, starts anew. None to save none.
 
         Returns
         -------
@@ -174,15 +175,19 @@ class BrainAgeModel:
             age, training.folds, seed=training.seed, person=people, cohort=cohort
         )
         keys = np.array(subject_keys(ds))[who]
-        key = hashlib.sha256(
-            json.dumps([graph.fingerprint, asdict(training), keys.tolist()]).encode()
-        ).hexdigest()
+        names = tuple(str(f) for f in ds["feature"].values)
+        versions = {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")}
+        key = ""
+        if checkpoints is not None:
+            about = [graph.fingerprint, asdict(training), keys.tolist(), names, versions]
+            split = {"fold": fold_of, "person": people}
+            key = training_key(data, split, {"about": about})
         with on_gpu_workers():  # all folds on one kind of processor
             trained = map_tasks(
                 _train,
                 range(training.folds),
                 label="train",
-                shared=(data, fold_of, graph, training, checkpoints and str(checkpoints), key),
+                shared=(data, fold_of, graph, training, str(checkpoints) if key else None, key),
                 threads=1,
             )
         predicted = np.full((len(age), len(graph.regions)), np.nan)
@@ -196,7 +201,7 @@ class BrainAgeModel:
             folds.append(replace(fold, intercept=intercept, slope=slope))
         return cls(
             graph=graph,
-            features=tuple(str(f) for f in ds["feature"].values),
+            features=names,
             training=training,
             folds=tuple(folds),
             radius=conformal_radius(np.abs(predicted - age[:, None]), coverage),
@@ -211,7 +216,7 @@ class BrainAgeModel:
                 "n_training": len(age),
                 "coverage": float(coverage),
                 "lesion_policy": str(ds["node_features"].attrs.get("lesion_policy", "")),
-                "versions": {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")},
+                "versions": versions,
             },
         )
 

@@ -428,7 +428,7 @@ class _Run:
     def resume(
         self, rng: np.random.Generator, arrays: dict[str, npt.NDArray[Any]], state: dict[str, Any]
     ) -> None:
-        """Take up what :meth:`state` gave."""
+        """Take up what :meth:`state` gave; an error where it is of another network."""
         import torch
 
         def named(prefix: str) -> "dict[str, torch.Tensor]":
@@ -438,18 +438,28 @@ class _Run:
 
         self.network.load_state_dict(named("now."))
         self.records = [(score, named(f"record.{i}.")) for i, score in enumerate(state["scores"])]
+        expected = {k: v.shape for k, v in self.network.state_dict().items()}
+        whole = len(arrays["curve"]) == state["epoch"] and bool(self.records)
+        if not whole or any(_shapes(one) != expected for _, one in self.records):
+            raise ValueError("weights of another network")
         adam = self.optimizer.state_dict()
-        n = sum(len(group["params"]) for group in adam["param_groups"])
-        moments = {i: named(f"adam.{i}.") for i in range(n)}
-        adam["state"] = {
-            i: {k: v.cpu() if k == "step" else v for k, v in one.items()}
-            for i, one in moments.items()
-            if one
-        }
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {i: named(f"adam.{i}.") for i in range(len(parameters))}
+        if state["epoch"] > 1:  # epoch 0 makes no step
+            for i, parameter in enumerate(parameters):
+                if any(moments[i][k].shape != parameter.shape for k in ("exp_avg", "exp_avg_sq")):
+                    raise ValueError("steps of another network")
+                moments[i]["step"] = moments[i]["step"].cpu()
+            adam["state"] = moments
         self.optimizer.load_state_dict(adam)
         self.curve = [(float(a), float(b)) for a, b in arrays["curve"]]
         self.epoch, self.stale, self.best = state["epoch"], state["stale"], state["best"]
         rng.bit_generator.state = state["rng"]
+
+
+def _shapes(weights: "dict[str, torch.Tensor]") -> "dict[str, torch.Size]":
+    """Shapes of weights by name."""
+    return {name: values.shape for name, values in weights.items()}
 
 
 def train_fold(
@@ -476,7 +486,8 @@ def train_fold(
     number
         Number of the fold, for seeds and progress.
     checkpoint
-        Where every epoch is saved, and gone on from; None to save none.
+        Where every epoch is saved, and gone on from; one that does not fit the network is not.
+        None to save none.
 
     Returns
     -------
@@ -508,10 +519,16 @@ def train_fold(
         held, used = np.sort(who[order[:n_held]]), np.sort(who[order[n_held:]])
         linear = fit_linear(data, used, graph, scales)
         patches = _Patches(graph, linear.imputer, training.masked, rng)
-        run = _Run(data, graph, training, scales, linear, held, patches, number)
+        parts = (data, graph, training, scales, linear, held, patches, number)
+        run, drawn = _Run(*parts), rng.bit_generator.state
         saved = checkpoint.load() if checkpoint is not None else None
         if saved is not None:
-            run.resume(rng, *saved)
+            try:
+                run.resume(rng, *saved)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                message = "fold %d: its checkpoint does not fit (%r), training starts anew"
+                logger.warning(message, number + 1, error)
+                run, rng.bit_generator.state = _Run(*parts), drawn
         while run.epoch <= training.epochs and run.stale < training.patience:
             run.one_epoch(used, rng)
             if checkpoint is not None:

@@ -11,7 +11,7 @@ from scalebrain.errors import StatisticsError
 from scalebrain.graph import references as references_module
 from scalebrain.graph import train as train_module
 from scalebrain.graph.build import build_graph
-from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.checkpoint import Checkpoint, training_key
 from scalebrain.graph.linear import fit_linear, fit_scales
 from scalebrain.graph.model import subject_keys
 from scalebrain.graph.moments import fit_ridge, region_moments, spectrum
@@ -165,6 +165,31 @@ def test_checkpoint__of_another_training_or_damaged_is_not_gone_on_from(tmp_path
     assert file.load() is None
 
 
+def without(arrays, name):
+    return {k: v for k, v in arrays.items() if k != name}
+
+
+def cut(arrays, name):
+    return arrays | {name: arrays[name][:-1]}
+
+
+@pytest.mark.parametrize("name", ["now.bias", "record.0.skip_weight", "adam.0.exp_avg", "curve"])
+@pytest.mark.parametrize("change", [without, cut])
+def test_train_fold__checkpoint_that_does_not_fit_starts_anew(
+    references, graph, tmp_path, name, change, caplog
+):
+    quick, who = Training(epochs=2), np.arange(60)
+    data = data_of(references, graph)
+    file = Checkpoint(tmp_path / "fold1.safetensors", "key")
+    expected = train_fold(data, who, graph, quick, number=1, checkpoint=file)
+    arrays, state = file.load()
+    file.save(change(arrays, name), state)
+    found = train_fold(data, who, graph, quick, number=1, checkpoint=file)
+    assert "does not fit" in caplog.text
+    for key, values in expected.weights.items():
+        np.testing.assert_array_equal(found.weights[key], values, err_msg=key)
+
+
 def load_of(content: bytes, folder) -> dict[str, np.ndarray]:
     (folder / "copy.safetensors").write_bytes(content)
     return load_file(folder / "copy.safetensors")
@@ -181,6 +206,41 @@ def test_fit__from_blocks_and_checkpoints(references, tmp_path, streamed):
     assert again.fingerprint == model.fingerprint
     for score in model.metrics.values():
         assert score["mae"] < score["mae_mean"]
+
+
+def test_training_key__does_not_depend_on_blocks(references, graph, streamed):
+    split = {"fold": np.arange(80) % 5}
+    key = training_key(data_of(references, graph), split, {"seed": 1})
+    assert training_key(streamed, split, {"seed": 1}) == key
+    assert training_key(streamed, split, {"seed": 2}) != key
+    assert training_key(streamed, {"fold": np.arange(80) % 4}, {"seed": 1}) != key
+
+
+def other_age(ds):
+    return ds.assign_coords(age=ds["age"] + 10 * (np.arange(80) == 3))
+
+
+def other_values(ds):
+    return ds.assign(node_features=ds["node_features"] * (1 + 1e-3 * (ds["subject"] == "sub-0003")))
+
+
+def other_names(ds):
+    return ds.assign_coords(feature=[f"{name}_2" for name in ds["feature"].values])
+
+
+def other_people(ds):
+    return ds.assign_coords(person=("subject", np.array([f"p{i // 2}" for i in range(80)])))
+
+
+@pytest.mark.parametrize("change", [other_age, other_values, other_names, other_people])
+def test_fit__does_not_go_on_from_checkpoints_of_other_data(references, tmp_path, change):
+    quick = Training(folds=2, epochs=1)
+    scans = np.array([f"scan {i}" for i in range(80)])
+    ds = references.assign(scan_hash=("subject", scans))
+    BrainAgeModel.fit(ds, training=quick, checkpoints=tmp_path)
+    expected = BrainAgeModel.fit(change(ds), training=quick)
+    found = BrainAgeModel.fit(change(ds), training=quick, checkpoints=tmp_path)
+    assert found.fingerprint == expected.fingerprint
 
 
 @pytest.mark.parametrize("n_nodes", [1, 6, 24])
