@@ -12,6 +12,10 @@ __all__ = ["card_html", "card_text"]
 
 _SIMULATED = "Trained on simulated people. It says nothing about a real brain."
 _USE = "Research use only; not a medical device."
+_HASHES = (
+    "model.json holds hashes of the scans and of the ids (dataset and person) of those trained on: "
+    "who guesses an id can tell whether it was, so share it as you would share the ids"
+)
 _COLUMNS = ("region", "MAE", "MAE of predicting the mean", "r")
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -61,6 +65,7 @@ def _facts(
         f"Space: {about['space']}",
         f"{people}; elsewhere predictions are marked as extrapolated",
         f"Interval: split-conformal, {about['coverage']:.0%}",
+        _HASHES,
     )
 
 

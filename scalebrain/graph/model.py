@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metric
 from scalebrain.graph.card import card_html, card_text
 from scalebrain.graph.checkpoint import Checkpoint, training_key
 from scalebrain.graph.impute import RegionImputer
+from scalebrain.graph.known import known_folds, person_keys, subject_keys
 from scalebrain.graph.references import References
 from scalebrain.graph.train import (
     Fold,
@@ -41,11 +42,9 @@ __all__ = [
     "brain_age",
     "build_network",
     "features_of",
-    "known_folds",
     "load_network",
     "matching_features",
     "present_flag",
-    "subject_keys",
 ]
 
 logger = logging.getLogger(__name__)
@@ -69,16 +68,6 @@ def features_of(
     other = [dim for dim in ("node", "edge") if dim in ds.dims]
     found = surface_features(ds, level=level, policy=treatment)
     return ds.drop_dims(other).assign_coords(found.coords).assign(found.data_vars)
-
-
-def subject_keys(ds: xr.Dataset) -> list[str]:
-    """Short hash of every subject's scan (of its id where there is none)."""
-    ids = ds["subject"].values.astype(str)
-    scans = ds["scan_hash"].values.astype(str) if "scan_hash" in ds else np.full(len(ids), "")
-    return [
-        hashlib.sha256((scan or subject).encode()).hexdigest()[:16]
-        for scan, subject in zip(scans, ids, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
@@ -105,6 +94,8 @@ class BrainAgeModel:
         Provenance: space, versions, training ages, simulated or not.
     path
         Directory that the model was saved to or loaded from.
+    fold_of_person
+        Fold of every training subject, by the hash of its dataset and person.
     """
 
     graph: Graph
@@ -116,6 +107,7 @@ class BrainAgeModel:
     metrics: dict[str, dict[str, float]]
     about: dict[str, Any]
     path: str = ""
+    fold_of_person: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -167,14 +159,14 @@ class BrainAgeModel:
         age = np.asarray(ds["age"].values[who], dtype=np.float64)
         weight = balanced_weights(age) if training.balance_ages else None
         data = References.of(ds["node_features"].isel(subject=who), graph.rows, age, weight)
-        people, cohort = same_people(ds.isel(subject=who)), None
+        people, cohort = same_people(ds)[who], None  # linked also by those who do not train
         if training.keep_cohorts:
             validate(ds, "cohort")
             cohort = ds["cohort"].values[who].astype(str)
         fold_of = assign_folds(
             age, training.folds, seed=training.seed, person=people, cohort=cohort
         )
-        keys = np.array(subject_keys(ds))[who]
+        keys, names_of = np.array(subject_keys(ds))[who], np.array(person_keys(ds))[who]
         names = tuple(str(f) for f in ds["feature"].values)
         versions = {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")}
         key = ""
@@ -206,6 +198,7 @@ class BrainAgeModel:
             folds=tuple(folds),
             radius=conformal_radius(np.abs(predicted - age[:, None]), coverage),
             fold_of={str(k): int(f) for k, f in zip(keys, fold_of, strict=True)},
+            fold_of_person={str(k): int(f) for k, f in zip(names_of, fold_of, strict=True)},
             metrics=region_metrics(age, predicted, fold_of, graph.regions),
             about={
                 "space": _space(ds),
@@ -240,7 +233,8 @@ class BrainAgeModel:
 
     def _content(self) -> dict[str, Any]:
         """Everything that goes into model.json."""
-        return {
+        people = {"fold_of_person": self.fold_of_person} if self.fold_of_person else {}
+        return people | {
             "format": _FORMAT,
             "graph_sha256": self.graph.fingerprint,
             "n_nodes": self.graph.n_nodes,
@@ -388,6 +382,7 @@ class BrainAgeModel:
             folds=tuple(folds),
             radius=a["radius"],
             fold_of={str(k): int(v) for k, v in d["fold_of"].items()},
+            fold_of_person={str(k): int(v) for k, v in d.get("fold_of_person", {}).items()},
             metrics=d["metrics"],
             about=d["about"],
         )
@@ -556,15 +551,6 @@ def matching_features(ds: xr.Dataset, model: BrainAgeModel) -> tuple[xr.Dataset,
     return ds, ds["node_features"].sel(feature=list(model.features))
 
 
-def known_folds(ds: xr.Dataset, model: BrainAgeModel) -> npt.NDArray[np.int64]:
-    """Fold (subject,) of everyone that a model was trained on, with any scan; -1 for others."""
-    fold = np.array([model.fold_of.get(key, -1) for key in subject_keys(ds)], dtype=np.int64)
-    people = same_people(ds)  # another scan of someone in training has that person's fold
-    known = np.full(people.max(initial=-1) + 1, -1)
-    np.maximum.at(known, people, fold)
-    return np.asarray(known[people], dtype=np.int64)
-
-
 def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     """Predict the brain age of every region.
 
@@ -594,8 +580,9 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
 
     Notes
     -----
-    A subject that the model was trained on is predicted by the one network that has not
-    seen it, everyone else by the mean of all. A corrected PAD carries the part
+    A person that the model was trained on, with this scan or another one, is predicted by the
+    one network that has not seen them, everyone else by the mean of all. A person is known by
+    the scan, and by the names of dataset and person. A corrected PAD carries the part
     ``calibration_slope`` of a true deviation.
     """
     validate(ds, "age")

@@ -12,8 +12,8 @@ from scalebrain.graph import references as references_module
 from scalebrain.graph import train as train_module
 from scalebrain.graph.build import build_graph
 from scalebrain.graph.checkpoint import Checkpoint, training_key
+from scalebrain.graph.known import subject_keys
 from scalebrain.graph.linear import fit_linear, fit_scales
-from scalebrain.graph.model import subject_keys
 from scalebrain.graph.moments import fit_ridge, region_moments, spectrum
 from scalebrain.graph.references import References
 from scalebrain.graph.train import Training, assign_folds, balanced_weights, train_fold
