@@ -24,13 +24,13 @@ from scalebrain.graph.build import Graph, build_graph
 from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
 from scalebrain.graph.card import card_html, card_text
 from scalebrain.graph.checkpoint import Checkpoint, training_key
+from scalebrain.graph.folds import assign_folds, linked_cohorts
 from scalebrain.graph.impute import RegionImputer
 from scalebrain.graph.known import known_folds, person_keys, subject_keys
 from scalebrain.graph.references import References
 from scalebrain.graph.train import (
     Fold,
     Training,
-    assign_folds,
     balanced_weights,
     forward,
     train_fold,
@@ -148,7 +148,7 @@ class BrainAgeModel:
 
         Notes
         -----
-        Folds are by subject, stratified by age. The subjects that decide when training
+        Folds are by person, stratified by age. The people that decide when training
         stops come from the training folds, never from the held-out one.
         """
         validate(ds, "age", "group")
@@ -170,16 +170,18 @@ class BrainAgeModel:
         names = tuple(str(f) for f in ds["feature"].values)
         versions = {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")}
         key = ""
+        split = {"fold": fold_of, "person": people}
+        if cohort is not None:
+            split["cohort"] = linked_cohorts(people, cohort)
         if checkpoints is not None:
             about = [graph.fingerprint, asdict(training), keys.tolist(), names, versions]
-            split = {"fold": fold_of, "person": people}
             key = training_key(data, split, {"about": about})
         with on_gpu_workers():  # all folds on one kind of processor
             trained = map_tasks(
                 _train,
                 range(training.folds),
                 label="train",
-                shared=(data, fold_of, graph, training, str(checkpoints) if key else None, key),
+                shared=_Shared(data, split, graph, training, str(checkpoints or ""), key),
                 threads=1,
             )
         predicted = np.full((len(age), len(graph.regions)), np.nan)
@@ -430,15 +432,33 @@ def _references(ds: xr.Dataset, graph: Graph) -> npt.NDArray[np.int64]:
     return np.asarray(who[complete])
 
 
-def _train(
-    number: int,
-    shared: tuple[References, npt.NDArray[np.int64], Graph, Training, str | None, str],
-) -> Fold:
+@dataclass(frozen=True)
+class _Shared:
+    """What the training of every fold needs; an empty folder keeps no checkpoints."""
+
+    data: References
+    split: dict[str, npt.NDArray[np.int64]]
+    graph: Graph
+    training: Training
+    checkpoints: str
+    key: str
+
+
+def _train(number: int, shared: _Shared) -> Fold:
     """Train one fold, as a task."""
-    data, fold_of, graph, training, folder, key = shared
-    file = Checkpoint(Path(folder) / f"fold{number}.safetensors", key) if folder else None
-    who = np.flatnonzero(fold_of != number)
-    return train_fold(data, who, graph, training, number=number, checkpoint=file)
+    file = None
+    if shared.checkpoints:
+        file = Checkpoint(Path(shared.checkpoints) / f"fold{number}.safetensors", shared.key)
+    return train_fold(
+        shared.data,
+        np.flatnonzero(shared.split["fold"] != number),
+        shared.graph,
+        shared.training,
+        number=number,
+        person=shared.split["person"],
+        cohort=shared.split.get("cohort"),
+        checkpoint=file,
+    )
 
 
 def build_network(fold: Fold, graph: Graph, training: Training, n_features: int) -> Any:

@@ -1,7 +1,6 @@
 """Training: one network a fold, early stopping on subjects that are not held out."""
 
 import logging
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.cluster.threads import one_thread_each
-from scalebrain.errors import ConfigError, StatisticsError
+from scalebrain.errors import ConfigError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.folds import stopping_split
 from scalebrain.graph.impute import Imputer, Mask, impute
 from scalebrain.graph.linear import Linear, Scales, fit_linear, fit_scales, standardize
 from scalebrain.graph.moments import standard_error
@@ -24,7 +24,6 @@ __all__ = [
     "Fold",
     "Training",
     "apply_network",
-    "assign_folds",
     "balanced_weights",
     "batch_size",
     "forward",
@@ -38,8 +37,6 @@ Ints = npt.NDArray[np.int64]
 
 #: Largest weight of an age, and smallest, beside the median.
 _MOST_WEIGHT = 5.0
-#: Subjects of the validation at most: they stay in memory.
-_MOST_HELD = 1000
 #: Patches of a region that are drawn, and groups of subjects that share one at a time.
 _PATCHES, _GROUPS = 16, 8
 #: Nodes of a region for which the learning rate is meant.
@@ -71,7 +68,7 @@ class Training:
     decay
         L2 on the weights of single nodes and on the readout.
     validation
-        Fraction of the training subjects that decides when to stop.
+        Fraction of the people in training that decides when to stop.
     masked
         Largest fraction of a region that is masked and imputed in half of the subjects.
     seed
@@ -133,101 +130,6 @@ class Fold:
     curve: Array
     intercept: Array = field(default_factory=lambda: np.zeros(0))
     slope: Array = field(default_factory=lambda: np.zeros(0))
-
-
-def assign_folds(
-    age: Array,
-    n_folds: int,
-    *,
-    seed: int,
-    person: Ints | None = None,
-    cohort: npt.NDArray[np.str_] | None = None,
-) -> Ints:
-    """Assign every subject to a fold, stratified by age, each person whole.
-
-    Parameters
-    ----------
-    age
-        (subject,) years.
-    n_folds
-        Number of folds.
-    seed
-        Seed.
-    person
-        (subject,) number of the person; None when all differ.
-    cohort
-        (subject,) cohorts that are kept whole too; None when they are not.
-
-    Returns
-    -------
-    ndarray
-        (subject,) fold.
-
-    Raises
-    ------
-    StatisticsError
-        With fewer than four subjects a fold, or fewer cohorts than folds.
-    """
-    if cohort is not None:
-        return _folds_of_cohorts(age, n_folds, seed, person, cohort)
-    if person is not None:
-        people, own = np.unique(person, return_inverse=True)
-        if len(people) < len(age):
-            mean_age = np.bincount(own, weights=age) / np.bincount(own)
-            return assign_folds(mean_age, n_folds, seed=seed)[own]
-    _check_enough(len(age), n_folds)
-    rng = np.random.default_rng([seed, 1])
-    order = np.argsort(age, kind="stable")
-    fold = np.empty(len(age), dtype=np.int64)
-    for start in range(0, len(age), n_folds):
-        chunk = order[start : start + n_folds]
-        fold[chunk] = rng.permutation(n_folds)[: len(chunk)]
-    return fold
-
-
-def _check_enough(n: int, n_folds: int) -> None:
-    """Refuse folds of fewer than four subjects."""
-    if n < 4 * n_folds:
-        raise StatisticsError(
-            f"{n} reference subjects are too few for {n_folds} folds. "
-            "Bring more, or ask for fewer folds."
-        )
-
-
-def _folds_of_cohorts(
-    age: Array, n_folds: int, seed: int, person: Ints | None, cohort: npt.NDArray[np.str_]
-) -> Ints:
-    """Folds of whole cohorts; cohorts that share a person go together."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    _check_enough(len(age), n_folds)
-    n = len(age)
-    names, own = np.unique(cohort, return_inverse=True)
-    who = np.arange(n) if person is None else np.unique(person, return_inverse=True)[1]
-    size = names.size + n
-    links = coo_array((np.ones(n), (own, names.size + who)), shape=(size, size))
-    group = connected_components(links, directed=False)[1][own]
-    n_groups = np.unique(group).size
-    if n_groups < n_folds:
-        raise StatisticsError(
-            f"{n_groups} cohorts of references cannot be kept whole in {n_folds} folds. Ask for "
-            "fewer folds, or leave keep_cohorts out."
-        )
-    decile = np.searchsorted(np.quantile(age, np.linspace(0, 1, 6)[1:-1]), age)
-    fold = np.empty(n, dtype=np.int64)
-    split = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # cohorts differ in age: the strata cannot be equal
-        warnings.filterwarnings("ignore", message="The least populated class in y")
-        for number, (_, held) in enumerate(split.split(age, decile, group)):
-            fold[held] = number
-    if np.bincount(fold, minlength=n_folds).min() == 0:
-        raise StatisticsError(
-            f"The cohorts of references are too unequal to be kept whole in {n_folds} folds. Ask "
-            "for fewer folds, or leave keep_cohorts out."
-        )
-    return fold
 
 
 def balanced_weights(age: Array) -> Array:
@@ -469,6 +371,8 @@ def train_fold(
     training: Training,
     *,
     number: int,
+    person: Ints | None = None,
+    cohort: Ints | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Fold:
     """Train the network of one fold.
@@ -485,6 +389,10 @@ def train_fold(
         Hyper-parameters.
     number
         Number of the fold, for seeds and progress.
+    person
+        (subject,) number of the person of each reference; None when all differ.
+    cohort
+        (subject,) number of the cohort of each, when cohorts are kept whole.
     checkpoint
         Where every epoch is saved, and gone on from; one that does not fit the network is not.
         None to save none.
@@ -500,7 +408,8 @@ def train_fold(
     The linear path starts at the ridge regression of each region, so the convolutions
     learn what it leaves; what does not help the validation subjects by more than one standard
     error is not kept: who predicts ages ever better does so by averaging a person's deviations
-    out, and what is left of them says less (Bashyam et al. 2020). At the
+    out, and what is left of them says less (Bashyam et al. 2020). The validation subjects are whole
+    people, and whole cohorts where these are kept whole and come to about as many. At the
     end the linear path is fitted again on everyone. In every epoch half of the subjects, drawn
     anew, have a patch of every region masked and imputed. Features are read block by block.
 
@@ -514,9 +423,10 @@ def train_fold(
     with one_thread_each():  # sums in one order: the weights do not depend on the machine
         rng = np.random.default_rng([training.seed, 2, number])
         scales = fit_scales(data, who)
-        order = rng.permutation(len(who))
-        n_held = min(max(2, round(training.validation * len(who))), _MOST_HELD)
-        held, used = np.sort(who[order[:n_held]]), np.sort(who[order[n_held:]])
+        people = who if person is None else person[who]
+        cohorts = None if cohort is None else cohort[who]
+        stops = stopping_split(people, training.validation, rng, cohort=cohorts)
+        held, used = who[stops], who[~stops]
         linear = fit_linear(data, used, graph, scales)
         patches = _Patches(graph, linear.imputer, training.masked, rng)
         parts = (data, graph, training, scales, linear, held, patches, number)

@@ -8,8 +8,9 @@ import xarray as xr
 
 from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.errors import ModelFileError
+from scalebrain.graph.folds import assign_folds
 from scalebrain.graph.model import BrainAgeModel, brain_age
-from scalebrain.graph.train import Training, assign_folds
+from scalebrain.graph.train import Training
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from scalebrain.graph import references as references_module
 from scalebrain.graph import train as train_module
 from scalebrain.graph.build import build_graph
 from scalebrain.graph.checkpoint import Checkpoint, training_key
+from scalebrain.graph.folds import assign_folds, linked_cohorts, stopping_split
 from scalebrain.graph.known import subject_keys
 from scalebrain.graph.linear import fit_linear, fit_scales
 from scalebrain.graph.moments import fit_ridge, region_moments, spectrum
 from scalebrain.graph.references import References
-from scalebrain.graph.train import Training, assign_folds, balanced_weights, train_fold
+from scalebrain.graph.train import Training, balanced_weights, train_fold
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,74 @@ def test_assign_folds__keeps_cohorts_and_people_whole():
     np.testing.assert_array_equal(fold, assign_folds(age, 4, seed=0, person=person, cohort=cohort))
     with pytest.raises(StatisticsError, match="2 cohorts of references cannot be kept whole"):
         assign_folds(age, 3, seed=0, cohort=np.repeat(["x", "y"], 100))
+
+
+def test_assign_folds__of_one_or_two_people_are_refused():
+    age = np.random.default_rng(0).uniform(45, 82, 44)
+    cohort = np.repeat(list("abcde"), [40, 1, 1, 1, 1])
+    with pytest.raises(StatisticsError, match=r"hold out .*1 of 44 people.*fewer folds"):
+        assign_folds(age, 5, seed=0, cohort=cohort)
+    with pytest.raises(StatisticsError, match="10 reference people are too few for 3 folds"):
+        assign_folds(age, 3, seed=0, person=np.arange(44) % 10)
+    with pytest.raises(StatisticsError, match="two folds or more"):
+        assign_folds(age, 1, seed=0)
+
+
+def test_stopping_split__draws_scans_as_before_where_each_is_a_person():
+    for n in (30, 1500, 9000):
+        found = stopping_split(np.arange(n) * 3, 0.15, np.random.default_rng(1))
+        order = np.random.default_rng(1).permutation(n)
+        expected = order[: min(max(2, round(0.15 * n)), 1000)]
+        np.testing.assert_array_equal(np.flatnonzero(found), np.sort(expected))
+
+
+def test_stopping_split__keeps_people_whole():
+    person = np.random.default_rng(0).integers(0, 60, 300)
+    held = stopping_split(person, 0.15, np.random.default_rng(1))
+    assert not set(person[held]) & set(person[~held])
+    assert np.unique(person[held]).size == round(0.15 * np.unique(person).size)
+    many = np.repeat(np.arange(40), 100)  # no more than 1000 scans of them
+    assert stopping_split(many, 0.5, np.random.default_rng(1)).sum() == 1000
+
+
+def test_stopping_split__keeps_cohorts_whole_where_they_come_to_about_as_many():
+    person = np.arange(200)
+    cohort = np.repeat(np.arange(10), 20)
+    held = stopping_split(person, 0.15, np.random.default_rng(1), cohort=cohort)
+    assert not set(cohort[held]) & set(cohort[~held])
+    assert 15 <= held.sum() <= 60
+    two = np.repeat([0, 1], 100)  # each is half of everyone: people of both
+    held = stopping_split(person, 0.15, np.random.default_rng(1), cohort=two)
+    np.testing.assert_array_equal(held, stopping_split(person, 0.15, np.random.default_rng(1)))
+    assert held.sum() == 30
+
+
+def test_linked_cohorts__are_one_where_they_share_a_person():
+    person, cohort = np.array([0, 1, 1, 2, 3]), np.array(list("abccd"))
+    cohort[1] = "b"
+    found = linked_cohorts(person, cohort)
+    assert found[1] == found[2] == found[3]
+    assert len(set(found.tolist())) == 3
+
+
+def test_train_fold__nobody_stops_the_training_that_they_are_part_of(
+    references, graph, monkeypatch
+):
+    halves = []
+
+    def spied(people, *args, **options):
+        halves.append((people, stopping_split(people, *args, **options)))
+        return halves[-1][1]
+
+    monkeypatch.setattr(train_module, "stopping_split", spied)
+    person = np.arange(80) // 2
+    train_fold(
+        data_of(references, graph), np.arange(60), graph, Training(epochs=0), number=0,
+        person=person,
+    )  # fmt: skip
+    ((people, held),) = halves
+    np.testing.assert_array_equal(people, person[:60])
+    assert not set(people[held]) & set(people[~held])
 
 
 def test_fit__kept_cohorts_are_predicted_by_networks_that_have_not_seen_them(references):
