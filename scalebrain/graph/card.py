@@ -58,7 +58,9 @@ def _facts(
 ) -> tuple[str, ...]:
     """Say in sentences what the model is."""
     ages = f"{about['age_min']:.1f} to {about['age_max']:.1f} years"
-    people = f"Trained on {about['n_training']} references aged {ages}"
+    n, n_people = about["n_training"], about.get("n_people")
+    scans = f"{n} references" if n_people is None else f"{n} scans of {n_people} references"
+    people = f"Trained on {scans} aged {ages}"
     return (
         f"Layer: {training.layer}; {training.folds} folds; seed {training.seed}",
         f"Node features: {', '.join(features)}",

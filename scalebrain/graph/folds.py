@@ -88,7 +88,7 @@ def _folds_by_age(age: Array, n_folds: int, seed: int) -> Ints:
 
 
 def linked_cohorts(person: Ints, cohort: npt.NDArray[np.str_]) -> Ints:
-    """Number cohorts; those that share a person are one.
+    """Find the cohorts that have to stay together: those that share a person are one.
 
     Parameters
     ----------
