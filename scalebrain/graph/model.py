@@ -15,7 +15,7 @@ import xarray as xr
 from scalebrain.atlas.regions import RegionSet
 from scalebrain.cluster.tasks import map_tasks, on_gpu_workers, once_per_worker
 from scalebrain.cluster.threads import one_thread_each
-from scalebrain.errors import ModelFileError, StatisticsError
+from scalebrain.errors import ConfigError, ModelFileError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.features.lesion_policy import POLICIES, LesionPolicy
 from scalebrain.features.nodes import MAX_LESIONED, node_features
@@ -28,6 +28,7 @@ from scalebrain.graph.folds import assign_folds, linked_cohorts
 from scalebrain.graph.impute import RegionImputer
 from scalebrain.graph.known import known_folds, person_keys, subject_keys
 from scalebrain.graph.references import References
+from scalebrain.graph.saved import check_saved, read_number
 from scalebrain.graph.train import (
     Fold,
     Training,
@@ -144,7 +145,9 @@ class BrainAgeModel:
         Raises
         ------
         StatisticsError
-            When there are too few references.
+            When there are too few references, or all are of one age.
+        ConfigError
+            When `coverage` is no fraction.
 
         Notes
         -----
@@ -153,6 +156,8 @@ class BrainAgeModel:
         """
         validate(ds, "age", "group")
         training = training if training is not None else Training()
+        if not 0 < coverage < 1:
+            raise ConfigError(f"coverage is {coverage!r}, expected a fraction between 0 and 1.")
         graph = build_graph(ds, regions=regions)
         ds = features_of(ds)
         who = _references(ds, graph)
@@ -166,6 +171,7 @@ class BrainAgeModel:
         fold_of = assign_folds(
             age, training.folds, seed=training.seed, person=people, cohort=cohort
         )
+        _check_ages(age, fold_of)
         keys, names_of = np.array(subject_keys(ds))[who], np.array(person_keys(ds))[who]
         names = tuple(str(f) for f in ds["feature"].values)
         versions = {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")}
@@ -282,19 +288,30 @@ class BrainAgeModel:
         -------
         BrainAgeModel
             The model, knowing its directory.
+
+        Raises
+        ------
+        StatisticsError
+            When a score is not finite. What the directory holds stays as it was.
         """
         from safetensors.numpy import save
 
         folder = Path(path)
+        content = {**self._content(), "fingerprint": self.fingerprint}
+        try:
+            text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+        except ValueError as error:
+            raise StatisticsError(
+                f"{folder}: the model is not saved, since a score of it is not finite ({error}). "
+                "Some region has the same age for everyone: look at its node features."
+            ) from error
+        arrays = save({k: np.ascontiguousarray(v) for k, v in self._arrays().items()})
+        card = card_text(self.training, self.features, self.metrics, self.about)
         folder.mkdir(parents=True, exist_ok=True)
         description = folder / "model.json"
         description.unlink(missing_ok=True)  # until it is whole again, there is no model
-        arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
-        (folder / "weights.safetensors").write_bytes(save(arrays))
-        card = card_text(self.training, self.features, self.metrics, self.about)
+        (folder / "weights.safetensors").write_bytes(arrays)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        content = {**self._content(), "fingerprint": self.fingerprint}
-        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
         partial = folder / "model.json.part"
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(description)
@@ -317,8 +334,8 @@ class BrainAgeModel:
         Raises
         ------
         ModelFileError
-            When a file is missing, truncated, of another format or not what its
-            fingerprint says. Nothing in the directory is ever executed.
+            When a file is missing, truncated, of another format, not that of a model, or not
+            what its fingerprint says. Nothing in the directory is ever executed.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -326,7 +343,8 @@ class BrainAgeModel:
         folder = Path(path)
         way_out = "Train again: scalebrain train STORE MODEL_DIR."
         try:
-            description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+            text = (folder / "model.json").read_text(encoding="utf-8")
+            description = json.loads(text, parse_constant=read_number)
             if description["format"] != _FORMAT:
                 raise ModelFileError(
                     f"{folder}: model format {description['format']}, this version reads "
@@ -336,15 +354,18 @@ class BrainAgeModel:
             if weights.stat().st_size > _MAX_BYTES:
                 raise ModelFileError(f"{weights}: larger than any model of this format.")
             arrays = load_file(weights)
+            check_saved(description, arrays)
             model = cls._restore(description, arrays)
         except OSError as error:
             raise ModelFileError(f"{folder}: not a model directory ({error}). {way_out}") from error
         except SafetensorError as error:
             raise ModelFileError(f"{folder}: damaged weights ({error}). {way_out}") from error
-        except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             if isinstance(error, ModelFileError):
                 raise
-            raise ModelFileError(f"{folder}: damaged model.json ({error!r}). {way_out}") from error
+            raise ModelFileError(
+                f"{folder}: damaged model.json or weights ({error!r}). {way_out}"
+            ) from error
         if model.fingerprint != description["fingerprint"]:
             raise ModelFileError(f"{folder}: weights and model.json do not match. {way_out}")
         return replace(model, path=str(folder.resolve()))
@@ -433,6 +454,18 @@ def _references(ds: xr.Dataset, graph: Graph) -> npt.NDArray[np.int64]:
     return np.asarray(who[complete])
 
 
+def _check_ages(age: Array, fold_of: npt.NDArray[np.int64]) -> None:
+    """Refuse to learn age from people of one age."""
+    for number in np.unique(fold_of):
+        taught = age[fold_of != number]
+        if np.ptp(taught) == 0:
+            raise StatisticsError(
+                f"Fold {number + 1}: all {taught.size} references that it learns from are "
+                f"{taught[0]:g} years old, so age cannot be learned. Bring references of other "
+                "ages, or check the column age of participants.tsv."
+            )
+
+
 @dataclass(frozen=True)
 class _Shared:
     """What the training of every fold needs; an empty folder keeps no checkpoints."""
@@ -466,12 +499,9 @@ def build_network(fold: Fold, graph: Graph, training: Training, n_features: int)
     """Network of a fold with its weights, in evaluation mode, on the best device."""
     import torch
 
-    from scalebrain.graph.layers import RegionalNetwork
+    from scalebrain.graph.layers import seeded_network
 
-    with torch.random.fork_rng(devices=[]):  # its random weights are replaced at once
-        network = RegionalNetwork(
-            graph, n_features, layer=training.layer, channels=training.channels
-        )
+    network = seeded_network(graph, n_features, layer=training.layer, channels=training.channels)
     try:
         network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in fold.weights.items()})
     except RuntimeError as error:
@@ -488,9 +518,14 @@ def load_network(model: BrainAgeModel) -> list[Any]:
 
 
 @once_per_worker
-def _loaded(path: str, fingerprint: str) -> tuple[BrainAgeModel, list[Any]]:  # noqa: ARG001
+def _loaded(path: str, fingerprint: str) -> tuple[BrainAgeModel, list[Any]]:
     """Load a saved model and its networks, once a worker."""
     model = BrainAgeModel.load(path)
+    if model.fingerprint != fingerprint:
+        raise ModelFileError(
+            f"{path}: another model was saved there since. Load the model again and predict anew, "
+            "or save each model to a folder of its own."
+        )
     return model, load_network(model)
 
 
@@ -511,22 +546,20 @@ def _predict_block(
     rows = np.asarray(x[seen][:, graph.rows], dtype=np.float32)  # as in training
     rows = np.where(np.isfinite(rows), rows, np.nan)  # an infinite feature is a missing one
     trained = fold[seen]
-    years = np.full((len(model.folds), len(rows), n_regions), np.nan)
-    corrected = np.full_like(years, np.nan)
+    years, corrected = (np.zeros((len(rows), n_regions)) for _ in range(2))
     imputed = np.full((len(rows), n_regions), np.nan)
     for i, (one, network) in enumerate(zip(model.folds, networks, strict=True)):
         use = np.flatnonzero((trained < 0) | (trained == i))
         if not use.size:
             continue
         with one_thread_each():
-            years[i, use], imputed[use] = forward(one, network, rows[use], graph)
+            found, imputed[use] = forward(one, network, rows[use], graph)
         known = age[seen][use][:, None]
-        corrected[i, use] = years[i, use] - known - (one.intercept + one.slope * known)
-    weight = np.where(trained < 0, len(model.folds), 1)[:, None]
-    out[seen, :, 0] = np.where(np.isnan(years).all(axis=0), np.nan, np.nansum(years, 0)) / weight
-    out[seen, :, 1] = (
-        np.where(np.isnan(corrected).all(axis=0), np.nan, np.nansum(corrected, 0)) / weight
-    )
+        years[use] += found
+        corrected[use] += found - known - (one.intercept + one.slope * known)
+    n_networks = np.where(trained < 0, len(model.folds), 1)[:, None]
+    out[seen, :, 0] = years / n_networks  # missing where one network has no age
+    out[seen, :, 1] = corrected / n_networks
     out[seen, :, 2] = imputed
     return out
 
@@ -588,7 +621,8 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
         Over ``(subject, region)``, in years: ``brain_age``; ``brain_age_low`` and
         ``brain_age_high``; ``brain_pad = brain_age - age``; ``brain_pad_corrected``, less
         the age bias of held-out healthy subjects; ``imputed_fraction``.
-        ``calibration_slope (region)``; ``extrapolated`` and ``out_of_fold (subject)``. Where
+        ``calibration_slope (region)``; ``extrapolated (subject)``, an age outside those of
+        training (an unknown age is not: its brain-PAD is NaN), and ``out_of_fold (subject)``. Where
         the features were made with the policy ``exclude_region``, ``region_excluded (subject,
         region)`` marks regions with more than half of their nodes' tissue lesioned (nodes
         count alike), and the ages there are NaN.

@@ -45,6 +45,22 @@ _NODES_OF_RATE = 50
 _ROWS_IN_CACHE = 2**15
 
 
+#: Least and largest values of what is counted, and of fractions and rates.
+_LEAST = {"channels": 1, "folds": 2, "epochs": 0, "patience": 1, "batch": 1, "seed": 0}
+_MOST = 10**9
+_BETWEEN = {
+    "learning_rate": (1e-12, 1e3),
+    "decay": (0.0, 1e6),
+    "validation": (0.0, 0.9),
+    "masked": (0.0, 1.0),
+}
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Training:
     """Hyper-parameters.
@@ -96,9 +112,23 @@ class Training:
     balance_ages: bool = False
 
     def __post_init__(self) -> None:
-        """Check the layer."""
+        """Check the ranges."""
+        wrong = []
         if self.layer not in ("cheb", "gcn", "spectral"):
-            raise ConfigError(f"layer {self.layer!r}: expected cheb, gcn or spectral.")
+            wrong.append(f"layer {self.layer!r}: expected cheb, gcn or spectral")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= _MOST:
+                wrong.append(f"{name} {value!r}: expected a whole number from {least} to {_MOST}")
+        for name, (low, high) in _BETWEEN.items():
+            value = getattr(self, name)
+            if not _is_number(value) or not low <= value <= high:
+                wrong.append(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
+        for name in ("keep_cohorts", "balance_ages"):
+            if not isinstance(getattr(self, name), bool):
+                wrong.append(f"{name} {getattr(self, name)!r}: expected true or false")
+        if wrong:
+            raise ConfigError(f"Training: {'; '.join(wrong)}.")
 
 
 @dataclass(frozen=True)
@@ -211,16 +241,18 @@ class _Run:
     ) -> None:
         import torch
 
-        from scalebrain.graph.layers import RegionalNetwork
+        from scalebrain.graph.layers import seeded_network
 
         self.data, self.training = data, training
         self.scales, self.patches = scales, patches
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed * 1000 + number)
-            self.network = RegionalNetwork(
-                graph, data.shape[1], layer=training.layer, channels=training.channels
-            ).to(self.device)
+        self.network = seeded_network(
+            graph,
+            data.shape[1],
+            layer=training.layer,
+            channels=training.channels,
+            seed=training.seed * 1000 + number,
+        ).to(self.device)
         self.start = self.tensor(linear.weights)
         with torch.no_grad():
             self.network.skip_weight.copy_(self.start)

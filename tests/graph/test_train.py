@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import Ridge
 
 from scalebrain import BrainAgeModel
-from scalebrain.errors import StatisticsError
+from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.graph import references as references_module
 from scalebrain.graph import train as train_module
 from scalebrain.graph.build import build_graph
@@ -115,6 +115,27 @@ def test_train_fold__equal_weights_are_none(references, graph):
     other = train_fold(threes, who, graph, quick, number=0)
     for name, values in one.weights.items():
         np.testing.assert_allclose(other.weights[name], values, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"folds": 1}, {"folds": 2.0}, {"patience": 0}, {"epochs": -1}, {"batch": 0},
+        {"channels": 0}, {"seed": -1}, {"seed": True}, {"learning_rate": 0},
+        {"learning_rate": float("nan")}, {"learning_rate": "1e-3"}, {"decay": -1},
+        {"validation": 1.0}, {"masked": 2}, {"keep_cohorts": "no"}, {"layer": "other"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_training__out_of_range_is_refused(settings):
+    (name,) = settings
+    with pytest.raises(ConfigError, match=f"{name} .*expected"):
+        Training(**settings)
+
+
+def test_training__names_everything_that_is_wrong():
+    with pytest.raises(ConfigError, match=r"folds 1: .*patience 0: "):
+        Training(folds=1, patience=0)
 
 
 class Killed(BaseException):
