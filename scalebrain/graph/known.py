@@ -26,10 +26,7 @@ def subject_keys(ds: xr.Dataset) -> list[str]:
 
 
 def person_keys(ds: xr.Dataset) -> list[str]:
-    """Short hash of every subject's dataset and person (its id where no person is named).
-
-    It is the same for another scan of the person, and for the same scan on another grid.
-    """
+    """Short hash of every subject's dataset and person (its id where no person is named)."""
     ids, people = _text(ds, "subject"), _text(ds, "person")
     named = np.where(people == "", ids, people)
     return _hashes(np.char.add(np.char.add(_text(ds, "dataset"), "/"), named))
