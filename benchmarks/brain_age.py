@@ -33,7 +33,8 @@ from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 import scalebrain
-from scalebrain.graph.model import BrainAgeModel, brain_age, known_folds
+from scalebrain.graph.known import known_folds
+from scalebrain.graph.model import BrainAgeModel, brain_age
 from scalebrain.graph.train import Training
 from scalebrain.pipeline import compute_features
 

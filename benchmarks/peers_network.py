@@ -185,6 +185,7 @@ def our_epoch(ds: Any, training: Any, fold: int = 0) -> tuple[Epoch, Any]:
     """Prepare a fold as scalebrain does, run an epoch, and keep what it was given."""
     from scalebrain.graph import train as ours
     from scalebrain.graph.build import build_graph
+    from scalebrain.graph.folds import assign_folds
     from scalebrain.graph.linear import fit_linear, fit_scales
     from scalebrain.graph.references import References
 
@@ -192,7 +193,7 @@ def our_epoch(ds: Any, training: Any, fold: int = 0) -> tuple[Epoch, Any]:
     who = np.flatnonzero((ds["group"].values.astype(str) == "reference") & ds["included"].values)
     age = ds["age"].values[who].astype(np.float64)
     data = References.of(ds["node_features"].isel(subject=who), graph.rows, age)
-    fold_of = ours.assign_folds(age, training.folds, seed=training.seed)
+    fold_of = assign_folds(age, training.folds, seed=training.seed)
     train = np.flatnonzero(fold_of != fold)
     with ours.one_thread_each():
         rng = np.random.default_rng([training.seed, 2, fold])

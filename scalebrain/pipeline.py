@@ -536,7 +536,7 @@ def predict_ages(store: str | Path, model_dir: str | Path, *, replace: bool = Fa
     Parameters
     ----------
     store
-        Finished store; features are computed first when they are not there.
+        Finished store; features of the model's nodes are computed first when there are none.
     model_dir
         Directory of the model.
     replace
@@ -547,13 +547,14 @@ def predict_ages(store: str | Path, model_dir: str | Path, *, replace: bool = Fa
     StoreError
         When the store holds ages of another tool, and `replace` is False.
     """
-    from scalebrain.graph.model import brain_age
+    from scalebrain.graph.model import BrainAgeModel, brain_age
 
+    model = BrainAgeModel.load(model_dir)
     if "node_features" not in open_store(store):
-        compute_features(store)
+        compute_features(store, nodes=str(model.about["nodes"]))
     ds = open_store(store)
     with on_gpu_workers():
-        save_ages(brain_age(ds, model_dir), ds, store, replace=replace)
+        save_ages(brain_age(ds, model), ds, store, replace=replace)
 
 
 def predict_outcome(

@@ -42,7 +42,9 @@ def fit_bias(age: Array, predicted: Array) -> tuple[Array, Array]:
     return intercept, slope
 
 
-def conformal_radius(residuals: Array, coverage: float) -> Array:
+def conformal_radius(
+    residuals: Array, coverage: float, *, person: npt.NDArray[np.int64] | None = None
+) -> Array:
     """Half-width of the split-conformal interval of every region.
 
     Parameters
@@ -51,25 +53,44 @@ def conformal_radius(residuals: Array, coverage: float) -> Array:
         (subject, region) absolute errors of held-out subjects, years.
     coverage
         Wanted coverage.
+    person
+        (subject,) number of the person; None when all differ.
 
     Returns
     -------
     ndarray
-        (region,) years; infinite when there are too few subjects for the coverage.
+        (region,) years; infinite when there are too few people for the coverage.
 
     Notes
     -----
-    The ceil((n + 1) coverage)-th smallest residual.
+    With one scan each, the ceil((n + 1) coverage)-th smallest residual of n people. A scan weighs
+    one over the scans of its person, and the residual is the smallest at which the weights, summed
+    from below, reach that number: a new person is like the people here, not like their scans.
     """
-    n = len(residuals)
-    rank = int(np.ceil((n + 1) * coverage))
-    if rank > n:
+    people = (
+        np.arange(len(residuals)) if person is None else np.unique(person, return_inverse=True)[1]
+    )
+    n_scans = np.bincount(people)
+    rank = int(np.ceil((len(n_scans) + 1) * coverage - 1e-12))
+    if rank > len(n_scans):
         return np.full(residuals.shape[1], np.inf)
-    return np.asarray(np.sort(residuals, axis=0)[rank - 1])
+    order = np.argsort(residuals, axis=0, kind="stable")
+    reached = np.cumsum((1 / n_scans[people])[order], axis=0)
+    at = (reached < rank - 1e-9).sum(axis=0)
+    return np.asarray(
+        np.take_along_axis(residuals, order, axis=0)[
+            np.minimum(at, len(order) - 1), np.arange(len(at))
+        ]
+    )
 
 
 def region_metrics(
-    age: Array, predicted: Array, fold: npt.NDArray[np.int64], regions: tuple[str, ...]
+    age: Array,
+    predicted: Array,
+    fold: npt.NDArray[np.int64],
+    regions: tuple[str, ...],
+    *,
+    person: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Score out-of-fold predictions of every region beside predicting the mean.
 
@@ -83,13 +104,16 @@ def region_metrics(
         (subject,) fold of every subject.
     regions
         Names.
+    person
+        (subject,) number of the person; None when all differ.
 
     Returns
     -------
     dict
         For each region ``mae``, ``mae_mean`` (predicting the mean age of the training
-        subjects), ``r`` and ``n``.
+        subjects), ``r``, ``n`` scans and ``n_people``.
     """
+    n_people = len(age) if person is None else np.unique(person).size
     baseline = np.array([age[fold != f].mean() for f in fold])
     return {
         region: {
@@ -97,6 +121,7 @@ def region_metrics(
             "mae_mean": float(np.abs(baseline - age).mean()),
             "r": float(np.corrcoef(predicted[:, r], age)[0, 1]),
             "n": float(len(age)),
+            "n_people": float(n_people),
         }
         for r, region in enumerate(regions)
     }

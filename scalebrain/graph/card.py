@@ -12,6 +12,10 @@ __all__ = ["card_html", "card_text"]
 
 _SIMULATED = "Trained on simulated people. It says nothing about a real brain."
 _USE = "Research use only; not a medical device."
+_HASHES = (
+    "model.json holds hashes of the scans and of the ids (dataset and person) of those trained on: "
+    "who guesses an id can tell whether it was, so share it as you would share the ids"
+)
 _COLUMNS = ("region", "MAE", "MAE of predicting the mean", "r")
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -54,13 +58,16 @@ def _facts(
 ) -> tuple[str, ...]:
     """Say in sentences what the model is."""
     ages = f"{about['age_min']:.1f} to {about['age_max']:.1f} years"
-    people = f"Trained on {about['n_training']} references aged {ages}"
+    n, n_people = about["n_training"], about.get("n_people")
+    scans = f"{n} references" if n_people is None else f"{n} scans of {n_people} references"
+    people = f"Trained on {scans} aged {ages}"
     return (
         f"Layer: {training.layer}; {training.folds} folds; seed {training.seed}",
         f"Node features: {', '.join(features)}",
         f"Space: {about['space']}",
         f"{people}; elsewhere predictions are marked as extrapolated",
         f"Interval: split-conformal, {about['coverage']:.0%}",
+        _HASHES,
     )
 
 

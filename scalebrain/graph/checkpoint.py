@@ -1,5 +1,6 @@
 """Checkpoints of a training: after a kill it goes on where it was, to the same weights."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -10,11 +11,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Checkpoint"]
+from scalebrain.graph.references import References
+from scalebrain.io.shards import content_hash
+
+__all__ = ["Checkpoint", "training_key"]
 
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+def training_key(
+    data: References, split: Mapping[str, npt.NDArray[np.int64]], about: Mapping[str, Any]
+) -> str:
+    """Fingerprint of a training: what a checkpoint has to share with it to be gone on from.
+
+    Parameters
+    ----------
+    data
+        References: their ages and weights, and their features, which are read once for this,
+        block by block.
+    split
+        (subject,) folds and people.
+    about
+        Everything else that weights depend on, JSON-able: graph, hyper-parameters, names of the
+        features, versions.
+
+    Returns
+    -------
+    str
+        SHA-256.
+
+    Notes
+    -----
+    A fold reads the features five times and once an epoch; this is once more, for all folds.
+    """
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    arrays: dict[str, npt.NDArray[Any]] = {"age": data.age, "weight": data.weight, **split}
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    blocks = data.blocks(np.arange(len(data.age)))
+    digest.update(content_hash(np.ascontiguousarray(x) for _, x in blocks).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.impute import impute
+from scalebrain.graph.known import known_folds
 from scalebrain.graph.linear import standardize
 from scalebrain.graph.model import (
     BrainAgeModel,
-    known_folds,
     load_network,
     matching_features,
     present_flag,

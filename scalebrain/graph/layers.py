@@ -4,6 +4,7 @@ Parameters are those of torch-geometric's layers. Its message passing would gath
 edge of every subject; as all subjects have one graph, a batch is one sparse product.
 """
 
+import threading
 import warnings
 from itertools import pairwise
 from typing import Any, Literal, cast
@@ -20,9 +21,11 @@ with warnings.catch_warnings():
     from torch_geometric.nn.conv.gcn_conv import gcn_norm
     from torch_geometric.utils import get_laplacian
 
-__all__ = ["Layer", "RegionalNetwork", "SharedChebConv", "SharedGCNConv"]
+__all__ = ["Layer", "RegionalNetwork", "SharedChebConv", "SharedGCNConv", "seeded_network"]
 
 Layer = Literal["cheb", "gcn", "spectral"]
+
+_BUILDING = threading.Lock()
 
 
 class _Propagate(torch.autograd.Function):
@@ -234,6 +237,30 @@ class RegionalNetwork(nn.Module):
         else:
             total = _by_region(out, self.sizes) + _by_region(out_in, self.in_sizes)
         return (total + self.bias[:, None]).T
+
+
+def seeded_network(
+    graph: Graph, n_features: int, *, layer: Layer, channels: int, seed: int = 0
+) -> RegionalNetwork:
+    """Make a network with first weights from a seed, one thread at a time.
+
+    Layers draw from the generator of the whole process; it is left as it was found.
+
+    Parameters
+    ----------
+    graph, n_features, layer, channels
+        As for :class:`RegionalNetwork`.
+    seed
+        Seed.
+
+    Returns
+    -------
+    RegionalNetwork
+        Network, on the processor.
+    """
+    with _BUILDING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not those of the GPUs
+        return RegionalNetwork(graph, n_features, layer=layer, channels=channels)
 
 
 def _spread(values: Tensor, sizes: list[int]) -> Tensor:

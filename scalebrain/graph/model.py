@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import xarray as xr
 from scalebrain.atlas.regions import RegionSet
 from scalebrain.cluster.tasks import map_tasks, on_gpu_workers, once_per_worker
 from scalebrain.cluster.threads import one_thread_each
-from scalebrain.errors import ModelFileError, StatisticsError
+from scalebrain.errors import ConfigError, ModelFileError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.features.lesion_policy import POLICIES, LesionPolicy
 from scalebrain.features.nodes import MAX_LESIONED, node_features
@@ -23,13 +23,15 @@ from scalebrain.features.surface_nodes import surface_features, surface_level
 from scalebrain.graph.build import Graph, build_graph
 from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metrics
 from scalebrain.graph.card import card_html, card_text
-from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.checkpoint import Checkpoint, training_key
+from scalebrain.graph.folds import assign_folds, linked_cohorts
 from scalebrain.graph.impute import RegionImputer
+from scalebrain.graph.known import known_folds, person_keys, subject_keys
 from scalebrain.graph.references import References
+from scalebrain.graph.saved import check_saved, read_number
 from scalebrain.graph.train import (
     Fold,
     Training,
-    assign_folds,
     balanced_weights,
     forward,
     train_fold,
@@ -41,11 +43,9 @@ __all__ = [
     "brain_age",
     "build_network",
     "features_of",
-    "known_folds",
     "load_network",
     "matching_features",
     "present_flag",
-    "subject_keys",
 ]
 
 logger = logging.getLogger(__name__)
@@ -69,16 +69,6 @@ def features_of(
     other = [dim for dim in ("node", "edge") if dim in ds.dims]
     found = surface_features(ds, level=level, policy=treatment)
     return ds.drop_dims(other).assign_coords(found.coords).assign(found.data_vars)
-
-
-def subject_keys(ds: xr.Dataset) -> list[str]:
-    """Short hash of every subject's scan (of its id where there is none)."""
-    ids = ds["subject"].values.astype(str)
-    scans = ds["scan_hash"].values.astype(str) if "scan_hash" in ds else np.full(len(ids), "")
-    return [
-        hashlib.sha256((scan or subject).encode()).hexdigest()[:16]
-        for scan, subject in zip(scans, ids, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
@@ -105,6 +95,8 @@ class BrainAgeModel:
         Provenance: space, versions, training ages, simulated or not.
     path
         Directory that the model was saved to or loaded from.
+    fold_of_person
+        Fold of every training subject, by the hash of its dataset and person.
     """
 
     graph: Graph
@@ -116,6 +108,7 @@ class BrainAgeModel:
     metrics: dict[str, dict[str, float]]
     about: dict[str, Any]
     path: str = ""
+    fold_of_person: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -141,7 +134,8 @@ class BrainAgeModel:
             Coverage of the conformal interval.
         checkpoints
             Folder, which every worker sees, where each epoch is saved: a training that was
-            killed goes on from there, to the same weights. None to save none.
+            killed goes on from there, to the same weights. One of other people, ages, folds or
+            features, or of another version, starts anew. None to save none.
 
         Returns
         -------
@@ -151,38 +145,49 @@ class BrainAgeModel:
         Raises
         ------
         StatisticsError
-            When there are too few references.
+            When there are too few references, or all are of one age.
+        ConfigError
+            When `coverage` is no fraction.
 
         Notes
         -----
-        Folds are by subject, stratified by age. The subjects that decide when training
+        Folds are by person, stratified by age. The people that decide when training
         stops come from the training folds, never from the held-out one.
         """
         validate(ds, "age", "group")
         training = training if training is not None else Training()
+        if not 0 < coverage < 1:
+            raise ConfigError(f"coverage is {coverage!r}, expected a fraction between 0 and 1.")
         graph = build_graph(ds, regions=regions)
         ds = features_of(ds)
         who = _references(ds, graph)
         age = np.asarray(ds["age"].values[who], dtype=np.float64)
         weight = balanced_weights(age) if training.balance_ages else None
         data = References.of(ds["node_features"].isel(subject=who), graph.rows, age, weight)
-        people, cohort = same_people(ds.isel(subject=who)), None
+        people, cohort = same_people(ds)[who], None  # linked also by those who do not train
         if training.keep_cohorts:
             validate(ds, "cohort")
             cohort = ds["cohort"].values[who].astype(str)
         fold_of = assign_folds(
             age, training.folds, seed=training.seed, person=people, cohort=cohort
         )
-        keys = np.array(subject_keys(ds))[who]
-        key = hashlib.sha256(
-            json.dumps([graph.fingerprint, asdict(training), keys.tolist()]).encode()
-        ).hexdigest()
+        _check_ages(age, fold_of)
+        keys, names_of = np.array(subject_keys(ds))[who], np.array(person_keys(ds))[who]
+        names = tuple(str(f) for f in ds["feature"].values)
+        versions = {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")}
+        key = ""
+        split = {"fold": fold_of, "person": people}
+        if cohort is not None:
+            split["cohort"] = linked_cohorts(people, cohort)
+        if checkpoints is not None:
+            about = [graph.fingerprint, asdict(training), keys.tolist(), names, versions]
+            key = training_key(data, split, {"about": about})
         with on_gpu_workers():  # all folds on one kind of processor
             trained = map_tasks(
                 _train,
                 range(training.folds),
                 label="train",
-                shared=(data, fold_of, graph, training, checkpoints and str(checkpoints), key),
+                shared=_Shared(data, split, graph, training, str(checkpoints or ""), key),
                 threads=1,
             )
         predicted = np.full((len(age), len(graph.regions)), np.nan)
@@ -196,12 +201,13 @@ class BrainAgeModel:
             folds.append(replace(fold, intercept=intercept, slope=slope))
         return cls(
             graph=graph,
-            features=tuple(str(f) for f in ds["feature"].values),
+            features=names,
             training=training,
             folds=tuple(folds),
-            radius=conformal_radius(np.abs(predicted - age[:, None]), coverage),
+            radius=conformal_radius(np.abs(predicted - age[:, None]), coverage, person=people),
             fold_of={str(k): int(f) for k, f in zip(keys, fold_of, strict=True)},
-            metrics=region_metrics(age, predicted, fold_of, graph.regions),
+            fold_of_person={str(k): int(f) for k, f in zip(names_of, fold_of, strict=True)},
+            metrics=region_metrics(age, predicted, fold_of, graph.regions, person=people),
             about={
                 "space": _space(ds),
                 "nodes": str(ds["node_features"].attrs.get("nodes", "volume")),
@@ -209,9 +215,10 @@ class BrainAgeModel:
                 "age_min": float(age.min()),
                 "age_max": float(age.max()),
                 "n_training": len(age),
+                "n_people": int(np.unique(people).size),
                 "coverage": float(coverage),
                 "lesion_policy": str(ds["node_features"].attrs.get("lesion_policy", "")),
-                "versions": {n: version(n) for n in ("scalebrain", "torch", "torch-geometric")},
+                "versions": versions,
             },
         )
 
@@ -235,7 +242,8 @@ class BrainAgeModel:
 
     def _content(self) -> dict[str, Any]:
         """Everything that goes into model.json."""
-        return {
+        people = {"fold_of_person": self.fold_of_person} if self.fold_of_person else {}
+        return people | {
             "format": _FORMAT,
             "graph_sha256": self.graph.fingerprint,
             "n_nodes": self.graph.n_nodes,
@@ -280,19 +288,30 @@ class BrainAgeModel:
         -------
         BrainAgeModel
             The model, knowing its directory.
+
+        Raises
+        ------
+        StatisticsError
+            When a score is not finite. What the directory holds stays as it was.
         """
         from safetensors.numpy import save
 
         folder = Path(path)
+        content = {**self._content(), "fingerprint": self.fingerprint}
+        try:
+            text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+        except ValueError as error:
+            raise StatisticsError(
+                f"{folder}: the model is not saved, since a score of it is not finite ({error}). "
+                "Some region has the same age for everyone: look at its node features."
+            ) from error
+        arrays = save({k: np.ascontiguousarray(v) for k, v in self._arrays().items()})
+        card = card_text(self.training, self.features, self.metrics, self.about)
         folder.mkdir(parents=True, exist_ok=True)
         description = folder / "model.json"
         description.unlink(missing_ok=True)  # until it is whole again, there is no model
-        arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items()}
-        (folder / "weights.safetensors").write_bytes(save(arrays))
-        card = card_text(self.training, self.features, self.metrics, self.about)
+        (folder / "weights.safetensors").write_bytes(arrays)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        content = {**self._content(), "fingerprint": self.fingerprint}
-        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
         partial = folder / "model.json.part"
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(description)
@@ -315,8 +334,8 @@ class BrainAgeModel:
         Raises
         ------
         ModelFileError
-            When a file is missing, truncated, of another format or not what its
-            fingerprint says. Nothing in the directory is ever executed.
+            When a file is missing, truncated, of another format, not that of a model, or not
+            what its fingerprint says. Nothing in the directory is ever executed.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -324,7 +343,8 @@ class BrainAgeModel:
         folder = Path(path)
         way_out = "Train again: scalebrain train STORE MODEL_DIR."
         try:
-            description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+            text = (folder / "model.json").read_text(encoding="utf-8")
+            description = json.loads(text, parse_constant=read_number)
             if description["format"] != _FORMAT:
                 raise ModelFileError(
                     f"{folder}: model format {description['format']}, this version reads "
@@ -334,15 +354,18 @@ class BrainAgeModel:
             if weights.stat().st_size > _MAX_BYTES:
                 raise ModelFileError(f"{weights}: larger than any model of this format.")
             arrays = load_file(weights)
+            check_saved(description, arrays)
             model = cls._restore(description, arrays)
         except OSError as error:
             raise ModelFileError(f"{folder}: not a model directory ({error}). {way_out}") from error
         except SafetensorError as error:
             raise ModelFileError(f"{folder}: damaged weights ({error}). {way_out}") from error
-        except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             if isinstance(error, ModelFileError):
                 raise
-            raise ModelFileError(f"{folder}: damaged model.json ({error!r}). {way_out}") from error
+            raise ModelFileError(
+                f"{folder}: damaged model.json or weights ({error!r}). {way_out}"
+            ) from error
         if model.fingerprint != description["fingerprint"]:
             raise ModelFileError(f"{folder}: weights and model.json do not match. {way_out}")
         return replace(model, path=str(folder.resolve()))
@@ -383,6 +406,7 @@ class BrainAgeModel:
             folds=tuple(folds),
             radius=a["radius"],
             fold_of={str(k): int(v) for k, v in d["fold_of"].items()},
+            fold_of_person={str(k): int(v) for k, v in d.get("fold_of_person", {}).items()},
             metrics=d["metrics"],
             about=d["about"],
         )
@@ -430,27 +454,54 @@ def _references(ds: xr.Dataset, graph: Graph) -> npt.NDArray[np.int64]:
     return np.asarray(who[complete])
 
 
-def _train(
-    number: int,
-    shared: tuple[References, npt.NDArray[np.int64], Graph, Training, str | None, str],
-) -> Fold:
+def _check_ages(age: Array, fold_of: npt.NDArray[np.int64]) -> None:
+    """Refuse to learn age from people of one age."""
+    for number in np.unique(fold_of):
+        taught = age[fold_of != number]
+        if np.ptp(taught) == 0:
+            raise StatisticsError(
+                f"Fold {number + 1}: all {taught.size} references that it learns from are "
+                f"{taught[0]:g} years old, so age cannot be learned. Bring references of other "
+                "ages, or check the column age of participants.tsv."
+            )
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the training of every fold needs; an empty folder keeps no checkpoints."""
+
+    data: References
+    split: dict[str, npt.NDArray[np.int64]]
+    graph: Graph
+    training: Training
+    checkpoints: str
+    key: str
+
+
+def _train(number: int, shared: _Shared) -> Fold:
     """Train one fold, as a task."""
-    data, fold_of, graph, training, folder, key = shared
-    file = Checkpoint(Path(folder) / f"fold{number}.safetensors", key) if folder else None
-    who = np.flatnonzero(fold_of != number)
-    return train_fold(data, who, graph, training, number=number, checkpoint=file)
+    file = None
+    if shared.checkpoints:
+        file = Checkpoint(Path(shared.checkpoints) / f"fold{number}.safetensors", shared.key)
+    return train_fold(
+        shared.data,
+        np.flatnonzero(shared.split["fold"] != number),
+        shared.graph,
+        shared.training,
+        number=number,
+        person=shared.split["person"],
+        cohort=shared.split.get("cohort"),
+        checkpoint=file,
+    )
 
 
 def build_network(fold: Fold, graph: Graph, training: Training, n_features: int) -> Any:
     """Network of a fold with its weights, in evaluation mode, on the best device."""
     import torch
 
-    from scalebrain.graph.layers import RegionalNetwork
+    from scalebrain.graph.layers import seeded_network
 
-    with torch.random.fork_rng(devices=[]):  # its random weights are replaced at once
-        network = RegionalNetwork(
-            graph, n_features, layer=training.layer, channels=training.channels
-        )
+    network = seeded_network(graph, n_features, layer=training.layer, channels=training.channels)
     try:
         network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in fold.weights.items()})
     except RuntimeError as error:
@@ -467,9 +518,14 @@ def load_network(model: BrainAgeModel) -> list[Any]:
 
 
 @once_per_worker
-def _loaded(path: str, fingerprint: str) -> tuple[BrainAgeModel, list[Any]]:  # noqa: ARG001
+def _loaded(path: str, fingerprint: str) -> tuple[BrainAgeModel, list[Any]]:
     """Load a saved model and its networks, once a worker."""
     model = BrainAgeModel.load(path)
+    if model.fingerprint != fingerprint:
+        raise ModelFileError(
+            f"{path}: another model was saved there since. Load the model again and predict anew, "
+            "or save each model to a folder of its own."
+        )
     return model, load_network(model)
 
 
@@ -490,22 +546,20 @@ def _predict_block(
     rows = np.asarray(x[seen][:, graph.rows], dtype=np.float32)  # as in training
     rows = np.where(np.isfinite(rows), rows, np.nan)  # an infinite feature is a missing one
     trained = fold[seen]
-    years = np.full((len(model.folds), len(rows), n_regions), np.nan)
-    corrected = np.full_like(years, np.nan)
+    years, corrected = (np.zeros((len(rows), n_regions)) for _ in range(2))
     imputed = np.full((len(rows), n_regions), np.nan)
     for i, (one, network) in enumerate(zip(model.folds, networks, strict=True)):
         use = np.flatnonzero((trained < 0) | (trained == i))
         if not use.size:
             continue
         with one_thread_each():
-            years[i, use], imputed[use] = forward(one, network, rows[use], graph)
+            found, imputed[use] = forward(one, network, rows[use], graph)
         known = age[seen][use][:, None]
-        corrected[i, use] = years[i, use] - known - (one.intercept + one.slope * known)
-    weight = np.where(trained < 0, len(model.folds), 1)[:, None]
-    out[seen, :, 0] = np.where(np.isnan(years).all(axis=0), np.nan, np.nansum(years, 0)) / weight
-    out[seen, :, 1] = (
-        np.where(np.isnan(corrected).all(axis=0), np.nan, np.nansum(corrected, 0)) / weight
-    )
+        years[use] += found
+        corrected[use] += found - known - (one.intercept + one.slope * known)
+    n_networks = np.where(trained < 0, len(model.folds), 1)[:, None]
+    out[seen, :, 0] = years / n_networks  # missing where one network has no age
+    out[seen, :, 1] = corrected / n_networks
     out[seen, :, 2] = imputed
     return out
 
@@ -551,15 +605,6 @@ def matching_features(ds: xr.Dataset, model: BrainAgeModel) -> tuple[xr.Dataset,
     return ds, ds["node_features"].sel(feature=list(model.features))
 
 
-def known_folds(ds: xr.Dataset, model: BrainAgeModel) -> npt.NDArray[np.int64]:
-    """Fold (subject,) of everyone that a model was trained on, with any scan; -1 for others."""
-    fold = np.array([model.fold_of.get(key, -1) for key in subject_keys(ds)], dtype=np.int64)
-    people = same_people(ds)  # another scan of someone in training has that person's fold
-    known = np.full(people.max(initial=-1) + 1, -1)
-    np.maximum.at(known, people, fold)
-    return np.asarray(known[people], dtype=np.int64)
-
-
 def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     """Predict the brain age of every region.
 
@@ -576,7 +621,8 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
         Over ``(subject, region)``, in years: ``brain_age``; ``brain_age_low`` and
         ``brain_age_high``; ``brain_pad = brain_age - age``; ``brain_pad_corrected``, less
         the age bias of held-out healthy subjects; ``imputed_fraction``.
-        ``calibration_slope (region)``; ``extrapolated`` and ``out_of_fold (subject)``. Where
+        ``calibration_slope (region)``; ``extrapolated (subject)``, an age outside those of
+        training (an unknown age is not: its brain-PAD is NaN), and ``out_of_fold (subject)``. Where
         the features were made with the policy ``exclude_region``, ``region_excluded (subject,
         region)`` marks regions with more than half of their nodes' tissue lesioned (nodes
         count alike), and the ages there are NaN.
@@ -589,8 +635,9 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
 
     Notes
     -----
-    A subject that the model was trained on is predicted by the one network that has not
-    seen it, everyone else by the mean of all. A corrected PAD carries the part
+    A person that the model was trained on, with this scan or another one, is predicted by the
+    one network that has not seen them, everyone else by the mean of all. A person is known by
+    the scan, and by the names of dataset and person. A corrected PAD carries the part
     ``calibration_slope`` of a true deviation.
     """
     validate(ds, "age")

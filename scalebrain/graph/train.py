@@ -1,7 +1,6 @@
 """Training: one network a fold, early stopping on subjects that are not held out."""
 
 import logging
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.cluster.threads import one_thread_each
-from scalebrain.errors import ConfigError, StatisticsError
+from scalebrain.errors import ConfigError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.folds import stopping_split
 from scalebrain.graph.impute import Imputer, Mask, impute
 from scalebrain.graph.linear import Linear, Scales, fit_linear, fit_scales, standardize
 from scalebrain.graph.moments import standard_error
@@ -24,7 +24,6 @@ __all__ = [
     "Fold",
     "Training",
     "apply_network",
-    "assign_folds",
     "balanced_weights",
     "batch_size",
     "forward",
@@ -38,14 +37,28 @@ Ints = npt.NDArray[np.int64]
 
 #: Largest weight of an age, and smallest, beside the median.
 _MOST_WEIGHT = 5.0
-#: Subjects of the validation at most: they stay in memory.
-_MOST_HELD = 1000
 #: Patches of a region that are drawn, and groups of subjects that share one at a time.
 _PATCHES, _GROUPS = 16, 8
 #: Nodes of a region for which the learning rate is meant.
 _NODES_OF_RATE = 50
 #: Rows of the graph, of all subjects of a batch, whose filters lie in the cache of a core.
 _ROWS_IN_CACHE = 2**15
+
+
+#: Least and largest values of what is counted, and of fractions and rates.
+_LEAST = {"channels": 1, "folds": 2, "epochs": 0, "patience": 1, "batch": 1, "seed": 0}
+_MOST = 10**9
+_BETWEEN = {
+    "learning_rate": (1e-12, 1e3),
+    "decay": (0.0, 1e6),
+    "validation": (0.0, 0.9),
+    "masked": (0.0, 1.0),
+}
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Training:
     decay
         L2 on the weights of single nodes and on the readout.
     validation
-        Fraction of the training subjects that decides when to stop.
+        Fraction of the people in training that decides when to stop.
     masked
         Largest fraction of a region that is masked and imputed in half of the subjects.
     seed
@@ -99,9 +112,23 @@ class Training:
     balance_ages: bool = False
 
     def __post_init__(self) -> None:
-        """Check the layer."""
+        """Check the ranges."""
+        wrong = []
         if self.layer not in ("cheb", "gcn", "spectral"):
-            raise ConfigError(f"layer {self.layer!r}: expected cheb, gcn or spectral.")
+            wrong.append(f"layer {self.layer!r}: expected cheb, gcn or spectral")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= _MOST:
+                wrong.append(f"{name} {value!r}: expected a whole number from {least} to {_MOST}")
+        for name, (low, high) in _BETWEEN.items():
+            value = getattr(self, name)
+            if not _is_number(value) or not low <= value <= high:
+                wrong.append(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
+        for name in ("keep_cohorts", "balance_ages"):
+            if not isinstance(getattr(self, name), bool):
+                wrong.append(f"{name} {getattr(self, name)!r}: expected true or false")
+        if wrong:
+            raise ConfigError(f"Training: {'; '.join(wrong)}.")
 
 
 @dataclass(frozen=True)
@@ -133,101 +160,6 @@ class Fold:
     curve: Array
     intercept: Array = field(default_factory=lambda: np.zeros(0))
     slope: Array = field(default_factory=lambda: np.zeros(0))
-
-
-def assign_folds(
-    age: Array,
-    n_folds: int,
-    *,
-    seed: int,
-    person: Ints | None = None,
-    cohort: npt.NDArray[np.str_] | None = None,
-) -> Ints:
-    """Assign every subject to a fold, stratified by age, each person whole.
-
-    Parameters
-    ----------
-    age
-        (subject,) years.
-    n_folds
-        Number of folds.
-    seed
-        Seed.
-    person
-        (subject,) number of the person; None when all differ.
-    cohort
-        (subject,) cohorts that are kept whole too; None when they are not.
-
-    Returns
-    -------
-    ndarray
-        (subject,) fold.
-
-    Raises
-    ------
-    StatisticsError
-        With fewer than four subjects a fold, or fewer cohorts than folds.
-    """
-    if cohort is not None:
-        return _folds_of_cohorts(age, n_folds, seed, person, cohort)
-    if person is not None:
-        people, own = np.unique(person, return_inverse=True)
-        if len(people) < len(age):
-            mean_age = np.bincount(own, weights=age) / np.bincount(own)
-            return assign_folds(mean_age, n_folds, seed=seed)[own]
-    _check_enough(len(age), n_folds)
-    rng = np.random.default_rng([seed, 1])
-    order = np.argsort(age, kind="stable")
-    fold = np.empty(len(age), dtype=np.int64)
-    for start in range(0, len(age), n_folds):
-        chunk = order[start : start + n_folds]
-        fold[chunk] = rng.permutation(n_folds)[: len(chunk)]
-    return fold
-
-
-def _check_enough(n: int, n_folds: int) -> None:
-    """Refuse folds of fewer than four subjects."""
-    if n < 4 * n_folds:
-        raise StatisticsError(
-            f"{n} reference subjects are too few for {n_folds} folds. "
-            "Bring more, or ask for fewer folds."
-        )
-
-
-def _folds_of_cohorts(
-    age: Array, n_folds: int, seed: int, person: Ints | None, cohort: npt.NDArray[np.str_]
-) -> Ints:
-    """Folds of whole cohorts; cohorts that share a person go together."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    _check_enough(len(age), n_folds)
-    n = len(age)
-    names, own = np.unique(cohort, return_inverse=True)
-    who = np.arange(n) if person is None else np.unique(person, return_inverse=True)[1]
-    size = names.size + n
-    links = coo_array((np.ones(n), (own, names.size + who)), shape=(size, size))
-    group = connected_components(links, directed=False)[1][own]
-    n_groups = np.unique(group).size
-    if n_groups < n_folds:
-        raise StatisticsError(
-            f"{n_groups} cohorts of references cannot be kept whole in {n_folds} folds. Ask for "
-            "fewer folds, or leave keep_cohorts out."
-        )
-    decile = np.searchsorted(np.quantile(age, np.linspace(0, 1, 6)[1:-1]), age)
-    fold = np.empty(n, dtype=np.int64)
-    split = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # cohorts differ in age: the strata cannot be equal
-        warnings.filterwarnings("ignore", message="The least populated class in y")
-        for number, (_, held) in enumerate(split.split(age, decile, group)):
-            fold[held] = number
-    if np.bincount(fold, minlength=n_folds).min() == 0:
-        raise StatisticsError(
-            f"The cohorts of references are too unequal to be kept whole in {n_folds} folds. Ask "
-            "for fewer folds, or leave keep_cohorts out."
-        )
-    return fold
 
 
 def balanced_weights(age: Array) -> Array:
@@ -309,16 +241,18 @@ class _Run:
     ) -> None:
         import torch
 
-        from scalebrain.graph.layers import RegionalNetwork
+        from scalebrain.graph.layers import seeded_network
 
         self.data, self.training = data, training
         self.scales, self.patches = scales, patches
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed * 1000 + number)
-            self.network = RegionalNetwork(
-                graph, data.shape[1], layer=training.layer, channels=training.channels
-            ).to(self.device)
+        self.network = seeded_network(
+            graph,
+            data.shape[1],
+            layer=training.layer,
+            channels=training.channels,
+            seed=training.seed * 1000 + number,
+        ).to(self.device)
         self.start = self.tensor(linear.weights)
         with torch.no_grad():
             self.network.skip_weight.copy_(self.start)
@@ -428,7 +362,7 @@ class _Run:
     def resume(
         self, rng: np.random.Generator, arrays: dict[str, npt.NDArray[Any]], state: dict[str, Any]
     ) -> None:
-        """Take up what :meth:`state` gave."""
+        """Take up what :meth:`state` gave; an error where it is of another network."""
         import torch
 
         def named(prefix: str) -> "dict[str, torch.Tensor]":
@@ -438,18 +372,28 @@ class _Run:
 
         self.network.load_state_dict(named("now."))
         self.records = [(score, named(f"record.{i}.")) for i, score in enumerate(state["scores"])]
+        expected = {k: v.shape for k, v in self.network.state_dict().items()}
+        whole = len(arrays["curve"]) == state["epoch"] and bool(self.records)
+        if not whole or any(_shapes(one) != expected for _, one in self.records):
+            raise ValueError("weights of another network")
         adam = self.optimizer.state_dict()
-        n = sum(len(group["params"]) for group in adam["param_groups"])
-        moments = {i: named(f"adam.{i}.") for i in range(n)}
-        adam["state"] = {
-            i: {k: v.cpu() if k == "step" else v for k, v in one.items()}
-            for i, one in moments.items()
-            if one
-        }
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {i: named(f"adam.{i}.") for i in range(len(parameters))}
+        if state["epoch"] > 1:  # epoch 0 makes no step
+            for i, parameter in enumerate(parameters):
+                if any(moments[i][k].shape != parameter.shape for k in ("exp_avg", "exp_avg_sq")):
+                    raise ValueError("steps of another network")
+                moments[i]["step"] = moments[i]["step"].cpu()
+            adam["state"] = moments
         self.optimizer.load_state_dict(adam)
         self.curve = [(float(a), float(b)) for a, b in arrays["curve"]]
         self.epoch, self.stale, self.best = state["epoch"], state["stale"], state["best"]
         rng.bit_generator.state = state["rng"]
+
+
+def _shapes(weights: "dict[str, torch.Tensor]") -> "dict[str, torch.Size]":
+    """Shapes of weights by name."""
+    return {name: values.shape for name, values in weights.items()}
 
 
 def train_fold(
@@ -459,6 +403,8 @@ def train_fold(
     training: Training,
     *,
     number: int,
+    person: Ints | None = None,
+    cohort: Ints | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Fold:
     """Train the network of one fold.
@@ -475,8 +421,13 @@ def train_fold(
         Hyper-parameters.
     number
         Number of the fold, for seeds and progress.
+    person
+        (subject,) number of the person of each reference; None when all differ.
+    cohort
+        (subject,) number of the cohort of each, when cohorts are kept whole.
     checkpoint
-        Where every epoch is saved, and gone on from; None to save none.
+        Where every epoch is saved, and gone on from; one that does not fit the network is not.
+        None to save none.
 
     Returns
     -------
@@ -489,7 +440,8 @@ def train_fold(
     The linear path starts at the ridge regression of each region, so the convolutions
     learn what it leaves; what does not help the validation subjects by more than one standard
     error is not kept: who predicts ages ever better does so by averaging a person's deviations
-    out, and what is left of them says less (Bashyam et al. 2020). At the
+    out, and what is left of them says less (Bashyam et al. 2020). The validation subjects are whole
+    people, and whole cohorts where these are kept whole and come to about as many. At the
     end the linear path is fitted again on everyone. In every epoch half of the subjects, drawn
     anew, have a patch of every region masked and imputed. Features are read block by block.
 
@@ -503,15 +455,22 @@ def train_fold(
     with one_thread_each():  # sums in one order: the weights do not depend on the machine
         rng = np.random.default_rng([training.seed, 2, number])
         scales = fit_scales(data, who)
-        order = rng.permutation(len(who))
-        n_held = min(max(2, round(training.validation * len(who))), _MOST_HELD)
-        held, used = np.sort(who[order[:n_held]]), np.sort(who[order[n_held:]])
+        people = who if person is None else person[who]
+        cohorts = None if cohort is None else cohort[who]
+        stops = stopping_split(people, training.validation, rng, cohort=cohorts)
+        held, used = who[stops], who[~stops]
         linear = fit_linear(data, used, graph, scales)
         patches = _Patches(graph, linear.imputer, training.masked, rng)
-        run = _Run(data, graph, training, scales, linear, held, patches, number)
+        parts = (data, graph, training, scales, linear, held, patches, number)
+        run, drawn = _Run(*parts), rng.bit_generator.state
         saved = checkpoint.load() if checkpoint is not None else None
         if saved is not None:
-            run.resume(rng, *saved)
+            try:
+                run.resume(rng, *saved)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                message = "fold %d: its checkpoint does not fit (%r), training starts anew"
+                logger.warning(message, number + 1, error)
+                run, rng.bit_generator.state = _Run(*parts), drawn
         while run.epoch <= training.epochs and run.stale < training.patience:
             run.one_epoch(used, rng)
             if checkpoint is not None:

@@ -6,7 +6,8 @@ from sklearn.linear_model import RidgeCV
 
 from scalebrain import BrainAgeModel
 from scalebrain.atlas.regions import default_regions
-from scalebrain.graph.model import brain_age, subject_keys
+from scalebrain.graph.known import subject_keys
+from scalebrain.graph.model import brain_age
 from scalebrain.graph.train import Training
 
 

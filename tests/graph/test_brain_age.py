@@ -1,15 +1,19 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from safetensors.numpy import load_file, save_file
 
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.errors import ModelFileError
+from scalebrain.errors import ConfigError, ModelFileError, StatisticsError
+from scalebrain.graph import model as model_module
+from scalebrain.graph.folds import assign_folds
 from scalebrain.graph.model import BrainAgeModel, brain_age
-from scalebrain.graph.train import Training, assign_folds
+from scalebrain.graph.train import Training
 
 
 @pytest.fixture
@@ -137,6 +141,7 @@ def test_brain_age__age_outside_training_is_flagged_and_unknown_age_predicted(re
     assert out["extrapolated"].values[60]
     assert np.isfinite(out["brain_age"][61]).all()
     assert np.isnan(out["brain_pad"][61]).all()
+    assert not out["extrapolated"].values[61]
 
 
 def test_brain_age__refuses_other_parcels(references, model):
@@ -224,6 +229,106 @@ def test_load__changed_description(saved, change):
     edit(saved, change)
     with pytest.raises(ModelFileError):
         BrainAgeModel.load(saved)
+
+
+def set_to(name, index, value):
+    def change(description, arrays):
+        arrays[name] = arrays[name].copy()
+        arrays[name][index] = value
+
+    return change
+
+
+def described(**parts):
+    return lambda description, arrays: description.update(parts)
+
+
+HOSTILE = {
+    "fold-list": described(fold_of=[]),
+    "fold-text": described(fold_of={"a": "0"}),
+    "fold-beyond": described(fold_of={"a": 5}),
+    "person-list": described(fold_of_person=[]),
+    "nodes-infinite": lambda d, a: d.update(n_nodes=float("inf")),
+    "nodes-many": lambda d, a: d.update(n_nodes=d["n_nodes"] + 1),
+    "folds-true": lambda d, a: d["training"].update(folds=True),
+    "channels-huge": lambda d, a: d["training"].update(channels=10**8),
+    "patience-none": lambda d, a: d["training"].update(patience=0),
+    "unknown-setting": lambda d, a: d["training"].update(other=1),
+    "regions-text": described(regions="SMN_L"),
+    "region-twice": lambda d, a: d.update(regions=[d["regions"][0]] * len(d["regions"])),
+    "features-numbers": described(features=[1, 2, 3, 4]),
+    "features-more": lambda d, a: d.update(features=[*d["features"], "more"]),
+    "metrics-list": described(metrics=[]),
+    "about-none": described(about=None),
+    "age-text": lambda d, a: d["about"].update(age_min="young"),
+    "row-beyond": set_to("rows", 0, 10**6),
+    "row-negative": set_to("rows", 0, -1),
+    "edge-beyond": set_to("edges", 0, 10**6),
+    "region-beyond": set_to("region_of_row", -1, 10**6),
+    "weight-missing": lambda d, a: a.pop("fold0.weights.bias"),
+    "weight-nan": set_to("fold1.weights.bias", 0, np.nan),
+    "slope-infinite": set_to("fold1.slope", 0, np.inf),
+    "imputer-nan": set_to("fold0.impute_mean.3", 0, np.nan),
+    "spread-zero": set_to("fold0.spread", 0, 0.0),
+    "radius-nan": set_to("radius", 0, np.nan),
+    "center-short": lambda d, a: a.update({"fold0.center": a["fold0.center"][:1]}),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_load__model_that_was_made_to_harm(saved, change):
+    description = json.loads((saved / "model.json").read_text())
+    arrays = load_file(saved / "weights.safetensors")
+    change(description, arrays)
+    (saved / "model.json").write_text(json.dumps(description))
+    save_file(arrays, saved / "weights.safetensors")
+    with pytest.raises(ModelFileError, match=r"damaged.*Train again"):
+        BrainAgeModel.load(saved)
+
+
+def test_load__infinite_radius_is_kept(model, tmp_path):
+    wide = replace(model, radius=np.full_like(model.radius, np.inf))
+    wide.save(tmp_path / "m")
+    assert np.isinf(BrainAgeModel.load(tmp_path / "m").radius).all()
+
+
+def test_brain_age__missing_age_of_one_network_is_a_missing_age(references, model):
+    broken = replace(model.folds[2], intercept=np.full_like(model.folds[2].intercept, np.nan))
+    torn = replace(model, folds=(*model.folds[:2], broken, *model.folds[3:]))
+    new = references.assign_coords(subject=[f"new{i}" for i in range(80)])
+    out = torn.predict(new)
+    assert np.isnan(out["brain_pad_corrected"]).all()
+    np.testing.assert_array_equal(out["brain_age"], model.predict(new)["brain_age"])
+
+
+def test_brain_age__another_model_saved_to_the_folder_since(references, model, tmp_path):
+    folder = model.save(tmp_path / "m").path
+    lazy = brain_age(references.chunk(subject=40), BrainAgeModel.load(folder))
+    replace(model, about=model.about | {"age_min": 1.0}).save(folder)
+    with pytest.raises(ModelFileError, match="another model was saved there since"):
+        lazy.compute(scheduler="single-threaded")
+
+
+def test_fit__references_of_one_age_are_refused_before_training(references, quick, monkeypatch):
+    monkeypatch.setattr(model_module, "map_tasks", None)
+    ds = references.assign_coords(age=("subject", np.full(80, 60.0)))
+    with pytest.raises(StatisticsError, match="are 60 years old"):
+        BrainAgeModel.fit(ds, training=quick)
+
+
+@pytest.mark.parametrize("coverage", [0, 1, -0.5, 90, float("nan")])
+def test_fit__coverage_that_is_no_fraction(references, quick, coverage):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        BrainAgeModel.fit(references, training=quick, coverage=coverage)
+
+
+def test_save__model_that_cannot_be_written_leaves_the_one_before(model, saved):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    region = next(iter(model.metrics))
+    metrics = model.metrics | {region: model.metrics[region] | {"r": float("nan")}}
+    with pytest.raises(StatisticsError, match="is not saved"):
+        replace(model, metrics=metrics).save(saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
 def test_fit__leaves_the_global_generator_alone(references, quick):

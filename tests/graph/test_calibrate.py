@@ -19,6 +19,27 @@ def test_conformal_radius__is_the_finite_sample_quantile():
     assert np.isinf(conformal_radius(residuals[:5], 0.9)).all()
 
 
+def test_conformal_radius__a_rank_that_is_whole_is_not_rounded_up():
+    residuals = np.arange(1.0, 100.0)[:, None]  # 100 * 0.55 is 55.00000000000001 in floats
+    assert conformal_radius(residuals, 0.55)[0] == 55
+
+
+def test_conformal_radius__counts_people_not_scans():
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(0, 10, (39, 3))
+    once = conformal_radius(errors, 0.9)
+    np.testing.assert_array_equal(once, np.sort(errors, axis=0)[35])
+    person = np.arange(39)
+    np.testing.assert_array_equal(conformal_radius(errors, 0.9, person=person), once)
+    thrice = conformal_radius(np.repeat(errors, 3, axis=0), 0.9, person=np.repeat(person, 3))
+    np.testing.assert_array_equal(thrice, once)
+    # someone with many scans of large errors is one person
+    many = np.concatenate([errors, np.full((400, 3), 99.0)])
+    one_more = conformal_radius(many, 0.9, person=np.append(person, np.full(400, 39)))
+    assert (one_more < 99).all()
+    assert np.isinf(conformal_radius(np.ones((90, 1)), 0.9, person=np.arange(90) % 5)).all()
+
+
 def test_conformal_radius__covers_new_subjects():
     rng = np.random.default_rng(1)
     covered = [
@@ -36,4 +57,6 @@ def test_region_metrics__baseline_is_the_mean_age_of_the_other_folds():
     metrics = region_metrics(age, age[:, None] + np.array([1.0]), fold, ("A_L",))["A_L"]
     assert metrics["mae"] == 1
     assert metrics["mae_mean"] == 20
-    assert metrics["n"] == 4
+    assert metrics["n"] == metrics["n_people"] == 4
+    pairs = region_metrics(age, age[:, None], fold, ("A_L",), person=np.array([3, 3, 5, 5]))
+    assert (pairs["A_L"]["n"], pairs["A_L"]["n_people"]) == (4, 2)

@@ -1,10 +1,17 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from torch_geometric.nn import ChebConv, GCNConv
 
 from scalebrain.graph.build import build_graph
-from scalebrain.graph.layers import RegionalNetwork, SharedChebConv, SharedGCNConv
+from scalebrain.graph.layers import (
+    RegionalNetwork,
+    SharedChebConv,
+    SharedGCNConv,
+    seeded_network,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +67,21 @@ def test_pairs__pooled_nodes_share_an_edge(references):
     edges = {tuple(edge) for edge in graph.row_edges.T.tolist()}
     clusters = [np.flatnonzero(graph.pairs == p) for p in range(graph.pairs.max() + 1)]
     assert all(tuple(c.tolist()) in edges for c in clusters if len(c) == 2)
+
+
+def test_seeded_network__first_weights_do_not_depend_on_other_threads(references):
+    graph = build_graph(references)
+
+    def weights(seed):
+        network = seeded_network(graph, 4, layer="gcn", channels=16, seed=seed)
+        return torch.cat([values.ravel() for values in network.state_dict().values()])
+
+    seeds = list(range(8)) * 3
+    before = torch.get_rng_state()
+    alone = [weights(seed) for seed in seeds]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(weights, seeds))
+    assert torch.equal(before, torch.get_rng_state())
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(alone[0], alone[1])

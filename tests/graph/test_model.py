@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import scalebrain
 from scalebrain import BrainAgeModel
 from scalebrain.errors import ModelFileError, StatisticsError
 from scalebrain.graph.build import build_graph
+from scalebrain.graph.known import known_folds, person_keys
 from scalebrain.graph.train import Training
 from tests.graph.conftest import cohort
 
@@ -148,3 +150,80 @@ def test_predict__wrong_graph_features_or_space_is_refused(model, references):
         model.predict(references.isel(edge=slice(0, -1)))
     with pytest.raises(ModelFileError, match="is for"):
         model.predict(references.assign_attrs(space="elsewhere"))
+
+
+def named(ds, scans, people, dataset="abc"):
+    """The same features under other ids, with scans, people and a dataset."""
+    n = ds.sizes["subject"]
+    return ds.assign_coords(
+        subject=[f"{person}_{scan}" for person, scan in zip(people, scans, strict=True)],
+        scan_hash=("subject", np.array(scans)),
+        person=("subject", np.array(people)),
+        dataset=("subject", np.full(n, dataset)),
+    )
+
+
+@pytest.fixture(scope="module")
+def one_session(references):
+    """A store with one scan of everyone, and a model of it."""
+    people = [f"sub-{i:02d}" for i in range(80)]
+    ds = named(references, [f"scan {i}" for i in range(80)], people)
+    return ds, people, BrainAgeModel.fit(ds, training=Training(folds=4, epochs=0))
+
+
+def test_known_folds__knows_a_person_by_another_scan_in_another_store(one_session):
+    ds, people, model = one_session
+    other = named(ds, [f"new {i}" for i in range(80)], people)
+    np.testing.assert_array_equal(known_folds(other, model), known_folds(ds, model))
+    assert model.predict(other)["out_of_fold"].all()
+    np.testing.assert_array_equal(
+        model.predict(other)["brain_age"].values, model.predict(ds)["brain_age"].values
+    )
+    strangers = named(ds, [f"new {i}" for i in range(80)], people, dataset="other")
+    assert (known_folds(strangers, model) == -1).all()
+
+
+def test_known_folds__a_row_keeps_its_fold_and_a_torn_person_is_told(one_session, caplog):
+    ds, _, model = one_session
+    fold = known_folds(ds, model)
+    first, second = 0, int(np.flatnonzero(fold != fold[0])[0])
+    few = ds.isel(subject=[first, second, 2])
+    few = named(few, [f"scan {first}", f"scan {second}", "new"], ["sub-x", "sub-x", "sub-x"])
+    found = known_folds(few, model)
+    assert found[:2].tolist() == [fold[first], fold[second]]
+    assert found[2] in found[:2]
+    assert "1 people have scans in two folds" in caplog.text
+
+
+def test_person_keys__are_those_of_ids_where_no_person_is_named(references):
+    few = references.isel(subject=slice(0, 2))
+    unnamed = few.assign_coords(person=("subject", np.array(["", "sub-0000"])))
+    assert person_keys(few)[0] == person_keys(unnamed)[0] == person_keys(unnamed)[1]
+
+
+def test_fit__people_are_linked_by_scans_that_do_not_train(references):
+    own, other = np.arange(0, 20, 2), np.arange(1, 20, 2)
+    people, scans = np.arange(80), np.arange(80)
+    people[70:], scans[70:] = own, other  # each has the name of one and the scan of another
+    ds = named(references, [f"scan {i}" for i in scans], [f"sub-{i:02d}" for i in people])
+    group = np.where(np.arange(80) < 70, "reference", "stroke")
+    ds = ds.assign_coords(group=("subject", group))
+    model = BrainAgeModel.fit(ds, training=Training(folds=4, epochs=0))
+    fold = model.folds_of(ds)
+    np.testing.assert_array_equal(fold[own], fold[other])
+    np.testing.assert_array_equal(fold[own], fold[70:])
+
+
+def test_load__model_without_people_of_an_earlier_version(one_session, tmp_path):
+    ds, _, model = one_session
+    earlier = replace(model, fold_of_person={})
+    earlier.save(tmp_path / "m")
+    assert "fold_of_person" not in json.loads((tmp_path / "m" / "model.json").read_text())
+    loaded = BrainAgeModel.load(tmp_path / "m")
+    assert loaded.fingerprint == earlier.fingerprint
+    np.testing.assert_array_equal(loaded.folds_of(ds), model.folds_of(ds))
+
+
+def test_save__card_says_that_hashes_of_ids_are_kept(one_session, tmp_path):
+    one_session[2].save(tmp_path / "m")
+    assert "hashes of the scans and of the ids" in (tmp_path / "m" / "MODEL_CARD.md").read_text()

@@ -164,3 +164,11 @@ def test_surface__training_does_not_depend_on_the_store(store):
     assert ds["node_features"].chunks
     one, other = (BrainAgeModel.fit(x, training=quick) for x in (ds, ds.load()))
     assert one.fingerprint == other.fingerprint
+
+
+def test_predict_ages__computes_the_features_that_the_model_takes(model_dir, tmp_path):
+    scalebrain.save_store(surface_cohort(8, 4, seed=3), tmp_path / "new.zarr")
+    predict_ages(tmp_path / "new.zarr", model_dir)
+    ds = scalebrain.open_store(tmp_path / "new.zarr")
+    assert ds["node_features"].attrs["nodes"] == "surface-3"
+    assert np.isfinite(ds["brain_age"].values[:8]).all()

@@ -7,16 +7,17 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import Ridge
 
 from scalebrain import BrainAgeModel
-from scalebrain.errors import StatisticsError
+from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.graph import references as references_module
 from scalebrain.graph import train as train_module
 from scalebrain.graph.build import build_graph
-from scalebrain.graph.checkpoint import Checkpoint
+from scalebrain.graph.checkpoint import Checkpoint, training_key
+from scalebrain.graph.folds import assign_folds, linked_cohorts, stopping_split
+from scalebrain.graph.known import subject_keys
 from scalebrain.graph.linear import fit_linear, fit_scales
-from scalebrain.graph.model import subject_keys
 from scalebrain.graph.moments import fit_ridge, region_moments, spectrum
 from scalebrain.graph.references import References
-from scalebrain.graph.train import Training, assign_folds, balanced_weights, train_fold
+from scalebrain.graph.train import Training, balanced_weights, train_fold
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,27 @@ def test_train_fold__equal_weights_are_none(references, graph):
         np.testing.assert_allclose(other.weights[name], values, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"folds": 1}, {"folds": 2.0}, {"patience": 0}, {"epochs": -1}, {"batch": 0},
+        {"channels": 0}, {"seed": -1}, {"seed": True}, {"learning_rate": 0},
+        {"learning_rate": float("nan")}, {"learning_rate": "1e-3"}, {"decay": -1},
+        {"validation": 1.0}, {"masked": 2}, {"keep_cohorts": "no"}, {"layer": "other"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_training__out_of_range_is_refused(settings):
+    (name,) = settings
+    with pytest.raises(ConfigError, match=f"{name} .*expected"):
+        Training(**settings)
+
+
+def test_training__names_everything_that_is_wrong():
+    with pytest.raises(ConfigError, match=r"folds 1: .*patience 0: "):
+        Training(folds=1, patience=0)
+
+
 class Killed(BaseException):
     """What a signal does."""
 
@@ -165,6 +187,31 @@ def test_checkpoint__of_another_training_or_damaged_is_not_gone_on_from(tmp_path
     assert file.load() is None
 
 
+def without(arrays, name):
+    return {k: v for k, v in arrays.items() if k != name}
+
+
+def cut(arrays, name):
+    return arrays | {name: arrays[name][:-1]}
+
+
+@pytest.mark.parametrize("name", ["now.bias", "record.0.skip_weight", "adam.0.exp_avg", "curve"])
+@pytest.mark.parametrize("change", [without, cut])
+def test_train_fold__checkpoint_that_does_not_fit_starts_anew(
+    references, graph, tmp_path, name, change, caplog
+):
+    quick, who = Training(epochs=2), np.arange(60)
+    data = data_of(references, graph)
+    file = Checkpoint(tmp_path / "fold1.safetensors", "key")
+    expected = train_fold(data, who, graph, quick, number=1, checkpoint=file)
+    arrays, state = file.load()
+    file.save(change(arrays, name), state)
+    found = train_fold(data, who, graph, quick, number=1, checkpoint=file)
+    assert "does not fit" in caplog.text
+    for key, values in expected.weights.items():
+        np.testing.assert_array_equal(found.weights[key], values, err_msg=key)
+
+
 def load_of(content: bytes, folder) -> dict[str, np.ndarray]:
     (folder / "copy.safetensors").write_bytes(content)
     return load_file(folder / "copy.safetensors")
@@ -181,6 +228,41 @@ def test_fit__from_blocks_and_checkpoints(references, tmp_path, streamed):
     assert again.fingerprint == model.fingerprint
     for score in model.metrics.values():
         assert score["mae"] < score["mae_mean"]
+
+
+def test_training_key__does_not_depend_on_blocks(references, graph, streamed):
+    split = {"fold": np.arange(80) % 5}
+    key = training_key(data_of(references, graph), split, {"seed": 1})
+    assert training_key(streamed, split, {"seed": 1}) == key
+    assert training_key(streamed, split, {"seed": 2}) != key
+    assert training_key(streamed, {"fold": np.arange(80) % 4}, {"seed": 1}) != key
+
+
+def other_age(ds):
+    return ds.assign_coords(age=ds["age"] + 10 * (np.arange(80) == 3))
+
+
+def other_values(ds):
+    return ds.assign(node_features=ds["node_features"] * (1 + 1e-3 * (ds["subject"] == "sub-0003")))
+
+
+def other_names(ds):
+    return ds.assign_coords(feature=[f"{name}_2" for name in ds["feature"].values])
+
+
+def other_people(ds):
+    return ds.assign_coords(person=("subject", np.array([f"p{i // 2}" for i in range(80)])))
+
+
+@pytest.mark.parametrize("change", [other_age, other_values, other_names, other_people])
+def test_fit__does_not_go_on_from_checkpoints_of_other_data(references, tmp_path, change):
+    quick = Training(folds=2, epochs=1)
+    scans = np.array([f"scan {i}" for i in range(80)])
+    ds = references.assign(scan_hash=("subject", scans))
+    BrainAgeModel.fit(ds, training=quick, checkpoints=tmp_path)
+    expected = BrainAgeModel.fit(change(ds), training=quick)
+    found = BrainAgeModel.fit(change(ds), training=quick, checkpoints=tmp_path)
+    assert found.fingerprint == expected.fingerprint
 
 
 @pytest.mark.parametrize("n_nodes", [1, 6, 24])
@@ -216,6 +298,74 @@ def test_assign_folds__keeps_cohorts_and_people_whole():
     np.testing.assert_array_equal(fold, assign_folds(age, 4, seed=0, person=person, cohort=cohort))
     with pytest.raises(StatisticsError, match="2 cohorts of references cannot be kept whole"):
         assign_folds(age, 3, seed=0, cohort=np.repeat(["x", "y"], 100))
+
+
+def test_assign_folds__of_one_or_two_people_are_refused():
+    age = np.random.default_rng(0).uniform(45, 82, 44)
+    cohort = np.repeat(list("abcde"), [40, 1, 1, 1, 1])
+    with pytest.raises(StatisticsError, match=r"hold out .*1 of 44 people.*fewer folds"):
+        assign_folds(age, 5, seed=0, cohort=cohort)
+    with pytest.raises(StatisticsError, match="10 reference people are too few for 3 folds"):
+        assign_folds(age, 3, seed=0, person=np.arange(44) % 10)
+    with pytest.raises(StatisticsError, match="two folds or more"):
+        assign_folds(age, 1, seed=0)
+
+
+def test_stopping_split__draws_scans_as_before_where_each_is_a_person():
+    for n in (30, 1500, 9000):
+        found = stopping_split(np.arange(n) * 3, 0.15, np.random.default_rng(1))
+        order = np.random.default_rng(1).permutation(n)
+        expected = order[: min(max(2, round(0.15 * n)), 1000)]
+        np.testing.assert_array_equal(np.flatnonzero(found), np.sort(expected))
+
+
+def test_stopping_split__keeps_people_whole():
+    person = np.random.default_rng(0).integers(0, 60, 300)
+    held = stopping_split(person, 0.15, np.random.default_rng(1))
+    assert not set(person[held]) & set(person[~held])
+    assert np.unique(person[held]).size == round(0.15 * np.unique(person).size)
+    many = np.repeat(np.arange(40), 100)  # no more than 1000 scans of them
+    assert stopping_split(many, 0.5, np.random.default_rng(1)).sum() == 1000
+
+
+def test_stopping_split__keeps_cohorts_whole_where_they_come_to_about_as_many():
+    person = np.arange(200)
+    cohort = np.repeat(np.arange(10), 20)
+    held = stopping_split(person, 0.15, np.random.default_rng(1), cohort=cohort)
+    assert not set(cohort[held]) & set(cohort[~held])
+    assert 15 <= held.sum() <= 60
+    two = np.repeat([0, 1], 100)  # each is half of everyone: people of both
+    held = stopping_split(person, 0.15, np.random.default_rng(1), cohort=two)
+    np.testing.assert_array_equal(held, stopping_split(person, 0.15, np.random.default_rng(1)))
+    assert held.sum() == 30
+
+
+def test_linked_cohorts__are_one_where_they_share_a_person():
+    person, cohort = np.array([0, 1, 1, 2, 3]), np.array(list("abccd"))
+    cohort[1] = "b"
+    found = linked_cohorts(person, cohort)
+    assert found[1] == found[2] == found[3]
+    assert len(set(found.tolist())) == 3
+
+
+def test_train_fold__nobody_stops_the_training_that_they_are_part_of(
+    references, graph, monkeypatch
+):
+    halves = []
+
+    def spied(people, *args, **options):
+        halves.append((people, stopping_split(people, *args, **options)))
+        return halves[-1][1]
+
+    monkeypatch.setattr(train_module, "stopping_split", spied)
+    person = np.arange(80) // 2
+    train_fold(
+        data_of(references, graph), np.arange(60), graph, Training(epochs=0), number=0,
+        person=person,
+    )  # fmt: skip
+    ((people, held),) = halves
+    np.testing.assert_array_equal(people, person[:60])
+    assert not set(people[held]) & set(people[~held])
 
 
 def test_fit__kept_cohorts_are_predicted_by_networks_that_have_not_seen_them(references):

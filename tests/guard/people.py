@@ -11,7 +11,7 @@ import xarray as xr
 import scalebrain
 from scalebrain.errors import StatisticsError, TableError
 from scalebrain.features.inclusion import same_people
-from scalebrain.graph.train import assign_folds
+from scalebrain.graph.folds import assign_folds
 from scalebrain.report.page import render_report
 from tests.guard.inputs import (
     GM,
