@@ -404,7 +404,7 @@ RULES: dict[str, Rule] = {
             40,
             "W",
             "A reference with a lesion, or a stroke without a lesion mask",
-            "kept",
+            "kept; without a column group, a mask, days, or a side of a stroke make it `stroke`",
         ),
         Rule(
             "freesurfer-unfinished",

@@ -22,6 +22,8 @@ from scalebrain.io.tree import NATIVE, SESSION, Findings, Tree
 __all__ = ["Cohort", "Scan", "find_cohort", "read_withdrawn"]
 
 _MODULATED = "mwp1"
+#: Columns that only someone with a stroke has a value in; a motor score healthy people have, too.
+_STROKE_COLUMNS = ("days_post_stroke", "lesion_side", "paresis_side")
 _SUBJECT = re.compile(r"^sub-(?=[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?\Z)")
 _LAYOUTS = """Looked for
   - sub-* folders with images of a space-MNI..., or of CAT12 (mwp1*.nii in mri folders), or of
@@ -162,11 +164,14 @@ def find_cohort(
     selection = select_sessions(found, people, chosen)
     images, unusable = choose_images(tree, {s.subject: s.visit for s in selection.scans})
     kept = [selected for selected in selection.scans if selected.subject in images]
-    table = _join_table(people, kept, images, unlesioned=unlesioned)
+    table = _join_table(people, kept)
+    signs = _signs_of_stroke(people, found)
+    _fill_groups(table, images, signs, unlesioned)
     rejected = [*found.rejected, *people.rejected, *selection.rejected, *unusable]
     warnings = [*found.warnings, *people.warnings, *selection.warnings]
     warnings += [problem for s in kept for problem in _odd_images(tree, s, images[s.subject])]
-    warnings += _odd_groups(tree, table, images)
+    grouped = bool((people.table["group"] != "").any())
+    warnings += _odd_groups(tree, table, images, {} if grouped else signs)
     modulated = _is_modulated(tree, images)
     table.index = table.index.map(lambda subject: _put_in_front(prefix, subject))
     table["person"] = [_put_in_front(prefix, person) for person in table["person"]]
@@ -228,10 +233,8 @@ def _is_modulated(tree: Tree, images: Mapping[str, Images]) -> bool:
     return kinds == {True}
 
 
-def _join_table(
-    people: Participants, kept: list[Selected], images: Mapping[str, Images], *, unlesioned: str
-) -> pd.DataFrame:
-    """Row of each scan; the group of those without a lesion mask, where the table has none."""
+def _join_table(people: Participants, kept: list[Selected]) -> pd.DataFrame:
+    """Row of each scan."""
     rows = [selected.row for selected in kept]
     table: pd.DataFrame = people.table.iloc[rows].drop(columns="subject")
     table.index = pd.Index([selected.subject for selected in kept], name="subject", dtype=object)
@@ -239,12 +242,31 @@ def _join_table(
         row or selected.session for row, selected in zip(table["session"], kept, strict=True)
     ]
     table["person"] = [selected.person for selected in kept]
-    if not (people.table["group"] != "").any():
-        table["group"] = [
-            "stroke" if images[subject].lesion is not None else unlesioned
-            for subject in table.index
-        ]
     return table
+
+
+def _signs_of_stroke(people: Participants, found: Findings) -> dict[str, str]:
+    """Say in words what tells of a person, in any session, that there was a stroke."""
+    signs = {
+        person: {"a lesion mask of another session"}
+        for person, visits in found.visits.items()
+        if any(kind == "lesion" for visit in visits.values() for kind, _ in visit.images)
+    }
+    for name in _STROKE_COLUMNS:
+        column = people.table[name]
+        for person in people.table["subject"][column.notna() & (column != "")]:
+            signs.setdefault(person, set()).add(name)
+    return {person: ", ".join(sorted(names)) for person, names in signs.items()}
+
+
+def _fill_groups(
+    table: pd.DataFrame, images: Mapping[str, Images], signs: Mapping[str, str], unlesioned: str
+) -> None:
+    """Give a group to those who have none by their table: who is not healthy is no reference."""
+    table["group"] = [
+        group or ("stroke" if images[subject].lesion or person in signs else unlesioned)
+        for subject, person, group in zip(table.index, table["person"], table["group"], strict=True)
+    ]
 
 
 def _odd_images(tree: Tree, selected: Selected, images: Images) -> list[Problem]:
@@ -268,10 +290,13 @@ def _odd_images(tree: Tree, selected: Selected, images: Images) -> list[Problem]
     return [Problem(selected.subject, "no-image", message, file)]
 
 
-def _odd_groups(tree: Tree, table: pd.DataFrame, images: Mapping[str, Images]) -> list[Problem]:
-    """Say where the group contradicts the lesion masks."""
+def _odd_groups(
+    tree: Tree, table: pd.DataFrame, images: Mapping[str, Images], signs: Mapping[str, str]
+) -> list[Problem]:
+    """Say where the group contradicts the lesion masks, or `signs` alone say that it is stroke."""
     problems = []
-    for subject, group in zip(table.index, table["group"], strict=True):
+    columns = (table.index, table["person"], table["group"])
+    for subject, person, group in zip(*columns, strict=True):
         found = images[subject]
         if group == "reference" and found.lesion is not None:
             file = tree.shown(found.lesion.path)
@@ -285,6 +310,11 @@ def _odd_groups(tree: Tree, table: pd.DataFrame, images: Mapping[str, Images]) -
                 f"{subject}: the group is stroke, but there is no lesion mask. Add the mask, or "
                 "correct the group."
             )
+            if person in signs:
+                message = (
+                    f"{subject}: no lesion mask, and no group in the table; taken as stroke by "
+                    f"{signs[person]}. Add the mask, or a column group that says reference."
+                )
             problems.append(Problem(subject, "group-mismatch", message))
     return problems
 
