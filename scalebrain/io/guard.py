@@ -333,6 +333,14 @@ RULES: dict[str, Rule] = {
             "each person whole",
         ),
         Rule(
+            "visit-values",
+            30,
+            "W",
+            "Several sessions of one person, and one row in the table that names none of them",
+            "kept; age, days or motor score may be of another visit: `sub-*_sessions.tsv`, or a "
+            "row a session, says them",
+        ),
+        Rule(
             "several-images",
             30,
             "E",

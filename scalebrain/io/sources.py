@@ -14,6 +14,7 @@ from scalebrain.io.biobank import find_biobank, read_withdrawn
 from scalebrain.io.files import SourceFile
 from scalebrain.io.manifest import find_manifest
 from scalebrain.io.participants import Participants, read_participants
+from scalebrain.io.session_tables import SessionValues, read_session_values
 from scalebrain.io.sessions import ALL_SESSIONS, Selected, select_sessions
 from scalebrain.io.spaces import Images, choose_images
 from scalebrain.io.tables import find_people, read_description
@@ -162,16 +163,21 @@ def find_cohort(
     except ImageError as error:
         raise TableError(str(error), code=error.code) from error
     selection = select_sessions(found, people, chosen)
-    images, unusable = choose_images(tree, {s.subject: s.visit for s in selection.scans})
+    told = SessionValues()
+    if not manifest:
+        told = read_session_values(tree, found, people, selection.scans)
+    out = {problem.subject for problem in told.rejected}
+    images, unusable = choose_images(
+        tree, {s.subject: s.visit for s in selection.scans if s.subject not in out}
+    )
     kept = [selected for selected in selection.scans if selected.subject in images]
-    table = _join_table(people, kept)
-    signs = _signs_of_stroke(people, found)
-    _fill_groups(table, images, signs, unlesioned)
-    rejected = [*found.rejected, *people.rejected, *selection.rejected, *unusable]
+    table = _join_table(people, kept, told)
+    by_signs = _fill_groups(table, people, found, images, unlesioned)
+    rejected = [*found.rejected, *people.rejected, *selection.rejected, *told.rejected, *unusable]
     warnings = [*found.warnings, *people.warnings, *selection.warnings]
+    warnings += [problem for problem in told.warnings if problem.subject in images]
     warnings += [problem for s in kept for problem in _odd_images(tree, s, images[s.subject])]
-    grouped = bool((people.table["group"] != "").any())
-    warnings += _odd_groups(tree, table, images, {} if grouped else signs)
+    warnings += _odd_groups(tree, table, images, by_signs)
     modulated = _is_modulated(tree, images)
     table.index = table.index.map(lambda subject: _put_in_front(prefix, subject))
     table["person"] = [_put_in_front(prefix, person) for person in table["person"]]
@@ -233,8 +239,8 @@ def _is_modulated(tree: Tree, images: Mapping[str, Images]) -> bool:
     return kinds == {True}
 
 
-def _join_table(people: Participants, kept: list[Selected]) -> pd.DataFrame:
-    """Row of each scan."""
+def _join_table(people: Participants, kept: list[Selected], told: SessionValues) -> pd.DataFrame:
+    """Row of each scan, with the values of its session in the place of its person's."""
     rows = [selected.row for selected in kept]
     table: pd.DataFrame = people.table.iloc[rows].drop(columns="subject")
     table.index = pd.Index([selected.subject for selected in kept], name="subject", dtype=object)
@@ -242,10 +248,16 @@ def _join_table(people: Participants, kept: list[Selected]) -> pd.DataFrame:
         row or selected.session for row, selected in zip(table["session"], kept, strict=True)
     ]
     table["person"] = [selected.person for selected in kept]
+    replaced = {name for values in told.values.values() for name in values}
+    for name in sorted(replaced & set(table.columns)):
+        table[name] = [
+            told.values.get(subject, {}).get(name, value)
+            for subject, value in zip(table.index, table[name], strict=True)
+        ]
     return table
 
 
-def _signs_of_stroke(people: Participants, found: Findings) -> dict[str, str]:
+def _signs_of_stroke(table: pd.DataFrame, people: Participants, found: Findings) -> dict[str, str]:
     """Say in words what tells of a person, in any session, that there was a stroke."""
     signs = {
         person: {"a lesion mask of another session"}
@@ -253,20 +265,34 @@ def _signs_of_stroke(people: Participants, found: Findings) -> dict[str, str]:
         if any(kind == "lesion" for visit in visits.values() for kind, _ in visit.images)
     }
     for name in _STROKE_COLUMNS:
-        column = people.table[name]
-        for person in people.table["subject"][column.notna() & (column != "")]:
-            signs.setdefault(person, set()).add(name)
+        for ids, column in (
+            (people.table["subject"], people.table[name]),
+            (table["person"], table[name]),
+        ):
+            for person in ids[column.notna() & (column != "")]:
+                signs.setdefault(person, set()).add(name)
     return {person: ", ".join(sorted(names)) for person, names in signs.items()}
 
 
 def _fill_groups(
-    table: pd.DataFrame, images: Mapping[str, Images], signs: Mapping[str, str], unlesioned: str
-) -> None:
-    """Give a group to those who have none by their table: who is not healthy is no reference."""
-    table["group"] = [
-        group or ("stroke" if images[subject].lesion or person in signs else unlesioned)
-        for subject, person, group in zip(table.index, table["person"], table["group"], strict=True)
-    ]
+    table: pd.DataFrame,
+    people: Participants,
+    found: Findings,
+    images: Mapping[str, Images],
+    unlesioned: str,
+) -> dict[str, str]:
+    """Give a group to those without one; of those with no mask of their own, why it is stroke."""
+    signs = _signs_of_stroke(table, people, found)
+    groups, reasons = [], {}
+    columns = (table.index, table["person"], table["group"])
+    for subject, person, group in zip(*columns, strict=True):
+        masked = images[subject].lesion is not None
+        if not group and not masked and person in signs:
+            reasons[subject] = signs[person]
+        derived = "stroke" if masked or person in signs else unlesioned
+        groups.append(group or derived)
+    table["group"] = groups
+    return reasons
 
 
 def _odd_images(tree: Tree, selected: Selected, images: Images) -> list[Problem]:
@@ -291,12 +317,11 @@ def _odd_images(tree: Tree, selected: Selected, images: Images) -> list[Problem]
 
 
 def _odd_groups(
-    tree: Tree, table: pd.DataFrame, images: Mapping[str, Images], signs: Mapping[str, str]
+    tree: Tree, table: pd.DataFrame, images: Mapping[str, Images], by_signs: Mapping[str, str]
 ) -> list[Problem]:
-    """Say where the group contradicts the lesion masks, or `signs` alone say that it is stroke."""
+    """Say where the group contradicts the lesion masks, or signs alone say that it is stroke."""
     problems = []
-    columns = (table.index, table["person"], table["group"])
-    for subject, person, group in zip(*columns, strict=True):
+    for subject, group in zip(table.index, table["group"], strict=True):
         found = images[subject]
         if group == "reference" and found.lesion is not None:
             file = tree.shown(found.lesion.path)
@@ -310,10 +335,10 @@ def _odd_groups(
                 f"{subject}: the group is stroke, but there is no lesion mask. Add the mask, or "
                 "correct the group."
             )
-            if person in signs:
+            if subject in by_signs:
                 message = (
                     f"{subject}: no lesion mask, and no group in the table; taken as stroke by "
-                    f"{signs[person]}. Add the mask, or a column group that says reference."
+                    f"{by_signs[subject]}. Add the mask, or a column group that says reference."
                 )
             problems.append(Problem(subject, "group-mismatch", message))
     return problems

@@ -186,8 +186,8 @@ def test_find_cohort__one_session_is_selected(root, session):
     cohort = find_cohort(root, session=session)
     assert subjects(cohort) == ["sub-01", "sub-02", "sub-03"]
     assert [scan.t1w is None for scan in cohort.scans] == [False, True, False]
-    assert codes(cohort.warnings) == [("sub-02", "no-image")]
-    assert "ses-2" in cohort.warnings[0].message
+    assert codes(cohort.warnings) == [("sub-01", "visit-values"), ("sub-02", "no-image")]
+    assert "ses-2" in cohort.warnings[1].message
     with pytest.raises(TableError, match="ses-9: nobody has it"):
         find_cohort(root, session="9")
 
