@@ -94,6 +94,7 @@ def read_session_values(
     """
     result = SessionValues()
     tables: dict[str, _Table | Problem] = {}
+    sessions = people.table["session"].tolist()
     for scan in scans:
         if scan.person not in tables:
             tables[scan.person] = _read_table(tree, scan.person)
@@ -112,8 +113,7 @@ def read_session_values(
                 (result.warnings if cell.kept else result.rejected).append(problem)
             result.values[scan.subject] = values
         named = sorted(found.visits.get(scan.person, {}).keys() - {""})
-        of_person = people.table["session"].iloc[scan.row] == ""
-        if of_person and scan.visit != Visit() and (len(named) > 1 or told.rows):
+        if not sessions[scan.row] and scan.visit != Visit() and (len(named) > 1 or told.rows):
             result.warnings += _of_another_visit(scan, people, named, values)
     return result
 
