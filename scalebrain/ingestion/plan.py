@@ -254,19 +254,39 @@ def _surfaces_key(source: SourceFile) -> str:
 
 
 def check_ids(datasets: Sequence[Dataset], plan: Plan | None) -> None:
-    """Refuse datasets of one name, and subjects of one id in two datasets."""
+    """Refuse datasets of one name, and people of one id in two datasets, whatever their sessions.
+
+    Parameters
+    ----------
+    datasets
+        Datasets that are given.
+    plan
+        Plan of the store, None for a new one.
+
+    Raises
+    ------
+    TableError
+        With every such name and person.
+    """
     failures = []
     names = [dataset.name for dataset in datasets]
     for name in sorted({n for n in names if names.count(n) > 1}):
         failures.append(f"Two datasets are named '{name}'. Rename one of the folders.")
-    owner = {s: d for s, (d, _) in plan.subjects().items()} if plan else {}
+    owners: dict[str, dict[str, None]] = {}
+    for subject, (name, _) in (plan.subjects() if plan else {}).items():
+        owners.setdefault(person_of(subject), {})[name] = None
+    given: dict[str, None] = {}
     for dataset in datasets:
-        for subject in dataset.scans:
-            if owner.setdefault(subject, dataset.name) != dataset.name:
-                failures.append(
-                    f"{subject} is in '{owner[subject]}' and in '{dataset.name}'. Ingest one of "
-                    "them with --prefix, which goes in front of its ids."
-                )
+        for scan in dataset.scans.values():
+            owners.setdefault(scan.person, {})[dataset.name] = None
+            given[scan.person] = None
+    for person in given:
+        if len(owners[person]) > 1:
+            found = " and in ".join(f"'{name}'" for name in owners[person])
+            failures.append(
+                f"{person} is in {found}. Ingest one of them with --prefix, which goes in front of "
+                "its ids."
+            )
     check_all(failures, TableError, "The datasets cannot share a store")
 
 

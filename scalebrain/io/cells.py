@@ -40,7 +40,15 @@ _RANGE = re.compile(
     re.IGNORECASE,
 )
 
+#: A year, or a month by its name, in a text.
+_BIRTH_IN_TEXT = re.compile(
+    r"(?<!\d)(?:18|19|20)\d\d(?!\d)|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec",
+    re.IGNORECASE,
+)
+
 _OLDEST = 120.0
+#: Form of what says when someone was born: it is never shown beside an id.
+_BIRTHS = {"a year of birth": "YYYY", "a date": "YYYYMMDD"}
 _UNITS_A_YEAR = {"months": 12.0, "weeks": 52.18, "days": 365.25}
 _UNIT_OF_LETTER = {"y": "years", "m": "months", "w": "weeks", "d": "days"}
 _YEARS = frozenset({"", "a", "y", "yr", "yrs", "year", "years"})
@@ -222,8 +230,8 @@ def parse_age(text: str, *, units: str = "", guess: str = "") -> Cell[float]:
         return Cell(math.nan, "missing-covariate", message, kept=True)
     if units.strip().lower() not in _YEARS:
         return _other_unit(
-            f"age {quote(text)} is in {quote(units)}, as the sidecar says. Convert the column to "
-            "years, in the table and in the sidecar."
+            f"age {_shown_age(text)} is in {quote(units)}, as the sidecar says. Convert the "
+            "column to years, in the table and in the sidecar."
         )
     value = plain_number(text)
     if value is not None:
@@ -238,24 +246,52 @@ def parse_age(text: str, *, units: str = "", guess: str = "") -> Cell[float]:
 
 def _odd_age(text: str) -> Cell[float]:
     """Say what an age is that is no number."""
-    shown = f"age {quote(text)}"
+    shown = f"age {_shown_age(text)}"
     if _COMMA.fullmatch(text):
+        value = float(text.replace(",", "."))
+        if value > _OLDEST:
+            return _outside(text, value, "")
         return _other_unit(f"{shown}: a decimal comma? Write {text.replace(',', '.')}.")
     if _DATE.fullmatch(text):
         return _other_unit(f"{shown}: a date? Write the age at the scan in years.")
     if found := _AGE_WITH_UNIT.fullmatch(text):
-        unit = _UNIT_OF_LETTER[found[2][0].lower()]
-        return _other_unit(f"{shown}: in {unit}?{_conversion(plain_number(found[1]), unit)}")
+        unit, number = _UNIT_OF_LETTER[found[2][0].lower()], plain_number(found[1])
+        if unit == "years" and number is not None and number > _OLDEST:
+            return _outside(text, number, "")
+        return _other_unit(f"{shown}: in {unit}?{_conversion(number, unit)}")
     if _RANGE.fullmatch(text):
         message = f"{shown} is a range. Write the age in years, a lower bound as 89+, or n/a."
         return Cell(math.nan, "age-range", message)
     return _bad(f"{shown} is not a finite number. Write years as in 63.5, or n/a.")
 
 
+def _shown_age(text: str) -> str:
+    """Age as a message may hold it: of a date or a year of birth the form alone, never the cell."""
+    if found := _DATE.fullmatch(text):
+        mark = found[1] or text[4]
+        day, *_ = re.split("[T ]", text)
+        parts = day.split(mark)
+        year_first = ("YYYY", "MM", "DD")[: len(parts)]
+        return mark.join(year_first if len(parts[0]) == 4 else (_digits(p) for p in parts))
+    value = plain_number(text.strip("<>=≥≤+ ").replace(",", "."))
+    if value is not None and guess_age_unit(value) in _BIRTHS:
+        return _BIRTHS[guess_age_unit(value)]
+    if value is None and _BIRTH_IN_TEXT.search(text):
+        return quote(re.sub(r"\d", "N", text))
+    return quote(text)
+
+
+def _digits(part: str) -> str:
+    """Form of a part of a date whose order is not known."""
+    return "YYYY" if len(part) == 4 else "N" * len(part)
+
+
 def _outside(text: str, value: float, guess: str) -> Cell[float]:
     """Say what an age beyond the oldest may be."""
-    shown = f"age {quote(text)} is outside 0 to {_OLDEST:g} years."
+    shown = f"age {_shown_age(text)} is outside 0 to {_OLDEST:g} years."
     unit = (guess or guess_age_unit(value)) if value > _OLDEST else ""
+    if value / _UNITS_A_YEAR.get(unit, math.inf) > _OLDEST:
+        unit = guess_age_unit(value)  # the guess of the column does not fit this cell
     if not unit:
         return _bad(f"{shown} Write the age at the scan in years, or n/a.")
     if unit in _UNITS_A_YEAR:

@@ -339,6 +339,14 @@ RULES: dict[str, Rule] = {
             "each person whole",
         ),
         Rule(
+            "visit-values",
+            30,
+            "W",
+            "Several sessions of one person, and one row in the table that names none of them",
+            "kept; age, days or motor score may be of another visit: `sub-*_sessions.tsv`, or a "
+            "row a session, says them",
+        ),
+        Rule(
             "several-images",
             30,
             "E",
@@ -416,7 +424,7 @@ RULES: dict[str, Rule] = {
             40,
             "W",
             "A reference with a lesion, or a stroke without a lesion mask",
-            "kept",
+            "kept; without a column group, a mask, days, or a side of a stroke make it `stroke`",
         ),
         Rule(
             "freesurfer-unfinished",

@@ -1,13 +1,14 @@
 """Select the sessions of a cohort, and find the row of the table for each."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from scalebrain.errors import Problem, TableError
 from scalebrain.io.participants import Participants
 from scalebrain.io.tree import Findings, Visit, shown
 
-__all__ = ["ALL_SESSIONS", "Selected", "Selection", "select_sessions"]
+__all__ = ["ALL_SESSIONS", "Selected", "Selection", "match_session", "select_sessions"]
 
 #: Every session is a scan of its own.
 ALL_SESSIONS = "all"
@@ -161,7 +162,7 @@ def _select_only(
         _take_missing(person, person, session, row, "no image", result)
         return
     ((session, visit),) = visits.items()
-    matched = _match(own, session)
+    matched = match_session(own, session)
     if matched is None:
         result.rejected.append(_no_row(person, person, _rows_of(own, session)))
         return
@@ -175,7 +176,7 @@ def _select_one(
     person: str, session: str, visits: dict[str, Visit], own: dict[str, int], result: Selection
 ) -> None:
     """Take one session of a person."""
-    visit, matched = visits.get(session), _match(own, session)
+    visit, matched = visits.get(session), match_session(own, session)
     if visit is None:
         others = ", ".join(sorted(name for name in visits if name)) or "none"
         reason = f"no image of {session}; there is {others}"
@@ -191,7 +192,7 @@ def _select_all(
     person: str, visits: dict[str, Visit], own: dict[str, int], result: Selection
 ) -> None:
     """Take every session of a person as a scan of its own."""
-    matches = {session: _match(own, session) for session in sorted(visits)}
+    matches = {session: match_session(own, session) for session in sorted(visits)}
     missing = sorted(own.keys() - set(matches.values()))
     several = len(matches) + len(missing) > 1
     for session, matched in matches.items():
@@ -206,8 +207,21 @@ def _select_all(
         _take_missing(subject, person, session, own[session], "no image", result)
 
 
-def _match(own: dict[str, int], session: str) -> str | None:
-    """Session of a person's row for a scan; a row or scan without one goes with the only other."""
+def match_session(own: Mapping[str, int], session: str) -> str | None:
+    """Find a person's row for a scan; a row or scan without a session goes with the only other.
+
+    Parameters
+    ----------
+    own
+        Rows of the person by session.
+    session
+        Session of the scan; empty without one.
+
+    Returns
+    -------
+    str or None
+        Session of the row; None when there is no such row.
+    """
     if session in own:
         return session
     only = next(iter(own)) if len(own) == 1 else None

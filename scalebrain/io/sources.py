@@ -15,6 +15,7 @@ from scalebrain.io.files import SourceFile
 from scalebrain.io.manifest import find_manifest
 from scalebrain.io.participants import Participants, read_participants
 from scalebrain.io.preprocessed import check_records
+from scalebrain.io.session_tables import SessionValues, read_session_values
 from scalebrain.io.sessions import ALL_SESSIONS, Selected, select_sessions
 from scalebrain.io.spaces import Images, choose_images
 from scalebrain.io.tables import find_people, read_description
@@ -23,6 +24,8 @@ from scalebrain.io.tree import NATIVE, SESSION, Findings, Tree
 __all__ = ["Cohort", "Scan", "find_cohort", "read_withdrawn"]
 
 _MODULATED = "mwp1"
+#: Columns that only someone with a stroke has a value in; a motor score healthy people have, too.
+_STROKE_COLUMNS = ("days_post_stroke", "lesion_side", "paresis_side")
 _SUBJECT = re.compile(r"^sub-(?=[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?\Z)")
 _LAYOUTS = """Looked for
   - sub-* folders with images of a space-MNI..., or of CAT12 (mwp1*.nii in mri folders), or of
@@ -161,13 +164,21 @@ def find_cohort(
     except ImageError as error:
         raise TableError(str(error), code=error.code) from error
     selection = select_sessions(found, people, chosen)
-    images, unusable = choose_images(tree, {s.subject: s.visit for s in selection.scans})
+    told = SessionValues()
+    if not manifest:
+        told = read_session_values(tree, found, people, selection.scans)
+    out = {problem.subject for problem in told.rejected}
+    images, unusable = choose_images(
+        tree, {s.subject: s.visit for s in selection.scans if s.subject not in out}
+    )
     kept = [selected for selected in selection.scans if selected.subject in images]
-    table = _join_table(people, kept, images, unlesioned=unlesioned)
-    rejected = [*found.rejected, *people.rejected, *selection.rejected, *unusable]
+    table = _join_table(people, kept, told)
+    by_signs = _fill_groups(table, people, found, images, unlesioned)
+    rejected = [*found.rejected, *people.rejected, *selection.rejected, *told.rejected, *unusable]
     warnings = [*found.warnings, *people.warnings, *selection.warnings]
+    warnings += [problem for problem in told.warnings if problem.subject in images]
     warnings += [problem for s in kept for problem in _odd_images(tree, s, images[s.subject])]
-    warnings += _odd_groups(tree, table, images)
+    warnings += _odd_groups(tree, table, images, by_signs)
     modulated = _is_modulated(tree, images)
     table.index = table.index.map(lambda subject: _put_in_front(prefix, subject))
     table["person"] = [_put_in_front(prefix, person) for person in table["person"]]
@@ -230,10 +241,8 @@ def _is_modulated(tree: Tree, images: Mapping[str, Images]) -> bool:
     return kinds == {True}
 
 
-def _join_table(
-    people: Participants, kept: list[Selected], images: Mapping[str, Images], *, unlesioned: str
-) -> pd.DataFrame:
-    """Row of each scan; the group of those without a lesion mask, where the table has none."""
+def _join_table(people: Participants, kept: list[Selected], told: SessionValues) -> pd.DataFrame:
+    """Row of each scan, with the values of its session in the place of its person's."""
     rows = [selected.row for selected in kept]
     table: pd.DataFrame = people.table.iloc[rows].drop(columns="subject")
     table.index = pd.Index([selected.subject for selected in kept], name="subject", dtype=object)
@@ -241,12 +250,51 @@ def _join_table(
         row or selected.session for row, selected in zip(table["session"], kept, strict=True)
     ]
     table["person"] = [selected.person for selected in kept]
-    if not (people.table["group"] != "").any():
-        table["group"] = [
-            "stroke" if images[subject].lesion is not None else unlesioned
-            for subject in table.index
+    replaced = {name for values in told.values.values() for name in values}
+    for name in sorted(replaced & set(table.columns)):
+        table[name] = [
+            told.values.get(subject, {}).get(name, value)
+            for subject, value in zip(table.index, table[name], strict=True)
         ]
     return table
+
+
+def _signs_of_stroke(table: pd.DataFrame, people: Participants, found: Findings) -> dict[str, str]:
+    """Say in words what tells of a person, in any session, that there was a stroke."""
+    signs = {
+        person: {"a lesion mask of another session"}
+        for person, visits in found.visits.items()
+        if any(kind == "lesion" for visit in visits.values() for kind, _ in visit.images)
+    }
+    for name in _STROKE_COLUMNS:
+        for ids, column in (
+            (people.table["subject"], people.table[name]),
+            (table["person"], table[name]),
+        ):
+            for person in ids[column.notna() & (column != "")]:
+                signs.setdefault(person, set()).add(name)
+    return {person: ", ".join(sorted(names)) for person, names in signs.items()}
+
+
+def _fill_groups(
+    table: pd.DataFrame,
+    people: Participants,
+    found: Findings,
+    images: Mapping[str, Images],
+    unlesioned: str,
+) -> dict[str, str]:
+    """Give a group to those without one; of those with no mask of their own, why it is stroke."""
+    signs = _signs_of_stroke(table, people, found)
+    groups, reasons = [], {}
+    columns = (table.index, table["person"], table["group"])
+    for subject, person, group in zip(*columns, strict=True):
+        masked = images[subject].lesion is not None
+        if not group and not masked and person in signs:
+            reasons[subject] = signs[person]
+        derived = "stroke" if masked or person in signs else unlesioned
+        groups.append(group or derived)
+    table["group"] = groups
+    return reasons
 
 
 def _odd_images(tree: Tree, selected: Selected, images: Images) -> list[Problem]:
@@ -270,8 +318,10 @@ def _odd_images(tree: Tree, selected: Selected, images: Images) -> list[Problem]
     return [Problem(selected.subject, "no-image", message, file)]
 
 
-def _odd_groups(tree: Tree, table: pd.DataFrame, images: Mapping[str, Images]) -> list[Problem]:
-    """Say where the group contradicts the lesion masks."""
+def _odd_groups(
+    tree: Tree, table: pd.DataFrame, images: Mapping[str, Images], by_signs: Mapping[str, str]
+) -> list[Problem]:
+    """Say where the group contradicts the lesion masks, or signs alone say that it is stroke."""
     problems = []
     for subject, group in zip(table.index, table["group"], strict=True):
         found = images[subject]
@@ -287,6 +337,11 @@ def _odd_groups(tree: Tree, table: pd.DataFrame, images: Mapping[str, Images]) -
                 f"{subject}: the group is stroke, but there is no lesion mask. Add the mask, or "
                 "correct the group."
             )
+            if subject in by_signs:
+                message = (
+                    f"{subject}: no lesion mask, and no group in the table; taken as stroke by "
+                    f"{by_signs[subject]}. Add the mask, or a column group that says reference."
+                )
             problems.append(Problem(subject, "group-mismatch", message))
     return problems
 

@@ -311,18 +311,25 @@ def _write_participants(
     frame = table(ds, variables) if variables else people[["subject"]]
     frame = pd.concat([people.drop(columns="subject"), frame.drop(columns="subject")], axis=1)
     frame = frame.rename(columns={"person": "source_id"})
-    constant = variables
+    one = frame.sort_values("session_id", key=lambda ids: ids != "", kind="stable")
+    one = one.drop_duplicates("participant_id").sort_index()
+    written = variables
     if (frame["session_id"] != "").any():
         counts = frame.groupby("participant_id", sort=False)[variables].nunique(dropna=False)
-        constant = [name for name in variables if (counts[name] <= 1).all()]
-        varying = [name for name in variables if name not in constant]
-        for label, some in frame.groupby("participant_id", sort=False):
-            if (some["session_id"] != "").all():
-                path = folder / str(label) / f"{label}_sessions.tsv"
-                _write_described(some[["session_id", *varying]], path, told, append=False)
-    columns = ["participant_id", "source_id", *constant]
-    one = frame.drop_duplicates("participant_id")[columns]
-    _write_described(one, folder / "participants.tsv", told, append=False)
+        varying = [name for name in variables if (counts[name] > 1).any()]
+        # of someone with several sessions alone: without a session, the row is the person's own
+        told_there = one["session_id"] != ""
+        for name in varying:
+            differs = told_there & one["participant_id"].map(counts[name] > 1)
+            column = one[name] if one[name].dtype.kind == "f" else one[name].astype(object)
+            one[name] = column.mask(differs, np.nan if column.dtype.kind == "f" else None)
+            if differs.all():
+                written = [other for other in written if other != name]
+        for label, some in frame[frame["session_id"] != ""].groupby("participant_id", sort=False):
+            path = folder / str(label) / f"{label}_sessions.tsv"
+            _write_described(some[["session_id", *varying]], path, told, append=False)
+    columns = ["participant_id", "source_id", *written]
+    _write_described(one[columns], folder / "participants.tsv", told, append=False)
 
 
 def _write_pages(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +27,7 @@ from tests.guard.inputs import (
     add_rows,
     case,
     edit_table,
+    rewrite,
     save,
     value,
 )
@@ -77,9 +79,8 @@ def scan_in_training(lab: Lab) -> str:
     return "`out_of_fold` True under the new id"
 
 
-@case("several-sessions")
-def several_sessions(lab: Lab) -> str:
-    tree = lab.tree()
+def split_sessions(tree: Path) -> None:
+    """Make two sessions of the images of one person."""
     anat = tree / ONE / "anat"
     for session in ("1", "2"):
         folder = tree / ONE / f"ses-{session}" / "anat"
@@ -88,6 +89,12 @@ def several_sessions(lab: Lab) -> str:
             name = path.name.replace(f"{ONE}_", f"{ONE}_ses-{session}_")
             shutil.copy(path, folder / name)
     shutil.rmtree(anat)
+
+
+@case("several-sessions")
+def several_sessions(lab: Lab) -> str:
+    tree = lab.tree()
+    split_sessions(tree)
     message = lab.rejected(tree, "several-sessions", ONE, says="ses-1, ses-2.*--session.*all")
     store = lab.space() / "all.zarr"
     ds = scalebrain.open_store(scalebrain.ingest(tree, store, session="all"))
@@ -97,6 +104,27 @@ def several_sessions(lab: Lab) -> str:
     assert len(set(people[ds["person"].values == ONE])) == 1
     fold = assign_folds(np.arange(40.0), 4, seed=0, person=np.arange(40) // 2)
     assert (fold[::2] == fold[1::2]).all()
+    return message
+
+
+@case("visit-values")
+def visit_values(lab: Lab) -> str:
+    tree = lab.tree()
+    split_sessions(tree)
+    second = tree / ONE / "ses-2" / "anat"
+    for path in second.glob("*.nii.gz"):
+        rewrite(path, lambda data: data * 0.99)
+    both = f"{ONE}_ses-1", f"{ONE}_ses-2"
+    says = "age by a row.*ses-1, ses-2.*_sessions.tsv"
+    message, ds = lab.warned(tree, "visit-values", *both, says=says, others=False, session="all")
+    assert value(ds, "age", both[0]) == value(ds, "age", both[1])
+    told = lab.again(tree)
+    lines = ("session_id\tage", "ses-1\t60", "ses-2\t61.5")
+    (told / ONE / f"{ONE}_sessions.tsv").write_text("\n".join(lines))
+    store = scalebrain.ingest(told, told.parent / "c.zarr", session="all")
+    ds = scalebrain.open_store(store)
+    assert ds["age"].sel(subject=list(both)).values.tolist() == [60, 61.5]
+    assert (ds["warnings"].values == "").all()
     return message
 
 
@@ -123,7 +151,9 @@ def age_unit(lab: Lab) -> str:
     }
     people = (ONE, *(subject for subject in SUBJECTS if subject not in (ONE, MIDDLE)))
     edit_table(tree, {s: {"age": age} for s, age in zip(people, ages, strict=True)})
-    says = "|".join(f"'{age}'.*{guess}" for age, guess in ages.items())
+    shown = {"1974-03-01": "YYYY-MM-DD", "1974": "YYYY"}  # when someone was born stands nowhere
+    says = "|".join(f"{shown.get(age, age)}.*{guess}" for age, guess in ages.items())
+    assert "1974" not in says
     return lab.rejected(tree, "age-unit", *people, says=says)
 
 

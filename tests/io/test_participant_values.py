@@ -1,5 +1,7 @@
 """Tests of the cells of participants tables: ages, numbers, words and motor scales."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -12,12 +14,6 @@ from tests.io.participant_tables import SCALES, cell, check_rejected, read, stop
     ("text", "words"),
     [
         ("63,5", "a decimal comma? Write 63.5"),
-        ("1950-04-30", "a date?"),
-        ("30.04.1950", "a date?"),
-        ("4/30/1950", "a date?"),
-        ("1950-04", "a date?"),
-        ("19500430", "a date"),
-        ("1950", "a year of birth"),
         ("720", "In months? Divide by 12 and write years: 60.0"),
         ("121", "In months?"),
         ("22000", "In days? Divide by 365.25 and write years: 60.2"),
@@ -32,6 +28,45 @@ from tests.io.participant_tables import SCALES, cell, check_rejected, read, stop
 def test_read_participants__age_unit(tmp_path, text, words):
     found = cell(tmp_path, "age", text)
     check_rejected(found, "age-unit", words, repr(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "words"),
+    [
+        ("1950-04-30", "age YYYY-MM-DD: a date?", ""),
+        ("1950/04/30 10:00", "age YYYY/MM/DD: a date?", ""),
+        ("30.04.1950", "age NN.NN.YYYY: a date?", ""),
+        ("4/30/1950", "age N/NN/YYYY: a date?", ""),
+        ("4/30/50", "age N/NN/NN: a date?", ""),
+        ("1950-04", "age YYYY-MM: a date?", ""),
+        ("19500430", "age YYYYMMDD is outside", "Is it a date?"),
+        ("1950", "age YYYY is outside", "Is it a year of birth?"),
+        ("1950+", "age YYYY is outside", "Is it a year of birth?"),
+        ("1950.0", "age YYYY is outside", "Is it a year of birth?"),
+        ("1950,0", "age YYYY is outside", "Is it a year of birth?"),
+        ("1950 y", "age 'NNNN y' is outside", "Is it a year of birth?"),
+    ],
+)
+def test_read_participants__a_date_of_birth_is_shown_nowhere(tmp_path, text, form, words):
+    found = cell(tmp_path, "age", text)
+    check_rejected(found, "age-unit", form, words, "Write the age at the scan in years")
+    assert "1950" not in found.rejected[0].message
+    assert "30" not in found.rejected[0].message
+
+
+@pytest.mark.parametrize("text", ["30 Apr 1950", "30 apr 50", "born 1950", "1950-1951"])
+def test_read_participants__a_text_that_tells_a_birth_is_shown_without_digits(tmp_path, text):
+    (problem,) = cell(tmp_path, "age", text).rejected
+    assert "N" in problem.message
+    assert not {"30", "50", "51"} & set(re.findall(r"\d+", problem.message))
+    assert "1950" not in problem.message
+
+
+def test_read_participants__a_date_with_a_unit_in_the_sidecar_is_shown_nowhere(tmp_path):
+    found = cell(tmp_path, "age", "1950-04-30", sidecar={"age": {"Units": "date"}})
+    assert found.rejected[0].code == "age-unit"
+    assert "age YYYY-MM-DD is in 'date'" in found.rejected[0].message
+    assert "1950" not in found.rejected[0].message
 
 
 @pytest.mark.parametrize(
@@ -52,7 +87,9 @@ def test_read_participants__guesses_from_all_ages(tmp_path, column, guess):
     found = read(tmp_path, ["participant_id", "age"], *rows)
     assert found.table.empty
     assert [p.code for p in found.rejected] == ["age-unit"] * 3
-    assert all(guess in p.message for p in found.rejected)
+    assert all(guess in p.message for p in found.rejected[:2])
+    last = "days" if guess == "days" else "a year of birth"  # 1950 months are 162 years
+    assert last in found.rejected[2].message
 
 
 @pytest.mark.parametrize("units", ["months", "Days", "weeks", "decades"])

@@ -387,7 +387,7 @@ def test_find_cohort__surfaces_without_a_session_are_nobodys_of_two(root):
     people(root, "01")
     cohort = find_cohort(root, session="all")
     assert [scan.surfaces for scan in cohort.scans] == [None, None]
-    assert codes(cohort.warnings) == [("sub-01", "no-image")]
+    assert ("sub-01", "no-image") in codes(cohort.warnings)
 
 
 def test_find_cohort__twice_the_same_surfaces(root):

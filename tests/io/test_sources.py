@@ -186,8 +186,8 @@ def test_find_cohort__one_session_is_selected(root, session):
     cohort = find_cohort(root, session=session)
     assert subjects(cohort) == ["sub-01", "sub-02", "sub-03"]
     assert [scan.t1w is None for scan in cohort.scans] == [False, True, False]
-    assert codes(cohort.warnings) == [("sub-02", "no-image")]
-    assert "ses-2" in cohort.warnings[0].message
+    assert codes(cohort.warnings) == [("sub-01", "visit-values"), ("sub-02", "no-image")]
+    assert "ses-2" in cohort.warnings[1].message
     with pytest.raises(TableError, match="ses-9: nobody has it"):
         find_cohort(root, session="9")
 
@@ -299,6 +299,34 @@ def test_find_cohort__groups_and_masks_that_contradict(root):
         ("sub-02", "group-mismatch"),
         ("sub-04", "no-image"),
     ]
+
+
+@pytest.mark.parametrize("cells", ["500 n/a n/a", "0 n/a n/a", "n/a R n/a", "n/a n/a L"])
+def test_find_cohort__signs_of_a_stroke_without_group_and_mask_are_no_reference(root, cells):
+    for subject in ("sub-01", "sub-02", "sub-03"):
+        image(root, subject, T1W)
+    image(root, "sub-03", LESION)
+    columns = "participant_id age days_post_stroke lesion_side paresis_side motor_score"
+    table(root, [f"01 50 {cells} .3", "02 50 n/a none n/a 1", f"03 50 {cells} .3"], columns=columns)
+    cohort = find_cohort(root)
+    assert cohort.table["group"].tolist() == ["stroke", "reference", "stroke"]
+    assert codes(cohort.warnings) == [("sub-01", "group-mismatch")]
+    said = next(c for c, v in zip(columns.split()[2:], cells.split(), strict=False) if v != "n/a")
+    assert f"taken as stroke by {said}. Add the mask" in cohort.warnings[0].message
+
+
+@pytest.mark.parametrize("session", ["2", "all"])
+def test_find_cohort__mask_of_another_session_is_no_reference(root, session):
+    two_sessions(root)
+    image(root, "sub-01", LESION, session="ses-1")
+    people(root, "01", "02", "03")
+    cohort = find_cohort(root, session=session)
+    assert (cohort.table["group"] == "stroke").tolist() == [
+        scan.person == "sub-01" for scan in cohort.scans
+    ]
+    (found,) = (p for p in cohort.warnings if p.code == "group-mismatch")
+    assert found.subject == ("sub-01" if session == "2" else "sub-01_ses-2")
+    assert "a lesion mask of another session" in found.message
 
 
 # Links, names, order

@@ -231,7 +231,7 @@ def test_export_bids__sessions(cohort_of_sessions, tmp_path):
     out = export_bids(cohort_of_sessions, tmp_path / "out")
     people = read(out / "participants.tsv")
     assert people["participant_id"].tolist() == ["sub-a", "sub-bc"]
-    assert "age" not in people
+    np.testing.assert_array_equal(people["age"], [np.nan, 60])
     assert people["sex"].tolist()[0] == "F"
     assert read(out / "sub-a" / "sub-a_sessions.tsv")["age"].tolist() == [50, 52]
     assert (out / "sub-a" / "ses-2" / "anat").is_dir()
@@ -242,6 +242,36 @@ def test_export_bids__sessions(cohort_of_sessions, tmp_path):
     ]
     assert not (out / "sub-bc" / "ses-1").exists(), "no value, no file"
     assert [i["code"] for i in validated(out) if i["severity"] == "error"] == []
+
+
+def test_export_bids__sessions_of_some_lose_nothing_of_the_others(tmp_path):
+    ds = xr.Dataset(
+        {
+            "person": ("subject", ["sub-a", "sub-a", "sub-b", "sub-c", "sub-c"]),
+            "session": ("subject", ["ses-1", "ses-2", "", "", "ses-2"]),
+            "age": ("subject", [50.0, 52.0, 60.0, 70.0, 72.0]),
+            "days_post_stroke": ("subject", [30.0, np.nan, 200.0, np.nan, np.nan]),
+            "included": ("subject", [False, True, True, True, False]),
+            "cohort": ("subject", ["x", "y", "y", "x", "x"]),
+        },
+        coords={"subject": ["sub-a_ses-1", "sub-a_ses-2", "sub-b", "sub-c", "sub-c_ses-2"]},
+    )
+    out = export_bids(ds, tmp_path / "out")
+    lines = (out / "participants.tsv").read_text().splitlines()
+    assert [line.split("\t") for line in lines] == [
+        ["participant_id", "source_id", "age", "cohort", "days_post_stroke", "included"],
+        ["sub-a", "sub-a", "n/a", "n/a", "n/a", "n/a"],
+        ["sub-b", "sub-b", "60.0", "y", "200.0", "true"],
+        ["sub-c", "sub-c", "70.0", "x", "n/a", "true"],
+    ]
+    a, c = (read(out / one / f"{one}_sessions.tsv") for one in ("sub-a", "sub-c"))
+    assert a["age"].tolist() == [50, 52]
+    assert a["included"].tolist() == [False, True]
+    assert c[["session_id", "age"]].to_numpy().tolist() == [["ses-2", 72]]
+    assert not (out / "sub-b").exists()
+    assert [i["code"] for i in validated(out) if i["severity"] == "error"] == []
+    everyone = export_bids(ds.isel(subject=[0, 1]), tmp_path / "all")
+    assert "age" not in read(everyone / "participants.tsv")
 
 
 def test_bids_people__labels_are_unique():

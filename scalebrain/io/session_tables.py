@@ -1,0 +1,268 @@
+"""Values of single sessions: the tables ``sub-<label>_sessions.tsv`` of BIDS."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from scalebrain.errors import ImageError, Problem, TableError
+from scalebrain.io.cells import (
+    Cell,
+    Quantity,
+    is_missing,
+    parse_age,
+    parse_cohort,
+    parse_number,
+    parse_sex,
+    parse_word,
+    quote,
+)
+from scalebrain.io.delimited import SESSIONS, listed, read_delimited
+from scalebrain.io.enigma import (
+    DAYS,
+    ENIGMA_SIDES,
+    GROUPS,
+    HANDS,
+    ICV,
+    SIDES,
+    Source,
+    _read_sidecar,
+)
+from scalebrain.io.participants import Participants
+from scalebrain.io.sessions import Selected, match_session
+from scalebrain.io.tree import Findings, Tree, Visit
+
+__all__ = ["SessionValues", "read_session_values"]
+
+#: Variables of one visit: n/a is missing there, whatever the row of the person says.
+_OF_A_VISIT = ("age", "days_post_stroke", "motor_score")
+#: Others are the person's where the session has n/a.
+_OF_A_PERSON = ("sex", "cohort", "group", "icv", "lesion_side", "paresis_side")
+_EXPECTED = "session_id, and columns of participants.tsv such as age (years), days_post_stroke"
+
+_NUMBERS = {"days_post_stroke": DAYS, "icv": ICV}
+_WORDS: dict[str, tuple[Mapping[str, str], str]] = {
+    "group": (GROUPS, "reference or stroke"),
+    "lesion_side": (SIDES, "L, R, bilateral, midline or n/a"),
+    "paresis_side": (HANDS, "L, R or n/a"),
+}
+
+_Value = float | str | bool
+_Cell = Cell[float] | Cell[str]
+
+
+@dataclass
+class SessionValues:
+    """What tables of sessions say of the scans of a cohort.
+
+    Parameters
+    ----------
+    values
+        By subject, then by column of :class:`~scalebrain.io.participants.Participants`.
+    rejected, warnings
+        What is wrong with these tables, or odd.
+    """
+
+    values: dict[str, dict[str, _Value]] = field(default_factory=dict)
+    rejected: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def read_session_values(
+    tree: Tree, found: Findings, people: Participants, scans: list[Selected]
+) -> SessionValues:
+    """Read ``sub-<label>/sub-<label>_sessions.tsv`` of everyone who has one.
+
+    Parameters
+    ----------
+    tree
+        Root of the dataset.
+    found
+        Files by person and session.
+    people
+        The participants table.
+    scans
+        The selected scans, with their rows of it.
+
+    Returns
+    -------
+    SessionValues
+        Values that take the place of those of the participants table. A scan whose value may
+        be of another visit has a warning.
+    """
+    result = SessionValues()
+    tables: dict[str, _Table | Problem] = {}
+    sessions = people.table["session"].tolist()
+    for scan in scans:
+        if scan.person not in tables:
+            tables[scan.person] = _read_table(tree, scan.person)
+        told = tables[scan.person]
+        if isinstance(told, Problem):
+            result.rejected.append(replace(told, subject=scan.subject))
+            continue
+        session = match_session(told.rows, scan.session)
+        values: dict[str, _Value] = {}
+        if session is not None:
+            row = told.rows[session]
+            values, problems = told.read(row)
+            for cell in problems:
+                message = f"{scan.subject} in line {told.source.lines[row]}: {cell.message}"
+                problem = Problem(scan.subject, cell.code, message, told.file)
+                (result.warnings if cell.kept else result.rejected).append(problem)
+            result.values[scan.subject] = values
+        named = sorted(found.visits.get(scan.person, {}).keys() - {""})
+        if not sessions[scan.row] and scan.visit != Visit() and (len(named) > 1 or told.rows):
+            result.warnings += _of_another_visit(scan, people, named, values)
+    return result
+
+
+def _of_another_visit(
+    scan: Selected, people: Participants, named: list[str], values: Mapping[str, _Value]
+) -> list[Problem]:
+    """Say which values of a scan are those of the one row of its person."""
+    row = people.table.iloc[scan.row]
+    names = [name for name in _OF_A_VISIT if name not in values and not math.isnan(row[name])]
+    if not names:
+        return []
+    message = (
+        f"{scan.subject}: {', '.join(names)} by a row of the table that names no session, of "
+        f"{', '.join(named) or 'several'}: maybe of another visit. Write {scan.person}/"
+        f"{scan.person}_sessions.tsv, or a column session_id and a row a session in the table."
+    )
+    return [Problem(scan.subject, "visit-values", message)]
+
+
+class _SessionSource(Source):
+    """The text of a table of sessions, and what the JSON files above and beside it declare."""
+
+    def __init__(self, path: Path, tree: Tree) -> None:
+        self.path = path
+        self.sidecar_path = path.with_suffix(".json")
+        self.lines, cells = read_delimited(
+            path, expected=_EXPECTED, check_header=self._check_sessions, keep=bool
+        )
+        self._text = {name.lower(): column for name, column in cells.items()}
+        self._sidecar = {}
+        for above in (tree.root / "participants.json", tree.root / "sessions.json"):
+            self._declare(above, tree)
+        self._declare(self.sidecar_path, tree)
+        for variable in ("session", *_OF_A_VISIT, *_OF_A_PERSON):
+            self._check_agreement(variable)
+
+    def _declare(self, path: Path, tree: Tree) -> None:
+        if os.path.lexists(path):
+            tree.check_file(path)
+            self._sidecar |= _read_sidecar(path)
+
+    def _check_sessions(self, names: list[str]) -> None:
+        if not set(SESSIONS) & {name.lower() for name in names}:
+            found = listed([quote(name) for name in names])
+            self.stop(
+                f"no column of sessions ({', '.join(SESSIONS)}). Expected {_EXPECTED}; "
+                f"found {found}."
+            )
+
+
+class _Table:
+    """Sessions of one person.
+
+    Parameters
+    ----------
+    source
+        The text; None without such a table.
+    file
+        Its path, as messages show it.
+    """
+
+    def __init__(self, source: _SessionSource | None, file: str) -> None:
+        self.file = file
+        self.rows: dict[str, int] = {}
+        if source is None:
+            return
+        self.source = source
+        names = source.cells("session")
+        sessions = ["" if is_missing(n) else f"ses-{n.removeprefix('ses-')}" for n in names]
+        for line, session in zip(source.lines, sessions, strict=True):
+            if not session:
+                source.stop(f"line {line} names no session. Write ses-<label>.", "bad-id")
+        times = Counter(session.lower() for session in sessions)
+        if repeated := sorted(session for session in sessions if times[session.lower()] > 1):
+            source.stop(f"several rows of {listed(repeated)}. Keep one of each.", "duplicate-id")
+        self.rows = {session: row for row, session in enumerate(sessions)}
+
+    def read(self, row: int) -> tuple[dict[str, _Value], list[_Cell]]:
+        """Values of a row, and what is wrong with them."""
+        values: dict[str, _Value] = {}
+        problems: list[_Cell] = []
+        for name in (*_OF_A_VISIT, *_OF_A_PERSON):
+            text = self.source.cells(name)[row]
+            if not self.source.column(name) or (name in _OF_A_PERSON and is_missing(text)):
+                continue
+            cell = _parse(self.source, name, row, text)
+            values[name] = cell.value
+            if name == "age":
+                values["age_censored"] = cell.censored
+            elif name == "motor_score" and self.source.column("motor_scale"):
+                scale = self.source.cells("motor_scale")[row]
+                values["motor_scale"] = "" if is_missing(scale) or is_missing(text) else scale
+            if cell.code:
+                problems.append(cell)
+        return values, problems
+
+
+def _read_table(tree: Tree, person: str) -> _Table | Problem:
+    """Table of one person, empty without one; or why it cannot be used."""
+    path = tree.root / person / f"{person}_sessions.tsv"
+    shown = tree.shown(path)
+    if not os.path.lexists(path):
+        return _Table(None, shown)
+    try:
+        tree.check_file(path)
+        return _Table(_SessionSource(path, tree), shown)
+    except (ImageError, TableError) as error:
+        message = str(error).replace(os.path.join(tree.root, ""), "")
+        return Problem(person, error.code or "unreadable", message, shown)
+
+
+def _parse(source: Source, name: str, row: int, text: str) -> _Cell:
+    """Parse a cell by the rules of the participants table."""
+    units, levels = source.units(name), source.levels(name)
+    if name == "age":
+        return parse_age(text, units=units)
+    if name == "motor_score":
+        return _parse_motor(source, text, source.cells("motor_scale")[row])
+    if name == "sex":
+        return parse_sex(text, levels=levels, codes={})
+    if name == "cohort":
+        return parse_cohort(text)
+    if name in _NUMBERS:
+        return parse_number(text, quantity=_NUMBERS[name], units=units)
+    words, expected = _WORDS[name]
+    if source.column(name) == "lesioned_hemisphere":
+        words = ENIGMA_SIDES
+    shown = name.replace("_", " ")
+    return parse_word(text, name=shown, words=words, levels=levels, expected=expected)
+
+
+def _parse_motor(source: Source, text: str, named: str) -> Cell[float]:
+    """Parse a motor score, over the maximum of its scale where scales are declared."""
+    scales = source.scales()
+    if not scales:
+        units = source.units("motor_score")
+        return parse_number(text, quantity=Quantity("motor_score", "", 0, 1), units=units)
+    if is_missing(text):
+        return Cell(math.nan)
+    key = named.lower()
+    if is_missing(named) and len(scales) == 1:
+        (key,) = scales
+    if key not in scales:
+        declared = listed([quote(scale.name) for scale in scales.values()])
+        message = f"motor_score {quote(text)} of which scale? Write motor_scale, one of {declared}."
+        return Cell(math.nan, "bad-number", message)
+    scale = scales[key]
+    quantity = Quantity(f"motor_score of {quote(scale.name)}", "", 0, scale.maximum)
+    cell = parse_number(text, quantity=quantity)
+    value = cell.value / scale.maximum
+    return cell._replace(value=value if scale.higher_is_better else 1 - value)
