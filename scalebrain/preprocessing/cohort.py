@@ -342,6 +342,14 @@ def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
         for path in (plan.table, plan.table.with_suffix(".json")):
             if path.is_file():
                 write_atomic(folder / path.name, path.read_bytes())
+    sessions = [plan.root / "sessions.json"]
+    for person in sorted({scan.person for scan in plan.scans}):
+        name = f"{person}/{person}_sessions"
+        sessions += [plan.root / f"{name}.tsv", plan.root / f"{name}.json"]
+    for path in sessions:  # values of single visits
+        if path.is_file():
+            (folder / path.relative_to(plan.root)).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / path.relative_to(plan.root), path.read_bytes())
     part = folder / f".problems.tsv{PART}"
     write_tsv(table, part)
     os.replace(part, folder / "problems.tsv")

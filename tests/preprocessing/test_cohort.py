@@ -201,6 +201,17 @@ def test_preprocess__a_person_who_gets_sessions_loses_the_scan_without_one(tmp_p
     assert len(files_of(out, "sub-1/ses-a")) == 3
 
 
+def test_preprocess__keeps_the_values_of_sessions(tmp_path):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    write(root, *(f"sub-1/ses-{s}/anat/sub-1_ses-{s}_T1w.nii.gz" for s in "ab"))
+    table = "session_id\tage\nses-a\t60\nses-b\t61.5\n"
+    write(root, "sub-1/sub-1_sessions.tsv", text=table)
+    write(root, "sessions.json", text="{}")
+    scalebrain.preprocess(root, out)
+    assert (out / "sub-1" / "sub-1_sessions.tsv").read_text() == table
+    assert (out / "sessions.json").read_text() == "{}"
+
+
 def test_remove_scan__takes_parts_and_leaves_files_of_others(tmp_path):
     anat = tmp_path / "sub-1" / "anat"
     stem = f"sub-1_space-{SPACE}_res-2_desc-preproc_T1w"
