@@ -311,7 +311,7 @@ def _open_study(
 def _stages(study: _Study) -> list[_Stage]:
     """Stages of a level, in order."""
     ages = [
-        _Stage("train", _train, ("training", "coverage"), _has_model),
+        _Stage("train", _train, ("training", "coverage"), _has_model, _model_fingerprint),
         _Stage("predict", _predict, (), _has_ages),
     ]
     if study.config.ages:
@@ -375,6 +375,11 @@ def _has_features(study: _Study) -> bool:
 def _has_model(study: _Study) -> bool:
     """Whether the model is there; its card is for people."""
     return all((study.model / name).is_file() for name in ("model.json", "weights.safetensors"))
+
+
+def _model_fingerprint(study: _Study) -> str:
+    """Fingerprint of the model; trained again on other hardware, it is another one."""
+    return str(_read_record(study.model / "model.json").get("fingerprint", ""))
 
 
 def _has_ages(study: _Study) -> bool:
