@@ -33,19 +33,26 @@ from scalebrain.features.surface_nodes import (
     surface_features,
     surface_level,
 )
-from scalebrain.graph.imported import import_ages, imported_from, save_ages
+from scalebrain.graph.imported import import_ages, imported_from, own_ages, save_ages
 from scalebrain.ingestion.cohort import ingest, problems
+from scalebrain.ingestion.layout import stored_arrays
 from scalebrain.ingestion.preview import IngestPreview, preview_ingest
+from scalebrain.io.location import Location
 from scalebrain.io.measures import read_measures
 from scalebrain.io.results import read_results, write_results
+from scalebrain.io.sources import dataset_name
 from scalebrain.io.store import (
+    INGEST,
+    hide_variables,
     nodes_of,
     open_store,
     rejected_subjects,
     remove_variables,
     replace_nodes,
     save_store,
+    show_variables,
     store_attributes,
+    variables_hash,
 )
 from scalebrain.outputs.study import write_subject_tables, write_table
 from scalebrain.stats.frame import tidy_tables
@@ -125,11 +132,16 @@ class _Study:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One stage, and the settings that it depends on."""
+    """One stage, the settings that it depends on, and whether what it leaves is there.
+
+    `outcome` is a hash of what it left, where the same inputs need not give the same.
+    """
 
     name: str
     work: Callable[[_Study], None]
     keys: tuple[str, ...]
+    is_there: Callable[[_Study], bool]
+    outcome: Callable[[_Study], str] | None = None
 
 
 def run_study(
@@ -153,7 +165,8 @@ def run_study(
     out
         Folder of the results: ``cohort.zarr``, ``model/``, ``tables/*.tsv``,
         ``report.html``, and ``derivatives/``, which :func:`scalebrain.export_bids` writes. A
-        stage whose inputs and settings have not changed is not run again.
+        stage whose inputs and settings have not changed, and which left what it has to leave, is
+        not run again.
     config
         Configuration, as a YAML file or mapping; the defaults when None.
     truth
@@ -189,23 +202,25 @@ def run_study(
         wanted = _fingerprint(study, stage, before)
         record = _record(study, name)
         always = name == "ingest"  # cheap when complete, and the one that sees changed inputs
-        if not always and _recorded(record) == wanted.hexdigest():
+        is_done = _recorded(record) == wanted.hexdigest() and stage.is_there(study)
+        if not always and is_done:
             logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
         else:
             spent, start = _seconds(record), time.perf_counter()
-            held = _ingested(study)
+            held = (_ingested(study), _problem_tables(study))
             record.unlink(missing_ok=True)
             logger.info("%d/%d %s", number, len(stages), name, extra=told)
             stage.work(study)
-            if always and held and held == _ingested(study):
+            if always and held[0] and held == (_ingested(study), _problem_tables(study)):
                 logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
             else:
                 ran += 1
                 spent = {"seconds": round(time.perf_counter() - start, 3)}
             if name == "ingest":
                 wanted.update(_ingested(study).encode())
-            _write_json(record, {"fingerprint": wanted.hexdigest()} | spent)
-        before = _recorded(record)
+            left = {} if stage.outcome is None else {"outcome": stage.outcome(study)}
+            _write_json(record, {"fingerprint": wanted.hexdigest()} | left | spent)
+        before = _left(record)
     if not ran:
         logger.info("nothing to do: every stage is done and nothing changed", extra={"stage": ""})
     return study.store if level == "participant" else study.out / "report.html"
@@ -248,11 +263,15 @@ def preview_study(
             scans = preview_ingest(
                 study.bids_dir, study.store, participants=participants, **study.config.ingest
             )
-            stale = not scans.is_current
             wanted.update(_ingested(study).encode())
-        before = _recorded(_record(study, stage.name))
-        stale = stale or before != wanted.hexdigest()
-        stages.append((stage.name, not stale))
+            stale = not scans.keeps_results
+        elif stage.name == "report":  # it shows who was left out, and what is odd
+            stale = stale or (scans is not None and not scans.is_current)
+        record = _record(study, stage.name)
+        stale = stale or _recorded(record) != wanted.hexdigest() or not stage.is_there(study)
+        told = not stale and (stage.name != "ingest" or (scans is not None and scans.is_current))
+        stages.append((stage.name, told))
+        before = _left(record)
     return StudyPreview(study.store, scans, tuple(stages))
 
 
@@ -291,21 +310,26 @@ def _open_study(
 
 def _stages(study: _Study) -> list[_Stage]:
     """Stages of a level, in order."""
-    ages = [_Stage("train", _train, ("training", "coverage")), _Stage("predict", _predict, ())]
+    ages = [
+        _Stage("train", _train, ("training", "coverage"), _has_model, _model_fingerprint),
+        _Stage("predict", _predict, (), _has_ages),
+    ]
     if study.config.ages:
-        ages = [_Stage("ages", _ages, ("ages",))]
+        ages = [_Stage("ages", _ages, ("ages",), _has_ages)]
     settings = ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed")
     stages = [
-        _Stage("ingest", _ingest, ("ingest",)),
+        _Stage("ingest", _ingest, ("ingest",), lambda study: bool(_ingested(study))),
         _Stage(
             "features",
             _features,
             ("min_days_post_stroke", "qc_decisions", "nodes", "lesion_policy"),
+            _has_features,
+            lambda study: _features_hash(study.store),
         ),
         *ages,
-        _Stage("statistics", _statistics, settings),
-        _Stage("report", _report, ()),
-        _Stage("export", _export, ()),
+        _Stage("statistics", _statistics, settings, _has_statistics),
+        _Stage("report", _report, (), _has_report),
+        _Stage("export", _export, (), _has_export),
     ]
     return {"all": stages, "participant": stages[:2], "group": stages[1:]}[study.level]
 
@@ -320,13 +344,71 @@ def _fingerprint(study: _Study, stage: _Stage, before: str) -> Any:
     settings = study.config.as_dict()
     chosen = json.dumps({key: settings[key] for key in stage.keys}, sort_keys=True, default=str)
     wanted = hashlib.sha256(f"{before}{stage.name}{chosen}{version('scalebrain')}".encode())
-    if stage.name == "report" and study.truth is not None:
-        wanted.update(study.truth.read_bytes())
+    if stage.name == "report":
+        wanted.update(_problem_tables(study))
+        if study.truth is not None:
+            wanted.update(study.truth.read_bytes())
     if stage.name == "ages":
         wanted.update(_table_of_ages(study).read_bytes())
-    if stage.name == "features" and study.config.qc_decisions:
-        wanted.update(Path(study.config.qc_decisions).read_bytes())
+    if stage.name == "features":
+        wanted.update(_ingested(study).encode())  # others may have updated it, or withdrawn people
+        if study.config.qc_decisions:
+            wanted.update(Path(study.config.qc_decisions).read_bytes())
     return wanted
+
+
+def _saved(study: _Study) -> set[str]:
+    """Variables that were computed and saved in the store."""
+    return set(store_attributes(study.store).get("saved_variables", ()))
+
+
+def _has_features(study: _Study) -> bool:
+    """Whether the store has what the stage of features saves."""
+    wanted = {"included", "node_features", "node_lesioned_fraction"}
+    if "lesion_mask" in stored_arrays(Location.of(study.store)):
+        wanted |= {"lesion_load", "tract_load", "lesion_frequency"}
+    if study.config.qc_decisions:
+        wanted.add("qc_decision")
+    return wanted <= _saved(study)
+
+
+def _has_model(study: _Study) -> bool:
+    """Whether the model is there; its card is for people."""
+    return all((study.model / name).is_file() for name in ("model.json", "weights.safetensors"))
+
+
+def _model_fingerprint(study: _Study) -> str:
+    """Fingerprint of the model; trained again on other hardware, it is another one."""
+    return str(_read_record(study.model / "model.json").get("fingerprint", ""))
+
+
+def _has_ages(study: _Study) -> bool:
+    """Whether the store has brain ages."""
+    return bool({"brain_age", "brain_age_global"} & _saved(study))
+
+
+def _has_statistics(study: _Study) -> bool:
+    """Whether the results are there, and any table beside them."""
+    return (study.results / "zarr.json").is_file() and any(study.tables.glob("*.tsv"))
+
+
+def _has_report(study: _Study) -> bool:
+    """Whether the page is there, and the tables of people."""
+    names = ("subjects", "rejected", "warnings")
+    tables = [study.tables / f"{name}.tsv" for name in names]
+    return all(path.is_file() for path in (study.out / "report.html", *tables))
+
+
+def _has_export(study: _Study) -> bool:
+    """Whether the derivatives are there: their description is written last."""
+    return (study.derivatives / "dataset_description.json").is_file()
+
+
+def _problem_tables(study: _Study) -> bytes:
+    """Tables of who was left out, and of what is odd; empty when they are not there."""
+    location = Location.of(study.store)
+    found = (location.get(f"{INGEST}/{kind}.tsv") for kind in ("rejected", "warnings"))
+    return b"\n".join(content or b"" for content in found)
 
 
 def _record(study: _Study, name: str) -> Path:
@@ -337,12 +419,20 @@ def _record(study: _Study, name: str) -> Path:
 def _ingested(study: _Study) -> str:
     """Fingerprint of what a finished store was made from; empty when it is not finished."""
     attrs = store_attributes(study.store)
-    return str(attrs["source_sha256"]) if attrs.get("complete") else ""
+    if not attrs.get("complete"):
+        return ""
+    simulated = " simulated" if attrs.get("simulated") == "true" else ""
+    return f"{attrs['source_sha256']}{simulated}"
 
 
 def _recorded(record: Path) -> str:
     """Fingerprint of a finished stage; empty when it is not finished."""
     return str(_read_record(record).get("fingerprint", ""))
+
+
+def _left(record: Path) -> str:
+    """Fingerprint of a finished stage and of what it left: what the next one depends on."""
+    return f"{_recorded(record)}{_read_record(record).get('outcome', '')}"
 
 
 def _seconds(record: Path) -> dict[str, float]:
@@ -379,8 +469,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _check_source(study: _Study) -> None:
     """Refuse a store of another dataset."""
     held = store_attributes(study.store).get("sources", {})
-    source = study.bids_dir.resolve()
-    name = source.stem if source.is_file() else source.name
+    name = dataset_name(study.bids_dir)
     if held and name not in held:
         raise StoreError(
             f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
@@ -404,6 +493,9 @@ def compute_features(
     more_to_come: bool = False,
 ) -> None:
     """Compute inclusion, node features and lesion loads, and save them in the store.
+
+    Brain ages of our own model that the store has are removed when the features or the people
+    who are included are others than before; imported ones stay.
 
     Parameters
     ----------
@@ -437,6 +529,9 @@ def compute_features(
         logger.warning("decisions of an earlier quality control are removed: no table was given")
         remove_variables(store, held)
     chosen = inclusion(ds, min_days_post_stroke=min_days_post_stroke, on_surface=level is not None)
+    ages = own_ages(ds)
+    before = _features_hash(store) if ages else ""
+    hide_variables(store, ages)  # until it is known whether they are of these features
     save_store(chosen.assign(decided.data_vars), store)
     if nodes != nodes_of(store):
         parts = volume_nodes() if level is None else surface_nodes(level)
@@ -453,6 +548,22 @@ def compute_features(
     save_store(
         xr.merge(computed, combine_attrs="drop_conflicts", join="exact", compat="equals"), store
     )
+    if not ages or _features_hash(store) == before:
+        show_variables(store, ages)
+    else:
+        logger.warning(
+            "brain ages of our model are removed: they were of other features or people. Predict "
+            "again, after training where the references changed."
+        )
+        remove_variables(store, ages)
+
+
+def _features_hash(store: str | Path) -> str:
+    """Hash of what the brain ages of a model depend on."""
+    names = ("included", "node_features", "node_lesioned_fraction")
+    ds = open_store(store)
+    policy = ds["node_features"].attrs.get("lesion_policy", "") if "node_features" in ds else ""
+    return f"{nodes_of(store)} {policy} {variables_hash(store, names)}"
 
 
 def _features(study: _Study) -> None:
@@ -672,9 +783,6 @@ def _statistics(study: _Study) -> None:
     study.tables.mkdir(exist_ok=True)
     for path in study.tables.glob("*.tsv"):
         path.unlink()
-    write_subject_tables(ds, study.tables)
-    for kind in ("rejected", "warnings"):
-        write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
     for name, result in results.items():
         tables = tidy_tables(result)
         for dims, table in tables.items():
@@ -729,12 +837,15 @@ def _of_regions(result: xr.Dataset) -> xr.Dataset:
 
 
 def _report(study: _Study) -> None:
-    """Write the report."""
+    """Write the report, and the tables of people."""
     from scalebrain.report.content import StudyResults
     from scalebrain.report.page import write_report
     from scalebrain.report.provenance import study_provenance
 
     ds = open_store(study.store)
+    write_subject_tables(ds, study.tables)
+    for kind in ("rejected", "warnings"):
+        write_table(problems(study.store, kind), study.tables / f"{kind}.tsv")
     results, attrs = read_results(study.results)
     missing = dict(attrs.get("missing", {}))
     accuracy = results.get("accuracy")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,10 +18,11 @@ from scalebrain.config import StudyConfig, read_config
 from scalebrain.errors import ConfigError, DataWarning, TableError
 from scalebrain.graph.artifact import artifact_summary, lesion_artifact
 from scalebrain.graph.policies import ages_by_policy
+from scalebrain.ingestion import cohort
 from scalebrain.io.results import read_results
 from scalebrain.report.versions import versions
 from tests.conftest import CONFIG
-from tests.phantom import tree_bytes
+from tests.phantom import image_path, save, tree_bytes, write_tree
 
 SECTIONS = (
     "Who was studied",
@@ -333,7 +335,7 @@ def test_run_study__decisions_of_a_quality_control_exclude_and_are_read_again(
     with pytest.raises(ConfigError, match=r"decisions\.tsv: no such file"):
         scalebrain.run_study(tree, out, config, level="group")
     run = {"level": "group"}
-    slow = ("_train", "_predict", "_statistics", "_report", "_export")
+    slow = ("_train", "_statistics", "_report", "_export")
     for name in slow:  # whether they run is what is asked
         monkeypatch.setattr(pipeline, name, lambda _: None)
     write_decisions(table, nobody="accept", ref001="good")
@@ -385,6 +387,174 @@ def test_run_study__decisions_about_people_to_come_are_left_aside(tree, tmp_path
     ds = scalebrain.open_store(out / "cohort.zarr")
     assert ds["qc_decision"].values.astype(str).tolist() == ["exclude", "accept", "exclude"]
     assert ds["included"].values.tolist() == [False, True, False]
+
+
+STAGES = ("features", "train", "predict", "statistics", "report", "export")
+
+
+def only_tell(monkeypatch, *names):
+    """List of the stages that ran, of those that do nothing but this."""
+    ran = []
+    for name in names:
+        monkeypatch.setattr(pipeline, f"_{name}", lambda _, name=name: ran.append(name))
+    return ran
+
+
+def previewed(tree, out, **options):
+    preview = pipeline.preview_study(tree, out, CONFIG, **options)
+    return [name for name, is_done in preview.stages if not is_done]
+
+
+def test_run_study__who_is_left_out_is_told_and_nothing_is_computed_again(
+    study, tree, tmp_path, monkeypatch
+):
+    out, bids = tmp_path / "out", tmp_path / "bids"
+    shutil.copytree(study, out)
+    shutil.copytree(tree, bids)
+    told = {"truth": tree.parent / "truth.json"}
+    shutil.copytree(bids / "sub-ref001", bids / "sub-new01")
+    for path in (bids / "sub-new01").rglob("*.nii.gz"):
+        path.rename(path.with_name(path.name.replace("sub-ref001", "sub-new01")))
+    ran = only_tell(monkeypatch, "features", "train", "predict", "statistics", "export")
+    assert previewed(bids, out, **told) == ["ingest", "report", "export"]
+    scalebrain.run_study(bids, out, CONFIG, **told)
+    assert ran == ["export"]
+    assert "sub-new01" in (out / "tables" / "rejected.tsv").read_text()
+    assert "sub-new01" in (out / "report.html").read_text(encoding="utf-8")
+    assert {"node_features", "brain_age"} <= set(scalebrain.open_store(out / "cohort.zarr"))
+    assert previewed(bids, out, **told) == []
+
+
+def test_run_study__an_update_killed_and_taken_back_computes_features_again(tmp_path, monkeypatch):
+    bids, out = write_tree(tmp_path / "bids", n=4), tmp_path / "out"
+    scalebrain.run_study(bids, out, level="participant")
+    expected = tree_bytes(out / "cohort.zarr")
+    path = image_path(bids, "sub-001", "desc-preproc_T1w")
+    before, image = path.read_bytes(), nib.load(path)
+    save(path, np.asarray(image.dataobj) + np.int16(3), image.affine)
+
+    def dies(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort, "write_arrays", dies)
+        with pytest.raises(KeyboardInterrupt):
+            scalebrain.run_study(bids, out, level="participant")
+    path.write_bytes(before)
+    scalebrain.run_study(bids, out, level="participant")
+    assert tree_bytes(out / "cohort.zarr") == expected
+
+
+def test_run_study__a_mended_file_computes_features_again(tmp_path):
+    bids, out = write_tree(tmp_path / "bids", n=4), tmp_path / "out"
+    path = image_path(bids, "sub-003", "desc-preproc_T1w")
+    good = path.read_bytes()
+    damaged = bytearray(good)
+    damaged[len(good) // 2] ^= 8  # size and checksum at its end are those of the good one
+    path.write_bytes(damaged)
+    scalebrain.run_study(bids, out, level="participant")
+    assert scalebrain.open_store(out / "cohort.zarr").sizes["subject"] == 3
+    path.write_bytes(good)
+    scalebrain.run_study(bids, out, level="participant")
+    ds = scalebrain.open_store(out / "cohort.zarr")
+    assert ds["node_features"].sizes["subject"] == 4
+    assert np.isfinite(ds["node_features"].sel(subject="sub-003")).any()
+
+
+def test_run_study__features_that_changed_train_again(study, tree, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(study, out)
+    ran = only_tell(monkeypatch, *STAGES[1:])
+    store = out / "cohort.zarr"
+    told = {"truth": tree.parent / "truth.json"}
+    (store / "t1w" / "c" / "0" / "0").unlink()
+    scalebrain.ingest(tree, store, verify=True)
+    scalebrain.run_study(tree, out, CONFIG, **told)
+    assert ran == ["predict"]  # the features had been of undamaged scans: the model stays
+    ran.clear()
+    record = out / "stages" / "features.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"outcome": "other"}))
+    scalebrain.run_study(tree, out, CONFIG, **told)
+    assert ran == list(STAGES[1:])
+
+
+def test_run_study__group_sees_that_the_store_changed(study, tree, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(study, out)
+    ran = only_tell(monkeypatch, *STAGES[1:])
+    group = {"level": "group", "truth": tree.parent / "truth.json"}
+    assert previewed(tree, out, **group) == []
+    scalebrain.withdraw(out / "cohort.zarr", ["sub-ref002"])
+    assert previewed(tree, out, **group) == list(STAGES)
+    scalebrain.run_study(tree, out, CONFIG, **group)
+    assert ran == list(STAGES[1:])
+
+
+def test_run_study__a_dataset_behind_a_link_goes_on(tmp_path, caplog):
+    (tmp_path / "bids").symlink_to(write_tree(tmp_path / "fmriprep-23.2", n=4))
+    for _ in range(2):
+        with caplog.at_level("INFO", logger="scalebrain"):
+            scalebrain.run_study(tmp_path / "bids", tmp_path / "out", level="participant")
+    assert "nothing to do" in caplog.text
+    assert "ingest" not in previewed(tmp_path / "bids", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("model", "train"),
+        ("results.zarr", "statistics"),
+        ("tables", "statistics"),
+        ("tables/subjects.tsv", "report"),
+        ("report.html", "report"),
+        ("derivatives", "export"),
+    ],
+)
+def test_run_study__what_is_gone_is_made_again(study, tree, tmp_path, monkeypatch, name, stage):
+    out = tmp_path / "out"
+    shutil.copytree(study, out)
+    path = out / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    ran = only_tell(monkeypatch, *STAGES)
+    told = {"truth": tree.parent / "truth.json"}
+    assert previewed(tree, out, **told)[0] == stage
+    scalebrain.run_study(tree, out, CONFIG, **told)
+    assert ran[0] == stage
+
+
+def test_compute_features__other_ones_take_our_own_ages_away(study, tmp_path, caplog):
+    store = tmp_path / "c.zarr"
+    shutil.copytree(study / "cohort.zarr", store)
+    ds = scalebrain.open_store(store)
+    table = tmp_path / "ages.tsv"
+    ages = {"subject": ds["subject"].values, "brain_age": ds["brain_age"].mean("region").values}
+    pd.DataFrame(ages).to_csv(table, sep="\t", index=False)
+    pipeline.compute_features(store)
+    assert "are removed" not in caplog.text
+    assert tree_bytes(store) == tree_bytes(study / "cohort.zarr")
+    pipeline.compute_features(store, lesion_policy="as_is")
+    assert "brain ages of our model are removed" in caplog.text
+    left = set(ds) - set(scalebrain.open_store(store))
+    assert {"brain_age", "brain_pad_corrected", "imputed_fraction", "out_of_fold"} <= left
+    assert not {"lesion_load", "included"} & left
+    scalebrain.import_ages(store, table, tool="other")
+    pipeline.compute_features(store)
+    assert "brain_age_global" in scalebrain.open_store(store)
+
+
+def test_compute_features__killed_serves_no_ages_of_other_features(study, tmp_path, monkeypatch):
+    store = tmp_path / "c.zarr"
+    shutil.copytree(study / "cohort.zarr", store)
+
+    def dies(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "remove_variables", dies)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.compute_features(store, lesion_policy="as_is")
+    ds = scalebrain.open_store(store)
+    assert "node_features" in ds
+    assert not {"brain_age", "brain_pad_corrected"} & set(ds)
 
 
 def test_read_config__ages_need_a_table_and_a_tool(tmp_path):

@@ -19,7 +19,7 @@ from scalebrain.io.delimited import listed
 from scalebrain.io.store import open_store, rejected_subjects, remove_variables, save_store
 from scalebrain.variables import annotate, validate
 
-__all__ = ["MIN_REFERENCES", "TrainedOn", "import_ages", "imported_from", "save_ages"]
+__all__ = ["MIN_REFERENCES", "TrainedOn", "import_ages", "imported_from", "own_ages", "save_ages"]
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,13 @@ def imported_from(ds: xr.Dataset) -> str:
             attrs = ds[name].attrs
             return f"{attrs.get('tool', '')} {attrs.get('tool_version', '')}".strip()
     return ""
+
+
+def own_ages(ds: xr.Dataset) -> list[str]:
+    """Brain ages of our own model in a store, and what belongs to them; empty where imported."""
+    if "brain_age" not in ds.variables or imported_from(ds):
+        return []
+    return [name for name in (*_REGIONAL, *_GLOBAL) if name in ds.variables]
 
 
 def _places(ds: xr.Dataset, store: str | Path) -> Places:

@@ -22,6 +22,7 @@ from scalebrain.ingestion.journal import (
     read_plan,
     read_record,
     read_records,
+    rejected_rows,
     source_hashes,
     write_object,
     write_plan,
@@ -32,6 +33,7 @@ from scalebrain.ingestion.layout import (
     static_of,
     stored_arrays,
     write_arrays,
+    write_static,
 )
 from scalebrain.ingestion.lesion import LATERALITY_THRESHOLD, LESION_THRESHOLD, Sides
 from scalebrain.ingestion.options import ReadOptions
@@ -72,13 +74,13 @@ from scalebrain.io.store import (
     create_store,
     drop_saved,
     finalize_store,
-    replace_variables,
     resize_store,
     store_attributes,
     update_root,
 )
 
 __all__ = [
+    "holds_rows",
     "ingest",
     "is_current",
     "known_people",
@@ -130,8 +132,8 @@ def ingest(
         where it was; a finished one of the same files is left as it is.
     update
         Bring a finished store up to date: add datasets and subjects, read changed ones
-        again. What was computed from the store is removed; decisions of a quality control
-        stay, but for those about changed subjects.
+        again. When that changes any row, what was computed from the store is removed;
+        decisions of a quality control stay, but for those about changed subjects.
     strict
         Stop with an error when any subject is rejected, instead of going on without it.
     session
@@ -156,7 +158,8 @@ def ingest(
     min_lesion
         Connected components of a lesion below this volume (mL) are left out.
     verify
-        Check the content of what was written before, and write again what is damaged.
+        Check the content of what was written before, and write again what is damaged. What was
+        computed from a store with damage is removed, but for decisions of a quality control.
     participants
         Labels, with or without ``sub-``, of the people to take; whom the store knows already
         stays. Everyone when empty.
@@ -252,13 +255,14 @@ def _ingest(asked: _Request) -> bool:
         known,
     )
     check_ids(datasets, plan)
-    changed = True
+    changed = other_rows = True
     if attrs.get("complete") and plan is not None:
         records = read_records(location, plan)
         _check_withdrawn(store, records, gone)
         mended = mended_subjects(records, datasets)
         sources = {s: key for s, key in source_hashes(records).items() if s not in mended}
         changed = not all(is_current(location, attrs, sources, d, gone) for d in datasets)
+        other_rows = not all(holds_rows(location, attrs, sources, d) for d in datasets)
         if not changed and not asked.verify:
             logger.info("%s is complete: nothing to ingest", store)
             if asked.strict:
@@ -290,9 +294,7 @@ def _ingest(asked: _Request) -> bool:
         with hold_part_lease(location, *part) as lease:
             check_untouched()
             own = [p for p in partitions_of(plan, datasets, mask) if is_of_part(p.number, part)]
-            _write_partitions(
-                location, own, datasets, geometry, lease, stored_arrays(location), verify=False
-            )
+            _write_partitions(location, own, datasets, geometry, lease, stored_arrays(location))
         return True
     with hold_lease(location) as lease:
         check_untouched()
@@ -302,23 +304,24 @@ def _ingest(asked: _Request) -> bool:
         plan = make_plan(before, datasets, frozenset(_present(records)))
         if not attrs:
             _create(location, datasets)
-        if changed:
+        harmed: frozenset[int] = frozenset()
+        if asked.verify and before is not None:
+            harmed = _damaged_partitions(location, before, records, datasets)
+        if other_rows or harmed:
             if before is not None:
                 put_aside(location, before, records)
             drop_saved(location)
-        else:
+        else:  # what was computed from the rows is true of them still
             update_root(location, {"complete": False})
         arrays = write_arrays(location, datasets, static)
         if asked.verify and static is not None:  # they have no record: written again
-            replace_variables(location, static)
+            write_static(location, static)
         _write_plan(location, plan, datasets, gone)
         resize_store(location, plan.n_rows)
         if part is not None:
             return False
         partitions = partitions_of(plan, datasets, mask)
-        _write_partitions(
-            location, partitions, datasets, geometry, lease, arrays, verify=asked.verify
-        )
+        _write_partitions(location, partitions, datasets, geometry, lease, arrays, harmed)
         _finalize(location, plan, partitions, asked.strict)
     return True
 
@@ -354,28 +357,38 @@ def _write_partitions(
     geometry: Geometry | None,
     lease: Lease,
     arrays: tuple[str, ...],
-    *,
-    verify: bool,
+    harmed: frozenset[int] = frozenset(),
 ) -> None:
     """Write those of some partitions that are not there as planned."""
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(lambda part: read_record(location, part.number), partitions)
         records = {p.number: r for p, r in zip(partitions, found, strict=True) if r is not None}
-        mended = mended_subjects(records, datasets)
-        done = pool.map(
-            lambda part: (
-                not mended & {scan.subject for scan in part.scans if scan is not None}
-                and _is_done(location, part, records.get(part.number), verify)
-            ),
-            partitions,
-        )
-        todo = [part for part, is_done in zip(partitions, done, strict=True) if not is_done]
+    mended = mended_subjects(records, datasets)
+    todo = [
+        part
+        for part in partitions
+        if part.number in harmed
+        or mended & {scan.subject for scan in part.scans if scan is not None}
+        or part.number not in records
+        or records[part.number]["fingerprint"] != part.fingerprint
+    ]
     if len(todo) < len(partitions):
         n = len(partitions)
         logger.info("%d of %d partitions are done", n - len(todo), n)
     shared = (str(location), arrays, geometry, (lease.token, lease.key))
     map_tasks(_write_partition, todo, label="ingest", shared=shared)
     lease.check()
+
+
+def _damaged_partitions(
+    location: Location, plan: Plan, records: Mapping[int, Record], datasets: Sequence[Dataset]
+) -> frozenset[int]:
+    """Partitions of the given datasets with a shard that is missing or damaged."""
+    given = {dataset.name for dataset in datasets}
+    own = [n for n in records if plan.partitions[n].dataset in given]
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda number: damaged(location, records[number]), own)
+        return frozenset(n for n, keys in zip(own, found, strict=True) if keys)
 
 
 def _check_store(location: Location, attrs: Mapping[str, Any]) -> None:
@@ -495,18 +508,48 @@ def is_current(
     withdrawn: frozenset[str],
 ) -> bool:
     """Whether a finished store holds exactly this of a dataset."""
-    held = attrs["sources"].get(dataset.name)
-    if held is None or held["options"] != dataset.options.to_json():
+    if not holds_rows(location, attrs, sources, dataset):
         return False
     if not withdrawn <= set(read_object(location, "withdrawn") or ()):
         return False
-    rows = (read_object(location, "tables") or {}).get(dataset.name)
     known = (read_object(location, "problems") or {}).get(dataset.name)
-    return (
-        rows == table_rows(dataset)
-        and all(sources.get(subject) == key for subject, key in dataset.hashes.items())
-        and known == plain_problems(dataset)
+    return bool(known == plain_problems(dataset))
+
+
+def holds_rows(
+    location: Location, attrs: Mapping[str, Any], sources: Mapping[str, str], dataset: Dataset
+) -> bool:
+    """Whether every row that a finished store has of a dataset is as it would be read now.
+
+    Parameters
+    ----------
+    location, attrs
+        Store and its root attributes.
+    sources
+        Hash of the files of every subject that was read.
+    dataset
+        Dataset.
+
+    Returns
+    -------
+    bool
+        When it is False, what was computed from the store may no longer be true of it. Who is
+        left out before anything is read, and what is odd, may have changed either way.
+    """
+    held = attrs["sources"].get(dataset.name)
+    if held is None or held["options"] != dataset.options.to_json():
+        return False
+    if _is_simulated(dataset) and attrs.get("simulated") != "true":
+        return False
+    rows = (read_object(location, "tables") or {}).get(dataset.name)
+    return rows == table_rows(dataset) and all(
+        sources.get(subject) == key for subject, key in dataset.hashes.items()
     )
+
+
+def _is_simulated(dataset: Dataset) -> bool:
+    """Whether a dataset says that nobody in it is real."""
+    return bool(dataset.cohort.description.get("Simulated"))
 
 
 def _check_unfinished(attrs: Mapping[str, Any], datasets: Sequence[Dataset]) -> None:
@@ -522,7 +565,6 @@ def _check_unfinished(attrs: Mapping[str, Any], datasets: Sequence[Dataset]) -> 
 
 def _create(location: Location, datasets: Sequence[Dataset]) -> None:
     """Write the store without arrays."""
-    simulated = [bool(d.cohort.description.get("Simulated")) for d in datasets]
     create_store(
         location,
         {
@@ -530,7 +572,7 @@ def _create(location: Location, datasets: Sequence[Dataset]) -> None:
             "space": SPACE,
             "laterality_threshold": LATERALITY_THRESHOLD,
             "lesion_threshold": LESION_THRESHOLD,
-            "simulated": "true" if any(simulated) else "false",
+            "simulated": "true" if any(map(_is_simulated, datasets)) else "false",
             "partition_rows": make_plan(None, datasets, frozenset()).rows,
             "sources": {},
         },
@@ -567,7 +609,8 @@ def _write_plan(
     """Write what finalizing needs and a later ingest builds on."""
     tables = read_object(location, "tables") or {}
     found = read_object(location, "problems") or {}
-    held = store_attributes(location)["sources"]
+    attrs = store_attributes(location)
+    held = attrs["sources"]
     for dataset in datasets:
         tables[dataset.name] = table_rows(dataset)
         found[dataset.name] = plain_problems(dataset)
@@ -576,7 +619,8 @@ def _write_plan(
     write_object(location, "problems", found)
     write_object(location, "withdrawn", sorted(withdrawn))
     write_plan(location, plan)
-    update_root(location, {"sources": held})
+    simulated = attrs.get("simulated") == "true" or any(map(_is_simulated, datasets))
+    update_root(location, {"sources": held, "simulated": "true" if simulated else "false"})
 
 
 def partitions_of(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Partition]:
@@ -602,13 +646,6 @@ def partitions_of(plan: Plan, datasets: Sequence[Dataset], mask: str) -> list[Pa
             )
         )
     return out
-
-
-def _is_done(location: Location, partition: Partition, record: Record | None, verify: bool) -> bool:
-    """Whether a partition was written as planned."""
-    if record is None or record["fingerprint"] != partition.fingerprint:
-        return False
-    return not (verify and damaged(location, record))
 
 
 def _write_partition(
@@ -639,7 +676,9 @@ def _finalize(
         subjects,
         {
             "sources": {name: {**source, "complete": True} for name, source in held.items()},
-            "source_sha256": source_fingerprint(tables, source_hashes(records), held),
+            "source_sha256": source_fingerprint(
+                tables, source_hashes(records), held, rejected_rows(records)
+            ),
         },
     )
     _say(present, rejected, warnings)

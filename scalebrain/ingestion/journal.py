@@ -17,6 +17,7 @@ __all__ = [
     "read_plan",
     "read_record",
     "read_records",
+    "rejected_rows",
     "source_hashes",
     "write_object",
     "write_plan",
@@ -89,6 +90,16 @@ def read_records(location: Location, plan: Plan) -> dict[int, Record]:
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(lambda number: read_record(location, number), numbers)
         return {n: record for n, record in zip(numbers, found, strict=True) if record is not None}
+
+
+def rejected_rows(records: Mapping[int, Record]) -> list[str]:
+    """Subjects that were read and rejected: their rows are empty."""
+    return sorted(
+        entry["subject"]
+        for record in records.values()
+        for entry in record["subjects"]
+        if "rejected" in entry
+    )
 
 
 def source_hashes(records: Mapping[int, Record]) -> dict[str, str]:

@@ -29,6 +29,7 @@ __all__ = [
     "static_of",
     "stored_arrays",
     "write_arrays",
+    "write_static",
 ]
 
 #: dtype and second dim of every big array.
@@ -225,7 +226,7 @@ def write_arrays(
             replace_variables(location, vertex_variables())
             update_root(location, {"vertices": True})
     if static is not None and "shape" not in attrs:
-        replace_variables(location, static)
+        write_static(location, static)
         plain = {name: static[axis].attrs[name] for name, axis in (("affine", "x"), ("shape", "x"))}
         update_root(location, {**static.attrs, **plain})
     if kinds:
@@ -233,6 +234,21 @@ def write_arrays(
     rows = int(attrs["partition_rows"])
     add_images(location, {n: (*ARRAYS[n], array_rows(n, rows)) for n in sorted(names)})
     return stored_arrays(location)
+
+
+def write_static(location: Location, static: xr.Dataset) -> None:
+    """Write static variables, but no graph of voxels where the store has nodes of a surface.
+
+    Parameters
+    ----------
+    location
+        Store.
+    static
+        Static variables.
+    """
+    if store_attributes(location).get("nodes", "volume") != "volume":
+        static = static.drop_dims([dim for dim in ("node", "edge") if dim in static.dims])
+    replace_variables(location, static)
 
 
 def stored_arrays(location: Location) -> tuple[str, ...]:

@@ -178,10 +178,29 @@ def prepare(cohort: Cohort, options: ReadOptions, withdrawn: frozenset[str]) -> 
     )
 
 
-def source_fingerprint(tables: object, sources: Mapping[str, str], held: Mapping[str, Any]) -> str:
-    """SHA-256 over everything that a store took from its datasets, and how it was read."""
+def source_fingerprint(
+    tables: object, sources: Mapping[str, str], held: Mapping[str, Any], rejected: Sequence[str]
+) -> str:
+    """SHA-256 over everything that a store took from its datasets, and how it was read.
+
+    Parameters
+    ----------
+    tables
+        Rows of the tables by dataset and subject.
+    sources
+        Hash of the files of every subject that was read.
+    held
+        Datasets of the store, with the options of each.
+    rejected
+        Subjects that were read and rejected: files of the same hash may be whole, or not.
+
+    Returns
+    -------
+    str
+        Fingerprint.
+    """
     options = {name: source["options"] for name, source in held.items()}
-    content = json.dumps([tables, dict(sources), options], sort_keys=True)
+    content = json.dumps([tables, dict(sources), options, sorted(rejected)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

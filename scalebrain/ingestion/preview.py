@@ -8,6 +8,7 @@ import numpy as np
 
 from scalebrain.ingestion.cohort import (
     Sources,
+    holds_rows,
     is_current,
     known_people,
     mended_subjects,
@@ -49,6 +50,8 @@ class IngestPreview:
         People who are left out before anything is read.
     is_current
         Whether the store is finished and holds exactly this.
+    keeps_results
+        Whether no row changes, so that what was computed from the store stays.
     n_bytes
         Size of the scans in the store when all are in it, roughly.
     """
@@ -58,6 +61,7 @@ class IngestPreview:
     n_changed: int
     n_rejected: int
     is_current: bool
+    keeps_results: bool
     n_bytes: int
 
 
@@ -119,6 +123,7 @@ volume, lesion_labels, min_lesion, strict, participants
         n_changed=len(mended) + sum(s in held and held[s] != key for s, key in hashes.items()),
         n_rejected=len({p.subject for dataset in datasets for p in dataset.rejected}),
         is_current=complete and all(is_current(location, attrs, held, d, gone) for d in datasets),
+        keeps_results=complete and all(holds_rows(location, attrs, held, d) for d in datasets),
         n_bytes=_size(datasets, _n_voxels(location, datasets, resolution, whole_head)),
     )
 

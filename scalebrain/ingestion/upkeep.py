@@ -18,6 +18,7 @@ from scalebrain.ingestion.journal import (
     read_plan,
     read_record,
     read_records,
+    rejected_rows,
     source_hashes,
     write_object,
     write_plan,
@@ -344,6 +345,6 @@ def _forget(location: Location, plan: Plan, withdrawn: set[str]) -> None:
     entries_of = {e["subject"]: e for r in records.values() for e in r["subjects"] if e}
     write_problems(location, *gather_problems(left, entries_of, found))
     held = store_attributes(location)["sources"]
-    fingerprint = source_fingerprint(tables, source_hashes(records), held)
+    fingerprint = source_fingerprint(tables, source_hashes(records), held, rejected_rows(records))
     update_root(location, {"source_sha256": fingerprint})
     write_plan(location, left)

@@ -21,7 +21,7 @@ from scalebrain.io.spaces import Images, choose_images
 from scalebrain.io.tables import find_people, read_description
 from scalebrain.io.tree import NATIVE, SESSION, Findings, Tree
 
-__all__ = ["Cohort", "Scan", "find_cohort", "read_withdrawn"]
+__all__ = ["Cohort", "Scan", "dataset_name", "find_cohort", "read_withdrawn"]
 
 _MODULATED = "mwp1"
 #: Columns that only someone with a stroke has a value in; a motor score healthy people have, too.
@@ -151,7 +151,7 @@ def find_cohort(
         raise TableError(f"{source}: no such folder, and no manifest (.tsv, .csv). {_LAYOUTS}")
     if root is not None and not manifest:
         raise ConfigError(f"root {root}: only a manifest takes it, and {source} is a folder.")
-    name = _printable(path.stem if manifest else path.name) or "cohort"
+    name = dataset_name(path)
     tree = Tree(path.parent if manifest and root is None else root or path)
     try:
         if manifest:
@@ -196,6 +196,24 @@ def find_cohort(
         _in_order(warnings, prefix),
         modulated,
     )
+
+
+def dataset_name(source: str | Path) -> str:
+    """Name that a dataset has in a store: of its folder or manifest as it is given, link or not.
+
+    Parameters
+    ----------
+    source
+        Dataset, as :func:`find_cohort` takes it.
+
+    Returns
+    -------
+    str
+        Name.
+    """
+    path = Path(os.path.abspath(source))
+    manifest = path.is_file() and path.suffix.lower() in (".tsv", ".csv")
+    return _printable(path.stem if manifest else path.name) or "cohort"
 
 
 def _printable(name: str) -> str:

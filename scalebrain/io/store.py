@@ -9,6 +9,7 @@ the root says so, and a saved variable counts when the root lists it.
 
 import csv
 import functools
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ __all__ = [
     "explained",
     "fill_value",
     "finalize_store",
+    "hide_variables",
     "nodes_of",
     "open_store",
     "quiet",
@@ -51,10 +53,12 @@ __all__ = [
     "replace_variables",
     "resize_store",
     "save_store",
+    "show_variables",
     "storable_text",
     "store_attributes",
     "unpack",
     "update_root",
+    "variables_hash",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -322,6 +326,68 @@ def remove_variables(url: str | Path | Location, names: Sequence[str]) -> None:
             remove_array(url, name)
 
 
+def hide_variables(url: str | Path | Location, names: Sequence[str]) -> None:
+    """Leave variables in a store that do not count until :func:`show_variables` says so.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a finished store.
+    names
+        Variables of :func:`save_store`.
+    """
+    if not names:
+        return
+    with hold_lease(_at(url)), explained(url):
+        saved = store_attributes(url).get("saved_variables", ())
+        update_root(url, {"saved_variables": [n for n in saved if n not in names]})
+
+
+def show_variables(url: str | Path | Location, names: Sequence[str]) -> None:
+    """Let variables count again that :func:`hide_variables` has hidden.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a finished store.
+    names
+        Variables that are there as a whole.
+    """
+    if not names:
+        return
+    with hold_lease(_at(url)), explained(url):
+        saved = store_attributes(url).get("saved_variables", ())
+        update_root(url, {"saved_variables": sorted({*saved, *names})})
+
+
+def variables_hash(url: str | Path, names: Sequence[str]) -> str:
+    """SHA-256 over small variables of a store, read some subjects at a time.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a finished store.
+    names
+        Variables over ``subject``; one that the store has not is told from one that it has.
+
+    Returns
+    -------
+    str
+        Hash of names, dims, shapes and values.
+    """
+    ds, digest = open_store(url), hashlib.sha256()
+    for name in names:
+        if name not in ds:
+            digest.update(f"{name} is not there\n".encode())
+            continue
+        array = ds[name]
+        digest.update(f"{name} {array.dims} {array.shape} {array.dtype}\n".encode())
+        for start in range(0, array.sizes["subject"], _SMALL_BLOCK):
+            part = array.isel(subject=slice(start, start + _SMALL_BLOCK))
+            digest.update(np.ascontiguousarray(part.values).tobytes())
+    return digest.hexdigest()
+
+
 def nodes_of(url: str | Path | Location) -> str:
     """Name of the nodes of a store; empty where it has none."""
     attrs = store_attributes(url)
@@ -329,7 +395,7 @@ def nodes_of(url: str | Path | Location) -> str:
 
 
 def replace_nodes(url: str | Path | Location, ds: xr.Dataset, nodes: str) -> None:
-    """Give a store other nodes; what was computed for the ones that it had is removed.
+    """Give a store other nodes; all that it has over the nodes, their edges and features goes.
 
     Parameters
     ----------

@@ -5,10 +5,12 @@ import zipfile
 import nibabel as nib
 import numpy as np
 import pytest
+import xarray as xr
 
 import scalebrain
 from scalebrain.atlas.space import SPACE, template, template_grid
 from scalebrain.errors import ImageError
+from scalebrain.pipeline import compute_features
 from tests.io.freesurfer_phantom import fsaverage5, truth, write_subject, zip_subject
 from tests.phantom import image_path, save, tree_bytes, write_tree
 
@@ -171,3 +173,50 @@ def test_cat12__grey_matter_alone_says_what_is_missing(tmp_path):
     write_table(root / "participants.tsv", ["sub-01\t60\tF\tx"])
     with pytest.raises(ImageError, match=r"no T1w image.*wm\*\.nii"):
         scalebrain.ingest(root, tmp_path / "c.zarr")
+
+
+def write_surfaces(tree, subjects):
+    for i, subject in enumerate(subjects):
+        write_subject(tree / "freesurfer" / subject, native=(900, 800), offset=0.1 * i)
+
+
+def graph_of(store):
+    ds = scalebrain.open_store(store)
+    names = [name for name, v in ds.variables.items() if {"node", "edge"} & set(v.dims)]
+    return ds[names].load()
+
+
+def test_verify__leaves_the_graph_of_a_surface_alone(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=2)
+    write_surfaces(tree, ("sub-000", "sub-001"))
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    compute_features(store, nodes="surface-3")
+    before = graph_of(store)
+    scalebrain.ingest(tree, store, verify=True)
+    xr.testing.assert_equal(graph_of(store), before)
+    (store / "t1w" / "c" / "0" / "0").unlink()
+    scalebrain.ingest(tree, store, verify=True)
+    after = graph_of(store)
+    assert "node_features" not in after
+    xr.testing.assert_equal(after, before[list(after.data_vars)])
+
+
+def test_update__scans_beside_surfaces_leave_their_graph_alone(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=2)
+    write_surfaces(tree, ("sub-000", "sub-001"))
+    scans = {path: path.read_bytes() for path in tree.rglob("sub-*/anat/*.nii.gz")}
+    for path in scans:
+        path.unlink()
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    compute_features(store, nodes="surface-3")
+    before = graph_of(store)
+    for path, content in scans.items():
+        path.write_bytes(content)
+    scalebrain.ingest(tree, store, update=True)
+    assert "t1w" in scalebrain.open_store(store)
+    after = graph_of(store)
+    xr.testing.assert_equal(after, before[list(after.data_vars)])
+    compute_features(store, nodes="surface-3")
+    xr.testing.assert_equal(graph_of(store), before)
+    compute_features(store)
+    assert graph_of(store).sizes["node"] != before.sizes["node"]

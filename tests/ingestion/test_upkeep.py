@@ -1,5 +1,6 @@
 """Stores that are updated, interrupted and withdrawn from, in every order."""
 
+import json
 import shutil
 
 import nibabel as nib
@@ -14,6 +15,8 @@ from scalebrain.features.quality import quality_decisions
 from scalebrain.ingestion import cohort, decisions, plan, upkeep
 from scalebrain.io import store as store_module
 from scalebrain.io.location import Location
+from scalebrain.report.content import StudyResults
+from scalebrain.report.page import write_report
 from tests.ingestion.test_ingest import LESION, T1W, add_noise, codes, everything
 from tests.phantom import image_path, save, tree_bytes, write_tree
 
@@ -77,6 +80,89 @@ def test_update__killed_at_once_serves_nothing_stale(tree, store, monkeypatch):
     kill(monkeypatch, cohort, "write_arrays", lambda: scalebrain.ingest(tree, store, update=True))
     scalebrain.ingest(tree, store)
     assert "lesion_load" not in scalebrain.open_store(store)
+
+
+def fingerprint(store):
+    return scalebrain.open_store(store).attrs["source_sha256"]
+
+
+def test_update__who_is_left_out_leaves_what_was_computed(tree, store, tmp_path):
+    decide(store, tmp_path, DECISIONS)
+    save_loads(store)
+    before, rows = fingerprint(store), len((tree / "participants.tsv").read_text().splitlines())
+    add_subject(tree, "sub-x01")
+    table = (tree / "participants.tsv").read_text()
+    (tree / "participants.tsv").write_text("".join(table.splitlines(keepends=True)[:rows]))
+    scalebrain.ingest(tree, store, update=True)  # a folder without a row of the table
+    assert list(codes(store)) == ["sub-x01"]
+    assert "lesion_load" in scalebrain.open_store(store)
+    assert len(decided(store)) == len(DECISIONS)
+    assert fingerprint(store) == before
+    listed = tmp_path / "w.csv"
+    listed.write_text("y01\n")  # nobody of the store
+    scalebrain.ingest(tree, store, update=True, withdrawn=listed)
+    assert "lesion_load" in scalebrain.open_store(store)
+    assert fingerprint(store) == before
+    (tree / "participants.tsv").write_text(table)
+    add_subject(tree, "sub-y01")
+    scalebrain.ingest(tree, store, update=True)
+    ds = scalebrain.open_store(store)
+    assert "lesion_load" not in ds  # it has another row by now
+    assert ds.sizes["subject"] == 21
+    assert "sub-y01" not in ds["subject"].values
+    assert fingerprint(store) != before
+
+
+def test_update__killed_over_who_is_left_out_serves_nothing_stale(tree, store, monkeypatch):
+    save_loads(store)
+    before = tree_bytes(tree)
+    shutil.copytree(tree / "sub-001", tree / "sub-x01")
+    update = {"update": True}
+    kill(monkeypatch, cohort, "_finalize", lambda: scalebrain.ingest(tree, store, **update))
+    with pytest.raises(StoreError, match="interrupted"):
+        scalebrain.open_store(store)
+    add_noise(tree, "sub-017")
+    scalebrain.ingest(tree, store)
+    assert "lesion_load" not in scalebrain.open_store(store)
+    assert tree_bytes(tree).keys() > before.keys()
+
+
+def test_update__simulated_people_mark_a_real_store(tree, store, other, tmp_path):
+    assert scalebrain.open_store(store).attrs["simulated"] == "false"
+    about = json.loads((other / "dataset_description.json").read_text())
+    (other / "dataset_description.json").write_text(json.dumps(about | {"Simulated": True}))
+    scalebrain.ingest(other, store, prefix="b", update=True)
+    ds = scalebrain.open_store(store)
+    assert ds.attrs["simulated"] == "true"
+    assert "Simulated data" in str(scalebrain.summary(ds))
+    page = write_report(ds, tmp_path / "r.html", results=StudyResults()).read_text()
+    assert "Simulated data" in page
+    scalebrain.ingest(tree, store, update=True)  # what is real among them does not take it off
+    add_noise(tree, "sub-003")
+    scalebrain.ingest(tree, store, update=True)
+    assert scalebrain.open_store(store).attrs["simulated"] == "true"
+
+
+def test_update__a_dataset_that_now_says_it_is_simulated_marks_its_store(tree, store):
+    save_loads(store)
+    about = json.loads((tree / "dataset_description.json").read_text())
+    (tree / "dataset_description.json").write_text(json.dumps(about | {"Simulated": True}))
+    scalebrain.ingest(tree, store, update=True)
+    assert scalebrain.open_store(store).attrs["simulated"] == "true"
+
+
+def test_verify__damage_takes_what_was_computed_from_it(tree, store, tmp_path):
+    expected = tree_bytes(store)
+    save_loads(store)
+    harm = store / "lesion_mask" / "c" / "1" / "0"
+    harm.unlink()
+    save_loads(store)  # nobody there has a lesion now, it seems
+    decide(store, tmp_path, DECISIONS)
+    scalebrain.ingest(tree, store, verify=True)
+    assert "lesion_load" not in scalebrain.open_store(store)
+    assert len(decided(store)) == len(DECISIONS)
+    store_module.remove_variables(store, ["qc_decision", "qc_note"])
+    assert tree_bytes(store) == expected
 
 
 def decide(store, folder, rows):
@@ -349,8 +435,10 @@ def test_update__a_file_that_was_damaged_inside_is_read_again_when_mended(tree, 
     path.write_bytes(good)
     with pytest.raises(StoreError, match="1 changed subjects"):
         scalebrain.ingest(tree, store)
+    before = fingerprint(store)
     scalebrain.ingest(tree, store, update=True)
     assert codes(store) == {}
+    assert fingerprint(store) != before  # though names, sizes and checksums are the same
     assert tree_bytes(store) == expected
 
 

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import scalebrain
+from scalebrain.io.store import hide_variables, show_variables, variables_hash
 from tests.phantom import tree_bytes
 
 DIES = """
@@ -46,3 +47,34 @@ def test_save_store__killed_at_a_write_then_saved_again_leaves_the_same_files(tm
     assert list(broken.rglob("*.partial"))
     scalebrain.save_store(extra, broken)
     assert tree_bytes(broken) == tree_bytes(whole)
+
+
+def test_hide_variables__until_they_are_shown_they_do_not_count(tmp_path):
+    store, subjects = tmp_path / "c.zarr", {"subject": ["sub-01", "sub-02"]}
+    scalebrain.save_store(xr.Dataset({"t1w": (("subject", "voxel"), np.eye(2))}, subjects), store)
+    saved = {name: ("subject", np.array([i, np.nan])) for i, name in enumerate("abc")}
+    scalebrain.save_store(xr.Dataset(saved, subjects), store)
+    before = tree_bytes(store)
+    hide_variables(store, ["b"])
+    assert set(scalebrain.open_store(store).data_vars) == {"t1w", "a", "c"}
+    show_variables(store, ["b"])
+    assert tree_bytes(store) == before
+
+
+def test_variables_hash__tells_values_names_and_what_is_not_there(tmp_path):
+    subjects = {"subject": [f"sub-{i}" for i in range(1500)]}
+    values = np.arange(1500.0)
+    values[3] = np.nan
+
+    def hash_of(name, **variables):
+        store = tmp_path / name
+        held = {n: ("subject", v) for n, v in variables.items()}
+        scalebrain.save_store(xr.Dataset(held, subjects), store)
+        return variables_hash(store, ["a", "b"])
+
+    first = hash_of("1", a=values, b=values)
+    assert hash_of("2", a=values.copy(), b=values) == first
+    other = values.copy()
+    other[-1] += 1
+    found = {first, hash_of("3", a=other, b=values), hash_of("4", a=values)}
+    assert len({*found, hash_of("5", b=values), hash_of("6", a=values > 2, b=values)}) == 5
