@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import xarray as xr
@@ -35,14 +35,11 @@ from scalebrain.features.surface_nodes import (
 )
 from scalebrain.graph.imported import import_ages, imported_from, own_ages, save_ages
 from scalebrain.ingestion.cohort import ingest, problems
-from scalebrain.ingestion.layout import stored_arrays
 from scalebrain.ingestion.preview import IngestPreview, preview_ingest
-from scalebrain.io.location import Location
 from scalebrain.io.measures import read_measures
 from scalebrain.io.results import read_results, write_results
 from scalebrain.io.sources import dataset_name
 from scalebrain.io.store import (
-    INGEST,
     hide_variables,
     nodes_of,
     open_store,
@@ -57,6 +54,25 @@ from scalebrain.io.store import (
 from scalebrain.outputs.study import write_subject_tables, write_table
 from scalebrain.stats.frame import tidy_tables
 from scalebrain.stats.pads import GLOBAL_REGION, Pad, find_pad
+from scalebrain.study import (
+    Level,
+    Stage,
+    Study,
+    fingerprint_of,
+    has_ages,
+    has_export,
+    has_features,
+    has_model,
+    has_report,
+    has_statistics,
+    ingested_from,
+    model_fingerprint,
+    outcome_of,
+    problem_tables,
+    record_of,
+    seconds_of,
+    write_record,
+)
 from scalebrain.variables import SURFACE_FEATURES, validate
 
 __all__ = [
@@ -70,8 +86,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-Level = Literal["all", "participant", "group"]
 
 
 @dataclass(frozen=True)
@@ -91,57 +105,6 @@ class StudyPreview:
     store: Path
     ingest: IngestPreview | None
     stages: tuple[tuple[str, bool], ...]
-
-
-@dataclass
-class _Study:
-    """Where a study lies, and which of its stages are done."""
-
-    bids_dir: Path
-    out: Path
-    config: StudyConfig
-    truth: Path | None
-    level: Level = "all"
-    participants: tuple[str, ...] = ()
-
-    @property
-    def store(self) -> Path:
-        """Cohort store."""
-        return self.out / "cohort.zarr"
-
-    @property
-    def model(self) -> Path:
-        """Model directory."""
-        return self.out / "model"
-
-    @property
-    def tables(self) -> Path:
-        """Folder of the tables."""
-        return self.out / "tables"
-
-    @property
-    def results(self) -> Path:
-        """Store of the statistics."""
-        return self.out / "results.zarr"
-
-    @property
-    def derivatives(self) -> Path:
-        """BIDS derivatives."""
-        return self.out / "derivatives"
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """One stage, the settings that it depends on, and whether what it leaves is there.
-
-    `outcome` is a hash of what it left, where the same inputs need not give the same.
-    """
-
-    name: str
-    work: Callable[[_Study], None]
-    keys: tuple[str, ...]
-    is_there: Callable[[_Study], bool]
-    outcome: Callable[[_Study], str] | None = None
 
 
 def run_study(
@@ -200,27 +163,27 @@ def run_study(
     for number, stage in enumerate(stages, start=1):
         name, told = stage.name, {"stage": stage.name}
         wanted = _fingerprint(study, stage, before)
-        record = _record(study, name)
+        record = record_of(study, name)
         always = name == "ingest"  # cheap when complete, and the one that sees changed inputs
-        is_done = _recorded(record) == wanted.hexdigest() and stage.is_there(study)
+        is_done = fingerprint_of(record) == wanted.hexdigest() and stage.is_there(study)
         if not always and is_done:
             logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
         else:
-            spent, start = _seconds(record), time.perf_counter()
-            held = (_ingested(study), _problem_tables(study))
+            spent, start = seconds_of(record), time.perf_counter()
+            held = (ingested_from(study), problem_tables(study))
             record.unlink(missing_ok=True)
             logger.info("%d/%d %s", number, len(stages), name, extra=told)
             stage.work(study)
-            if always and held[0] and held == (_ingested(study), _problem_tables(study)):
+            if always and held[0] and held == (ingested_from(study), problem_tables(study)):
                 logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
             else:
                 ran += 1
                 spent = {"seconds": round(time.perf_counter() - start, 3)}
             if name == "ingest":
-                wanted.update(_ingested(study).encode())
+                wanted.update(ingested_from(study).encode())
             left = {} if stage.outcome is None else {"outcome": stage.outcome(study)}
-            _write_json(record, {"fingerprint": wanted.hexdigest()} | left | spent)
-        before = _left(record)
+            write_record(record, {"fingerprint": wanted.hexdigest()} | left | spent)
+        before = outcome_of(record)
     if not ran:
         logger.info("nothing to do: every stage is done and nothing changed", extra={"stage": ""})
     return study.store if level == "participant" else study.out / "report.html"
@@ -263,15 +226,15 @@ def preview_study(
             scans = preview_ingest(
                 study.bids_dir, study.store, participants=participants, **study.config.ingest
             )
-            wanted.update(_ingested(study).encode())
+            wanted.update(ingested_from(study).encode())
             stale = not scans.keeps_results
         elif stage.name == "report":  # it shows who was left out, and what is odd
             stale = stale or (scans is not None and not scans.is_current)
-        record = _record(study, stage.name)
-        stale = stale or _recorded(record) != wanted.hexdigest() or not stage.is_there(study)
+        record = record_of(study, stage.name)
+        stale = stale or fingerprint_of(record) != wanted.hexdigest() or not stage.is_there(study)
         told = not stale and (stage.name != "ingest" or (scans is not None and scans.is_current))
         stages.append((stage.name, told))
-        before = _left(record)
+        before = outcome_of(record)
     return StudyPreview(study.store, scans, tuple(stages))
 
 
@@ -282,11 +245,11 @@ def _open_study(
     truth: str | Path | None,
     level: Level,
     participants: Sequence[str],
-) -> _Study:
+) -> Study:
     """Study with settings that were checked."""
     if level not in get_args(Level):
         raise ConfigError(f"Level '{level}': expected one of {', '.join(get_args(Level))}.")
-    study = _Study(
+    study = Study(
         Path(bids_dir),
         Path(out),
         read_config(config),
@@ -301,172 +264,75 @@ def _open_study(
     decisions = study.config.qc_decisions
     if decisions and not Path(decisions).is_file():
         raise ConfigError(f"{decisions}: no such file. Give the table of decisions.")
-    if level == "group" and not (_ingested(study) and _recorded(_record(study, "ingest"))):
+    if level == "group" and not (
+        ingested_from(study) and fingerprint_of(record_of(study, "ingest"))
+    ):
         raise StoreError(
             f"{study.store}: no finished store of the level participant. Run that level first."
         )
     return study
 
 
-def _stages(study: _Study) -> list[_Stage]:
+def _stages(study: Study) -> list[Stage]:
     """Stages of a level, in order."""
     ages = [
-        _Stage("train", _train, ("training", "coverage"), _has_model, _model_fingerprint),
-        _Stage("predict", _predict, (), _has_ages),
+        Stage("train", _train, ("training", "coverage"), has_model, model_fingerprint),
+        Stage("predict", _predict, (), has_ages),
     ]
     if study.config.ages:
-        ages = [_Stage("ages", _ages, ("ages",), _has_ages)]
+        ages = [Stage("ages", _ages, ("ages",), has_ages)]
     settings = ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed")
     stages = [
-        _Stage("ingest", _ingest, ("ingest",), lambda study: bool(_ingested(study))),
-        _Stage(
+        Stage("ingest", _ingest, ("ingest",), lambda study: bool(ingested_from(study))),
+        Stage(
             "features",
             _features,
             ("min_days_post_stroke", "qc_decisions", "nodes", "lesion_policy"),
-            _has_features,
+            has_features,
             lambda study: _features_hash(study.store),
         ),
         *ages,
-        _Stage("statistics", _statistics, settings, _has_statistics),
-        _Stage("report", _report, (), _has_report),
-        _Stage("export", _export, (), _has_export),
+        Stage("statistics", _statistics, settings, has_statistics),
+        Stage("report", _report, (), has_report),
+        Stage("export", _export, (), has_export),
     ]
     return {"all": stages, "participant": stages[:2], "group": stages[1:]}[study.level]
 
 
-def _before(study: _Study) -> str:
+def _before(study: Study) -> str:
     """Fingerprint of what comes before the first stage of a level."""
-    return _recorded(_record(study, "ingest")) if study.level == "group" else ""
+    return fingerprint_of(record_of(study, "ingest")) if study.level == "group" else ""
 
 
-def _fingerprint(study: _Study, stage: _Stage, before: str) -> Any:
+def _fingerprint(study: Study, stage: Stage, before: str) -> Any:
     """Hash over everything that a stage depends on."""
     settings = study.config.as_dict()
     chosen = json.dumps({key: settings[key] for key in stage.keys}, sort_keys=True, default=str)
     wanted = hashlib.sha256(f"{before}{stage.name}{chosen}{version('scalebrain')}".encode())
     if stage.name == "report":
-        wanted.update(_problem_tables(study))
+        wanted.update(problem_tables(study))
         if study.truth is not None:
             wanted.update(study.truth.read_bytes())
     if stage.name == "ages":
         wanted.update(_table_of_ages(study).read_bytes())
     if stage.name == "features":
-        wanted.update(_ingested(study).encode())  # others may have updated it, or withdrawn people
+        wanted.update(
+            ingested_from(study).encode()
+        )  # others may have updated it, or withdrawn people
         if study.config.qc_decisions:
             wanted.update(Path(study.config.qc_decisions).read_bytes())
     return wanted
 
 
-def _saved(study: _Study) -> set[str]:
-    """Variables that were computed and saved in the store."""
-    return set(store_attributes(study.store).get("saved_variables", ()))
-
-
-def _has_features(study: _Study) -> bool:
-    """Whether the store has what the stage of features saves."""
-    wanted = {"included", "node_features", "node_lesioned_fraction"}
-    if "lesion_mask" in stored_arrays(Location.of(study.store)):
-        wanted |= {"lesion_load", "tract_load", "lesion_frequency"}
-    if study.config.qc_decisions:
-        wanted.add("qc_decision")
-    return wanted <= _saved(study)
-
-
-def _has_model(study: _Study) -> bool:
-    """Whether the model is there; its card is for people."""
-    return all((study.model / name).is_file() for name in ("model.json", "weights.safetensors"))
-
-
-def _model_fingerprint(study: _Study) -> str:
-    """Fingerprint of the model; trained again on other hardware, it is another one."""
-    return str(_read_record(study.model / "model.json").get("fingerprint", ""))
-
-
-def _has_ages(study: _Study) -> bool:
-    """Whether the store has brain ages."""
-    return bool({"brain_age", "brain_age_global"} & _saved(study))
-
-
-def _has_statistics(study: _Study) -> bool:
-    """Whether the results are there, and any table beside them."""
-    return (study.results / "zarr.json").is_file() and any(study.tables.glob("*.tsv"))
-
-
-def _has_report(study: _Study) -> bool:
-    """Whether the page is there, and the tables of people."""
-    names = ("subjects", "rejected", "warnings")
-    tables = [study.tables / f"{name}.tsv" for name in names]
-    return all(path.is_file() for path in (study.out / "report.html", *tables))
-
-
-def _has_export(study: _Study) -> bool:
-    """Whether the derivatives are there: their description is written last."""
-    return (study.derivatives / "dataset_description.json").is_file()
-
-
-def _problem_tables(study: _Study) -> bytes:
-    """Tables of who was left out, and of what is odd; empty when they are not there."""
-    location = Location.of(study.store)
-    found = (location.get(f"{INGEST}/{kind}.tsv") for kind in ("rejected", "warnings"))
-    return b"\n".join(content or b"" for content in found)
-
-
-def _record(study: _Study, name: str) -> Path:
-    """File that says that a stage is finished."""
-    return study.out / "stages" / f"{name}.json"
-
-
-def _ingested(study: _Study) -> str:
-    """Fingerprint of what a finished store was made from; empty when it is not finished."""
-    attrs = store_attributes(study.store)
-    if not attrs.get("complete"):
-        return ""
-    simulated = " simulated" if attrs.get("simulated") == "true" else ""
-    return f"{attrs['source_sha256']}{simulated}"
-
-
-def _recorded(record: Path) -> str:
-    """Fingerprint of a finished stage; empty when it is not finished."""
-    return str(_read_record(record).get("fingerprint", ""))
-
-
-def _left(record: Path) -> str:
-    """Fingerprint of a finished stage and of what it left: what the next one depends on."""
-    return f"{_recorded(record)}{_read_record(record).get('outcome', '')}"
-
-
-def _seconds(record: Path) -> dict[str, float]:
-    """Wall time of a finished stage, when it was last run; empty where its record tells none."""
-    seconds = _read_record(record).get("seconds")
-    return {"seconds": float(seconds)} if isinstance(seconds, int | float) else {}
-
-
-def _read_record(record: Path) -> dict[str, Any]:
-    """Record of a stage; empty when it is not finished."""
-    try:
-        read = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
-def _wall_times(study: _Study) -> dict[str, float]:
+def _wall_times(study: Study) -> dict[str, float]:
     """Seconds of every stage before the report, of this run or of an earlier one."""
     names = [stage.name for stage in _stages(replace(study, level="all"))]
     before = names[: names.index("report")]
-    found = {name: _seconds(_record(study, name)) for name in before}
+    found = {name: seconds_of(record_of(study, name)) for name in before}
     return {name: told["seconds"] for name, told in found.items() if told}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _check_source(study: _Study) -> None:
+def _check_source(study: Study) -> None:
     """Refuse a store of another dataset."""
     held = store_attributes(study.store).get("sources", {})
     name = dataset_name(study.bids_dir)
@@ -476,7 +342,7 @@ def _check_source(study: _Study) -> None:
         )
 
 
-def _ingest(study: _Study) -> None:
+def _ingest(study: Study) -> None:
     """Read the scans into the store, and those that changed since."""
     _check_source(study)
     people = study.participants
@@ -566,7 +432,7 @@ def _features_hash(store: str | Path) -> str:
     return f"{nodes_of(store)} {policy} {variables_hash(store, names)}"
 
 
-def _features(study: _Study) -> None:
+def _features(study: Study) -> None:
     """Compute features and loads."""
     compute_features(
         study.store,
@@ -617,25 +483,25 @@ def train_model(
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _train(study: _Study) -> None:
+def _train(study: Study) -> None:
     """Train the model."""
     train_model(
         study.store, study.model, training=study.config.training, coverage=study.config.coverage
     )
 
 
-def _predict(study: _Study) -> None:
+def _predict(study: Study) -> None:
     """Predict regional ages and save them."""
     (study.out / "stages" / "ages.json").unlink(missing_ok=True)
     predict_ages(study.store, study.model)
 
 
-def _table_of_ages(study: _Study) -> Path:
+def _table_of_ages(study: Study) -> Path:
     """Table of the ages that are imported."""
     return Path(study.config.ages["table"])
 
 
-def _ages(study: _Study) -> None:
+def _ages(study: Study) -> None:
     """Take the ages of another tool; who names them in the configuration means them."""
     (study.out / "stages" / "predict.json").unlink(missing_ok=True)  # no longer in the store
     import_ages(study.store, **study.config.ages, replace=True)
@@ -719,7 +585,7 @@ def _accuracy(ds: xr.Dataset, model_dir: Path) -> xr.Dataset:
     )
 
 
-def _statistics(study: _Study) -> None:
+def _statistics(study: Study) -> None:
     """Fit every model; one that cannot be fitted leaves its reason to the report."""
     from scalebrain.graph.artifact import artifact_summary, lesion_artifact
     from scalebrain.graph.explain import node_importance
@@ -790,7 +656,7 @@ def _statistics(study: _Study) -> None:
             write_table(table, study.tables / f"{name}{suffix}.tsv")
 
 
-def _multiverse(study: _Study, ds: xr.Dataset) -> xr.Dataset:
+def _multiverse(study: Study, ds: xr.Dataset) -> xr.Dataset:
     """Every headline effect under every lesion policy and other choices."""
     from scalebrain.graph.policies import ages_by_policy
     from scalebrain.stats.choices import Choice
@@ -836,7 +702,7 @@ def _of_regions(result: xr.Dataset) -> xr.Dataset:
     return result if "region" in result.dims else result.expand_dims(region=[GLOBAL_REGION])
 
 
-def _report(study: _Study) -> None:
+def _report(study: Study) -> None:
     """Write the report, and the tables of people."""
     from scalebrain.report.content import StudyResults
     from scalebrain.report.page import write_report
@@ -884,7 +750,7 @@ def _report(study: _Study) -> None:
     )
 
 
-def _export(study: _Study) -> None:
+def _export(study: Study) -> None:
     """Write the BIDS derivatives."""
     from scalebrain.outputs.bids import export_bids
 

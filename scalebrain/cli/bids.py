@@ -16,7 +16,7 @@ from scalebrain.cli.study import log_of_study, tell_preview
 from scalebrain.config import read_config
 
 if TYPE_CHECKING:
-    from scalebrain.pipeline import Level
+    from scalebrain.study import Level
 
 __all__ = ["bids", "bids_main"]
 

@@ -1,0 +1,187 @@
+"""A study on disk: where its parts lie, and the records of its stages."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scalebrain.config import StudyConfig
+from scalebrain.ingestion.layout import stored_arrays
+from scalebrain.io.location import Location
+from scalebrain.io.store import INGEST, store_attributes
+
+__all__ = [
+    "Level",
+    "Stage",
+    "Study",
+    "fingerprint_of",
+    "has_ages",
+    "has_export",
+    "has_features",
+    "has_model",
+    "has_report",
+    "has_statistics",
+    "ingested_from",
+    "model_fingerprint",
+    "outcome_of",
+    "problem_tables",
+    "read_record",
+    "record_of",
+    "seconds_of",
+    "write_record",
+]
+
+Level = Literal["all", "participant", "group"]
+
+
+@dataclass
+class Study:
+    """Where a study lies, and which of its stages are done."""
+
+    bids_dir: Path
+    out: Path
+    config: StudyConfig
+    truth: Path | None
+    level: Level = "all"
+    participants: tuple[str, ...] = ()
+
+    @property
+    def store(self) -> Path:
+        """Cohort store."""
+        return self.out / "cohort.zarr"
+
+    @property
+    def model(self) -> Path:
+        """Model directory."""
+        return self.out / "model"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables."""
+        return self.out / "tables"
+
+    @property
+    def results(self) -> Path:
+        """Store of the statistics."""
+        return self.out / "results.zarr"
+
+    @property
+    def derivatives(self) -> Path:
+        """BIDS derivatives."""
+        return self.out / "derivatives"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, the settings that it depends on, and whether what it leaves is there.
+
+    `outcome` is a hash of what it left, where the same inputs need not give the same.
+    """
+
+    name: str
+    work: Callable[[Study], None]
+    keys: tuple[str, ...]
+    is_there: Callable[[Study], bool]
+    outcome: Callable[[Study], str] | None = None
+
+
+def _saved(study: Study) -> set[str]:
+    """Variables that were computed and saved in the store."""
+    return set(store_attributes(study.store).get("saved_variables", ()))
+
+
+def has_features(study: Study) -> bool:
+    """Whether the store has what the stage of features saves."""
+    wanted = {"included", "node_features", "node_lesioned_fraction"}
+    if "lesion_mask" in stored_arrays(Location.of(study.store)):
+        wanted |= {"lesion_load", "tract_load", "lesion_frequency"}
+    if study.config.qc_decisions:
+        wanted.add("qc_decision")
+    return wanted <= _saved(study)
+
+
+def has_model(study: Study) -> bool:
+    """Whether the model is there; its card is for people."""
+    return all((study.model / name).is_file() for name in ("model.json", "weights.safetensors"))
+
+
+def model_fingerprint(study: Study) -> str:
+    """Fingerprint of the model; trained again on other hardware, it is another one."""
+    return str(read_record(study.model / "model.json").get("fingerprint", ""))
+
+
+def has_ages(study: Study) -> bool:
+    """Whether the store has brain ages."""
+    return bool({"brain_age", "brain_age_global"} & _saved(study))
+
+
+def has_statistics(study: Study) -> bool:
+    """Whether the results are there, and any table beside them."""
+    return (study.results / "zarr.json").is_file() and any(study.tables.glob("*.tsv"))
+
+
+def has_report(study: Study) -> bool:
+    """Whether the page is there, and the tables of people."""
+    names = ("subjects", "rejected", "warnings")
+    tables = [study.tables / f"{name}.tsv" for name in names]
+    return all(path.is_file() for path in (study.out / "report.html", *tables))
+
+
+def has_export(study: Study) -> bool:
+    """Whether the derivatives are there: their description is written last."""
+    return (study.derivatives / "dataset_description.json").is_file()
+
+
+def problem_tables(study: Study) -> bytes:
+    """Tables of who was left out, and of what is odd; empty when they are not there."""
+    location = Location.of(study.store)
+    found = (location.get(f"{INGEST}/{kind}.tsv") for kind in ("rejected", "warnings"))
+    return b"\n".join(content or b"" for content in found)
+
+
+def record_of(study: Study, name: str) -> Path:
+    """File that says that a stage is finished."""
+    return study.out / "stages" / f"{name}.json"
+
+
+def ingested_from(study: Study) -> str:
+    """Fingerprint of what a finished store was made from; empty when it is not finished."""
+    attrs = store_attributes(study.store)
+    if not attrs.get("complete"):
+        return ""
+    simulated = " simulated" if attrs.get("simulated") == "true" else ""
+    return f"{attrs['source_sha256']}{simulated}"
+
+
+def fingerprint_of(record: Path) -> str:
+    """Fingerprint of a finished stage; empty when it is not finished."""
+    return str(read_record(record).get("fingerprint", ""))
+
+
+def outcome_of(record: Path) -> str:
+    """Fingerprint of a finished stage and of what it left: what the next one depends on."""
+    return f"{fingerprint_of(record)}{read_record(record).get('outcome', '')}"
+
+
+def seconds_of(record: Path) -> dict[str, float]:
+    """Wall time of a finished stage, when it was last run; empty where its record tells none."""
+    seconds = read_record(record).get("seconds")
+    return {"seconds": float(seconds)} if isinstance(seconds, int | float) else {}
+
+
+def read_record(record: Path) -> dict[str, Any]:
+    """Record of a stage; empty when it is not finished."""
+    try:
+        read = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
