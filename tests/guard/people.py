@@ -322,8 +322,9 @@ def mixed_scales(lab: Lab) -> str:
     told = lab.tree()
     edit_table(told, rows)
     (told / "participants.json").write_text(json.dumps({"motor_score": {"Scales": scales}}))
-    ds = lab.handled(told, MIDDLE)
+    ds = lab.handled(told, LEFT, RIGHT, MIDDLE)
     assert (value(ds, "motor_score", LEFT), value(ds, "motor_score", RIGHT)) == (0.5, 0.5)
+    assert (value(ds, "motor_scale", LEFT), value(ds, "motor_scale", RIGHT)) == ("FMA-UE", "NIHSS")
     return message
 
 
