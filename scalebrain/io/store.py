@@ -319,9 +319,7 @@ def remove_variables(url: str | Path | Location, names: Sequence[str]) -> None:
         return
     location = _at(url)
     with hold_lease(location), explained(url):
-        # from here on they are not there, whatever a kill leaves
-        saved = store_attributes(url).get("saved_variables", ())
-        update_root(url, {"saved_variables": [n for n in saved if n not in names]})
+        _count_no_more(url, names)  # from here on they are not there, whatever a kill leaves
         for name in names:
             remove_array(url, name)
 
@@ -339,8 +337,13 @@ def hide_variables(url: str | Path | Location, names: Sequence[str]) -> None:
     if not names:
         return
     with hold_lease(_at(url)), explained(url):
-        saved = store_attributes(url).get("saved_variables", ())
-        update_root(url, {"saved_variables": [n for n in saved if n not in names]})
+        _count_no_more(url, names)
+
+
+def _count_no_more(url: str | Path | Location, names: Sequence[str]) -> None:
+    """Take variables off the list of those that count."""
+    saved = store_attributes(url).get("saved_variables", ())
+    update_root(url, {"saved_variables": [n for n in saved if n not in names]})
 
 
 def show_variables(url: str | Path | Location, names: Sequence[str]) -> None:
