@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,8 @@ HEADER = (
 _ATTEMPTS = 12
 _LIMIT = 900.0
 _STAGES = ("7/7", "1/", "6/7", "5/7", "4/7", "3/7", "2/7")
+#: A nanny ends where its worker dies before it has begun; a cluster's manager starts another.
+_KEPT = ("sh", "-c", 'while :; do "$@"; sleep 0.2; done', "sh")
 _ADDRESS = re.compile(rb"Scheduler at:\s+(tcp://\S+)")
 _CONFIG = {"training": {"epochs": 4, "folds": 3}, "n_boot": 20, "n_permutations": 2}
 _ENVIRONMENT = {
@@ -85,7 +87,7 @@ class Cluster:
                 self.work / f"worker-{number}.log", "worker", self.address, "--nthreads", "1",
                 "--memory-limit", self.memory, "--host", "127.0.0.1",
                 "--dashboard-address", "127.0.0.1:0",
-                "--local-directory", str(self.work / "scratch"),
+                "--local-directory", str(self.work / "scratch"), around=_KEPT,
             )
             for number in range(self.n_workers)
         ]  # fmt: skip
@@ -95,7 +97,7 @@ class Cluster:
         found = []
         for nanny in self.nannies:
             with suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(nanny.pid).children():
+                for child in psutil.Process(nanny.pid).children(recursive=True):
                     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                         if any("spawn_main" in part for part in child.cmdline()):
                             found.append(child)
@@ -103,25 +105,25 @@ class Cluster:
 
     def stop(self) -> None:
         """Kill all that is left."""
-        for process in [*self.workers(), *self.nannies, self.scheduler]:
-            if process is not None:
-                with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                    process.send_signal(signal.SIGCONT)
-                    process.kill()
         for process in (*self.nannies, self.scheduler):
             if process is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self.nannies, self.scheduler = [], None
 
 
-def _process(log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+def _process(
+    log: Path, *arguments: str, around: tuple[str, ...] = ()
+) -> "subprocess.Popen[bytes]":
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments],
+            [*around, sys.executable, "-m", "dask", *arguments],
             env=os.environ | _ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
+            start_new_session=True,
         )
 
 
@@ -182,10 +184,12 @@ class Study:
 
     def kill(self) -> None:
         """Kill the driver and all that it has started."""
-        assert self.process is not None
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    close = kill
 
     def until(self, text: str) -> bool:
         """Wait until the log has a text; False when the study has ended before."""
@@ -336,7 +340,7 @@ def broken(
     work.mkdir(parents=True)
     study = Study(tree, work / "out", participants)
     begin = time.monotonic()
-    with running(work, memory=memory) as cluster:
+    with running(work, memory=memory) as cluster, closing(study):
         while outcome.runs < _ATTEMPTS:
             study.start(cluster.address)
             outcome.runs += 1
