@@ -1,18 +1,22 @@
 """What masking the lesion in the cost of a registration is worth, and what the pipeline costs.
 
-    python -m benchmarks.preprocess HEAD... [--quick] [--threads 2] [--only masking] [--out FILE]
+    python -m benchmarks.preprocess HEAD... [--quick] [--threads 2] [--only masking] [--repeats 3]
 
 HEAD is a T1w scan of a healthy head in native space (Debian's mricron-data: ch2.nii.gz; the source
 distributions of pycortex and pydeface hold one each), or NAME=SCAN. Lesions of three sizes are put
 into it. The truth is what the transform of the head without a lesion makes of the mask. The times
 are those of the steps, and of `scalebrain preprocess` as a whole (Python's start, every step, the
-files) without and with a lesion of 40 mL, beside plain antsRegistrationSyNQuick; they are those of
-this machine. CPU seconds are what a busy machine leaves comparable.
+files) without and with a lesion of 40 mL, beside plain antsRegistrationSyNQuick: medians of
+`--repeats` runs that take turns. They are those of this machine; CPU seconds are what a busy
+machine leaves comparable.
 """
 
 import argparse
 import json
 import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -32,6 +36,7 @@ from scalebrain.preprocessing.tissues import segment
 
 SIZES = (5.0, 40.0, 150.0)
 CENTER = (38.0, -10.0, 20.0)  # mm in the template: right, beside the insula
+PLAIN = "antsRegistrationSyNQuick[s]"
 SIZE = 2.0  # mm of the grid on which everything is compared
 
 
@@ -184,7 +189,28 @@ def whole_way(head: Head, settings: Settings, quick: bool, folder: str) -> dict[
     return spent_here
 
 
-def times(name: str, path: Path, settings: Settings, folder: str, quick: bool) -> dict:
+def plain_way(fixed: str, moving: str, prefix: str) -> dict[str, float]:
+    """Seconds of plain antsRegistrationSyNQuick, in a process of its own as a scan has.
+
+    Repeated in one process, it takes longer each time.
+    """
+    work = (
+        "import sys, ants; fixed, moving, kind, prefix = sys.argv[1:]; "
+        "ants.registration(ants.image_read(fixed), ants.image_read(moving), kind, outprefix=prefix)"
+    )
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])
+    subprocess.run([sys.executable, "-c", work, fixed, moving, PLAIN, prefix], check=True)
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": sum(os.times()[:4]) - cpu}
+
+
+def median(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Median seconds."""
+    return {unit: statistics.median(run[unit] for run in runs) for unit in runs[0]}
+
+
+def times(
+    name: str, path: Path, settings: Settings, folder: str, quick: bool, repeats: int
+) -> dict:
     """Seconds of every stage and of everything, beside plain antsRegistrationSyNQuick."""
     import ants
 
@@ -202,26 +228,28 @@ def times(name: str, path: Path, settings: Settings, folder: str, quick: bool) -
     size = settings.work / 2  # plain antsRegistrationSyNQuick looks at twice its voxels
     moved, stages["warping"] = spent(lambda: to_template(brain, head.grid, warp, size))
     _, stages["tissues"] = spent(lambda: segment(np.maximum(moved, 0), None, size))
-    moving = to_ants(brain, head.grid)
-    fixed = template_image("t1", size)
-    kind = "antsRegistrationSyNQuick[s]"
-    _, plain = spent(
-        lambda: ants.registration(fixed, moving, kind, outprefix=f"{folder}/{name}-times/plain")
-    )
-    steps = {u: sum(stage[u] for stage in stages.values()) for u in ("wall_s", "cpu_s")}
-    whole = {"no lesion": whole_way(head, settings, quick, f"{folder}/{name}-whole")}
+    fixed_file, moving_file = f"{folder}/{name}-fixed.nii", f"{folder}/{name}-moving.nii"
+    ants.image_write(template_image("t1", size), fixed_file)
+    ants.image_write(to_ants(brain, head.grid), moving_file)
     broken = with_lesion(head, found, 40.0)
-    whole["40 mL"] = whole_way(broken, settings, quick, f"{folder}/{name}-whole-40")
+    runs: dict[str, list] = {"plain": [], "no lesion": [], "40 mL": []}
+    for turn in range(repeats):
+        place = f"{folder}/{name}-{turn}"
+        runs["plain"].append(plain_way(fixed_file, moving_file, f"{place}-plain"))
+        runs["no lesion"].append(whole_way(head, settings, quick, f"{place}-whole"))
+        runs["40 mL"].append(whole_way(broken, settings, quick, f"{place}-whole-40"))
+    whole = {how: median(runs[how]) for how in ("no lesion", "40 mL")}
+    plain = median(runs["plain"])
+    steps = {u: sum(stage[u] for stage in stages.values()) for u in ("wall_s", "cpu_s")}
     return {
         "head": name,
         "stages": stages,
         "plain": plain,
-        "plain_kind": f"{kind} to {size:g} mm",
+        "plain_kind": f"{PLAIN} to {size:g} mm",
         "steps": steps,
         "whole": whole,
         "whole_kind": "scalebrain preprocess" + (" --quick" if quick else ""),
-        "registration_over_plain": stages["registration"]["cpu_s"] / plain["cpu_s"] - 1,
-        "steps_over_plain": steps["cpu_s"] / plain["cpu_s"] - 1,
+        "runs": runs,
     }
 
 
@@ -254,10 +282,12 @@ def print_times(row: dict) -> None:
         *((f"{row['whole_kind']}, {lesion}", spent) for lesion, spent in row["whole"].items()),
         (f"plain {row['plain_kind']}", row["plain"]),
     ]
-    print(f"\n| {row['head']} | wall, s | CPU, s | CPU of plain |\n|---|---|---|---|")
+    print(f"\n| {row['head']} | wall, s | CPU, s | wall of plain | CPU of plain |")
+    print("|---|---|---|---|---|")
     for what, used in lines:
-        share = used["cpu_s"] / row["plain"]["cpu_s"]
-        print(f"| {what} | {used['wall_s']:.1f} | {used['cpu_s']:.1f} | {share:.0%} |")
+        shares = [f"{used[unit] / row['plain'][unit]:.0%}" for unit in ("wall_s", "cpu_s")]
+        cells = [what, f"{used['wall_s']:.1f}", f"{used['cpu_s']:.1f}", *shares]
+        print("| " + " | ".join(cells) + " |")
 
 
 def main() -> None:
@@ -270,6 +300,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=["masking", "times"])
+    parser.add_argument("--repeats", type=int, default=1, help="runs of which medians are given")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     # before ANTs is loaded
@@ -282,7 +313,8 @@ def main() -> None:
             if options.only != "times":
                 result["masking"] += compare(name, path, settings, folder, not options.quick)
             if options.only != "masking":
-                result["times"].append(times(name, path, settings, folder, options.quick))
+                found = times(name, path, settings, folder, options.quick, options.repeats)
+                result["times"].append(found)
                 print(json.dumps(result["times"][-1]), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(result, indent=2) + "\n")

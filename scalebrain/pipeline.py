@@ -165,8 +165,7 @@ def run_study(
         wanted = _fingerprint(study, stage, before)
         record = record_of(study, name)
         always = name == "ingest"  # cheap when complete, and the one that sees changed inputs
-        is_done = fingerprint_of(record) == wanted.hexdigest() and stage.is_there(study)
-        if not always and is_done:
+        if not always and stage.is_done(study, wanted.hexdigest()):
             logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
         else:
             spent, start = seconds_of(record), time.perf_counter()
@@ -181,8 +180,8 @@ def run_study(
                 spent = {"seconds": round(time.perf_counter() - start, 3)}
             if name == "ingest":
                 wanted.update(ingested_from(study).encode())
-            left = {} if stage.outcome is None else {"outcome": stage.outcome(study)}
-            write_record(record, {"fingerprint": wanted.hexdigest()} | left | spent)
+            left = {"fingerprint": wanted.hexdigest()} | stage.left(study)
+            write_record(record, left | spent)
         before = outcome_of(record)
     if not ran:
         logger.info("nothing to do: every stage is done and nothing changed", extra={"stage": ""})
@@ -230,11 +229,10 @@ def preview_study(
             stale = not scans.keeps_results
         elif stage.name == "report":  # it shows who was left out, and what is odd
             stale = stale or (scans is not None and not scans.is_current)
-        record = record_of(study, stage.name)
-        stale = stale or fingerprint_of(record) != wanted.hexdigest() or not stage.is_there(study)
+        stale = stale or not stage.is_done(study, wanted.hexdigest())
         told = not stale and (stage.name != "ingest" or (scans is not None and scans.is_current))
         stages.append((stage.name, told))
-        before = outcome_of(record)
+        before = outcome_of(record_of(study, stage.name))
     return StudyPreview(study.store, scans, tuple(stages))
 
 
@@ -292,8 +290,8 @@ def _stages(study: Study) -> list[Stage]:
             lambda study: _features_hash(study.store),
         ),
         *ages,
-        Stage("statistics", _statistics, settings, has_statistics),
-        Stage("report", _report, (), has_report),
+        Stage("statistics", _statistics, settings, has_statistics, has_tables=True),
+        Stage("report", _report, (), has_report, has_tables=True),
         Stage("export", _export, (), has_export),
     ]
     return {"all": stages, "participant": stages[:2], "group": stages[1:]}[study.level]

@@ -76,7 +76,8 @@ class Study:
 class Stage:
     """One stage, the settings that it depends on, and whether what it leaves is there.
 
-    `outcome` is a hash of what it left, where the same inputs need not give the same.
+    `outcome` is a hash of what it left, where the same inputs need not give the same; `has_tables`
+    says that tables are part of it, whose names its record keeps.
     """
 
     name: str
@@ -84,6 +85,24 @@ class Stage:
     keys: tuple[str, ...]
     is_there: Callable[[Study], bool]
     outcome: Callable[[Study], str] | None = None
+    has_tables: bool = False
+
+    def is_done(self, study: Study, fingerprint: str) -> bool:
+        """Whether it was finished with these inputs and settings, and nothing was removed since."""
+        record = read_record(record_of(study, self.name))
+        names = record.get("tables", ())
+        return (
+            record.get("fingerprint") == fingerprint
+            and self.is_there(study)
+            and all((study.tables / Path(str(name)).name).is_file() for name in names)
+        )
+
+    def left(self, study: Study) -> dict[str, Any]:
+        """What its record keeps of what it left."""
+        left: dict[str, Any] = {} if self.outcome is None else {"outcome": self.outcome(study)}
+        if self.has_tables:
+            left["tables"] = sorted(path.name for path in study.tables.glob("*.tsv"))
+        return left
 
 
 def _saved(study: Study) -> set[str]:
@@ -117,15 +136,13 @@ def has_ages(study: Study) -> bool:
 
 
 def has_statistics(study: Study) -> bool:
-    """Whether the results are there, and any table beside them."""
-    return (study.results / "zarr.json").is_file() and any(study.tables.glob("*.tsv"))
+    """Whether the results are there."""
+    return (study.results / "zarr.json").is_file()
 
 
 def has_report(study: Study) -> bool:
-    """Whether the page is there, and the tables of people."""
-    names = ("subjects", "rejected", "warnings")
-    tables = [study.tables / f"{name}.tsv" for name in names]
-    return all(path.is_file() for path in (study.out / "report.html", *tables))
+    """Whether the page is there."""
+    return (study.out / "report.html").is_file()
 
 
 def has_export(study: Study) -> bool:

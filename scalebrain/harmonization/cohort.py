@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import DataWarning, MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import check_one_scan
+from scalebrain.features.inclusion import check_one_scan, same_people
 from scalebrain.harmonization.combat import (
     MEAN_ONLY,
     UNCHANGED,
@@ -171,6 +171,7 @@ class Harmonizer:
         )
         if not rows.any():
             raise StatisticsError(f"No subject can be harmonized: {_counted(words)}.")
+        learn_from &= _one_scan_each(ds, learn_from)
         columns = _columns(ds, settings, rows)
         labels = ds[settings.batch].values[rows]
         self._check_controls(labels)
@@ -317,8 +318,8 @@ def harmonize(
         all, by their sizes.
     unseen
         What to do with a batch that was not in the fit. ``"error"``: refuse. ``"adapt"``:
-        estimate it from its own people (those of `through`). ``"unchanged"``: leave it, with
-        a warning.
+        estimate it from its own people (those of `through`), from one scan of each, the first
+        by its label. ``"unchanged"``: leave it, with a warning.
     min_adapt
         Fewest people of an unseen batch that it is adapted from.
     empirical_bayes
@@ -455,6 +456,18 @@ def _rows(
     if not learn_from.any():
         raise StatisticsError(f"No subject is left to harmonize: {_counted(words)}.")
     return words == "", words, learn_from
+
+
+def _one_scan_each(ds: xr.Dataset, rows: BoolArray) -> BoolArray:
+    """Of the rows of a person the one that comes first by its label."""
+    labels = np.arange(rows.size)
+    if "subject" in ds.coords:
+        labels = ds["subject"].values.astype(str)
+    order = np.argsort(labels, kind="stable")
+    order = order[rows[order]]
+    chosen = np.zeros(rows.size, dtype=np.bool_)
+    chosen[order[np.unique(same_people(ds)[order], return_index=True)[1]]] = True
+    return chosen
 
 
 def _check_value(name: str, value: str, groups: npt.NDArray[np.object_]) -> None:

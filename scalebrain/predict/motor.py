@@ -22,7 +22,7 @@ from scalebrain.predict.metrics import METRICS
 from scalebrain.predict.null import permutation_null
 from scalebrain.predict.predictors import build_predictors, check_not_the_outcome
 from scalebrain.predict.ranking import importance_table
-from scalebrain.predict.scales import SEVERE_BELOW, scale_note
+from scalebrain.stats.scales import SEVERE_BELOW, scale_note
 from scalebrain.predict.scores import Draws, calibration, coverage_table, gain_table, score_table
 from scalebrain.predict.task import MotorTask
 

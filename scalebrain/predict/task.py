@@ -14,7 +14,7 @@ import xarray as xr
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.predict.learners import Folds
-from scalebrain.predict.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
+from scalebrain.stats.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 from scalebrain.predict.splits import grouped_folds, leave_one_group_out
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 

@@ -139,6 +139,8 @@ def sem_section(results: StudyResults) -> Section:
         words = and_list([str(name) for name in sem.attrs["improper"]])
         told = f"No population has this, so do not trust this fit: {words}."
         blocks.append(Note(told, "caution"))
+    if sem.attrs.get("scale_note"):
+        blocks.append(Note(str(sem.attrs["scale_note"]), "caution"))
     blocks.append(_path_table(sem, labels))
     blocks += _indirect_table(sem, labels)
     blocks += defined_table(sem)

@@ -282,6 +282,7 @@ def _brain_age(people: People, at: int) -> Facts:
         "tool": tool,
         "lesion_policy": str(ds[f"brain_age{suffix}"].attrs.get("lesion_policy", "")),
         "out_of_fold": people.flag("out_of_fold", at),
+        "in_true_years": bool(found.has_slope),
         "centile_reason": why,
         "centile_of": str(healthy),
         "rows": rows if known else [],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from scalebrain.errors import GeometryError, MissingVariableError
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -81,16 +82,21 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
     if not has_scan and not has_mask:
         note = Note("There is no usable T1-weighted scan in the store.", "missing")
         return Section("lesion", title, "Nothing can be drawn.", [note])
-    if has_scan:
-        whose = "The person's own scan in template space"
-        gray = to_volume(scan, scaled(scan["t1w"].values))
-    else:
-        whose = "The template, for want of the person's own scan"
-        gray = to_volume(scan, background_vector(scan.drop_vars("t1w", errors="ignore")))
     mask = np.zeros(scan.sizes["voxel"], dtype=bool)
     if has_mask:
         mask = np.asarray(scan["lesion_mask"].values).astype(bool)
-    lesion = to_volume(scan, np.where(mask, 1.0, np.nan)) if mask.any() else None
+    if has_scan:
+        whose = "The person's own scan in template space"
+        background = scaled(scan["t1w"].values)
+    else:
+        whose = "The template, for want of the person's own scan"
+        background = background_vector(scan.drop_vars("t1w", errors="ignore"))
+    takeaway = _takeaway(who, bool(mask.any()))
+    try:
+        gray = to_volume(scan, background)
+        lesion = to_volume(scan, np.where(mask, 1.0, np.nan)) if mask.any() else None
+    except (GeometryError, MissingVariableError) as error:
+        return Section("lesion", title, takeaway, [Note(str(error), "missing")])
     shown = lesion if lesion is not None else gray
     cuts = [(axis, float(at)) for axis in (2, 1, 0) for at in cuts_through(shown, axis, 3)]
     enlarge = 2 if (gray.axes[0][1] - gray.axes[0][0]) > 1.5 else 1
@@ -124,7 +130,7 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
             axes.set_title(f"{'xyz'[axis]} = {number(base.at, 0)} mm{side}", fontsize=8.5, pad=3)
             if axis != 0:
                 mark_sides(axes)
-        what = "with the lesion in orange" if lesion is not None else "without a lesion mask"
+        what = "with the lesion in orange" if lesion is not None else "without a lesion"
         svg = drawing.render(
             figure,
             "scan",
@@ -137,13 +143,19 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
         if lesion is not None
         else f"{whose}. Left is drawn on the left (L, R)."
     )
-    takeaway = "No lesion mask."
-    if lesion is not None:
-        side = {"L": "in the left hemisphere", "R": "in the right hemisphere"}.get(
-            who["lesion_hemisphere"], "without a single side"
-        )
-        takeaway = f"A lesion of {number(who['lesion_volume'], 1)} mL {side}."
     return Section("lesion", title, takeaway, [Figure("scan", svg, caption)])
+
+
+def _takeaway(who: Facts, has_voxels: bool) -> str:
+    """Size and side of the lesion, or why there is nothing to see of it."""
+    if not who["lesion_present"]:
+        return "No lesion mask."
+    if not has_voxels:
+        return "The lesion mask marks no voxel inside the brain."
+    side = {"L": "in the left hemisphere", "R": "in the right hemisphere"}.get(
+        who["lesion_hemisphere"], "without a single side"
+    )
+    return f"A lesion of {number(who['lesion_volume'], 1)} mL {side}."
 
 
 # -- loads --------------------------------------------------------------------------------
@@ -227,9 +239,9 @@ def _ages(facts: Facts) -> Section:
     blocks.append(
         Table(
             "ages-table",
-            f"Brain age in years with its {percent(ages['coverage'])} interval; brain-PAD free of "
-            "the age bias of healthy people and in true years; centile among healthy people of the "
-            "same age and sex, with its 95% interval; part of the nodes that were imputed.",
+            f"Brain age in years with its {percent(ages['coverage'])} interval; brain-PAD "
+            f"{_corrected_words(ages)}; centile among healthy people of the same age and sex, "
+            "with its 95% interval; part of the nodes that were imputed.",
             [
                 Column("Region", numeric=False),
                 Column("brain age"),
@@ -253,6 +265,12 @@ def _ages(facts: Facts) -> Section:
     return Section("ages", title, takeaway, blocks)
 
 
+def _corrected_words(ages: Facts) -> str:
+    """Name what was corrected, and whether its slope is known and divided by."""
+    years = "and in true years" if ages["in_true_years"] else "which may shrink a true deviation"
+    return f"free of the age bias of healthy people, {years}"
+
+
 def _centile(one: Facts) -> str:
     if not finite(one["centile_low"]):
         return count(one["centile"])
@@ -267,10 +285,7 @@ def _age_figure(ages: Facts) -> Figure:
     words = "Brain age less age of each region"
     if is_corrected:
         low, shown, high = ("corrected_low", "brain_pad_corrected", "corrected_high")
-        words = (
-            "Corrected brain-PAD of each region, free of the age bias of healthy people and in "
-            "true years"
-        )
+        words = f"Corrected brain-PAD of each region, {_corrected_words(ages)}"
     with drawing.drawing():
         figure = drawing.canvas(9.6, 1.1 + 0.27 * len(rows))
         axes = figure.subplots()

@@ -118,9 +118,9 @@ class Frame:
 
     @property
     def step(self) -> float:
-        """Voxel size in mm."""
-        line = self.positions.axes[0]
-        return float(line[1] - line[0]) if line.size > 1 else 1.0
+        """Smallest edge of a voxel in mm."""
+        lines = [line for line in self.positions.axes if line.size > 1]
+        return min((float(line[1] - line[0]) for line in lines), default=1.0)
 
     def middle(self, mask: BoolArray | None) -> tuple[float, float, float]:
         """Place to cut through, in mm: the lesioned voxel nearest to the lesion's center."""
@@ -211,8 +211,8 @@ def layers(frame: Frame, scan: Scan, cuts: Sequence[Sequence[tuple[int, float]]]
     """
     from PIL import Image, ImageDraw
 
-    enlarge = _enlarge(frame, 2.0 if sum(map(len, cuts)) > 3 else 3.5)
-    drawn = [[_tile(frame, scan, axis, at, enlarge) for axis, at in row] for row in cuts]
+    scale = _pixels_per_mm(frame, 2.0 if sum(map(len, cuts)) > 3 else 3.5)
+    drawn = [[_tile(frame, scan, axis, at, scale) for axis, at in row] for row in cuts]
     width = max(sum(t.gray.shape[1] for t in row) + _GAP * (len(row) + 1) for row in drawn)
     height = sum(max(t.gray.shape[0] for t in row) + _TOP + _GAP for row in drawn)
     base = Image.new("RGB", (width, height), (0, 0, 0))
@@ -262,9 +262,9 @@ def thumbnail(frame: Frame, scan: Scan, *, height: int = 118) -> "Image":
     """
     from PIL import Image, ImageDraw
 
-    enlarge = _enlarge(frame, 1.0)
+    fine = _pixels_per_mm(frame, 1.0)
     x, y, z = frame.middle(scan.lesion)
-    tiles = [_tile(frame, scan, axis, at, enlarge) for axis, at in ((2, z), (1, y), (0, x))]
+    tiles = [_tile(frame, scan, axis, at, fine) for axis, at in ((2, z), (1, y), (0, x))]
     tall = max(tile.gray.shape[0] for tile in tiles)
     width = sum(tile.gray.shape[1] for tile in tiles) + 4 * _GAP
     picture, left, marks = Image.new("RGB", (width, tall), (0, 0, 0)), 0, []
@@ -306,8 +306,9 @@ def _font(size: float) -> Any:
     return ImageFont.load_default(size)
 
 
-def _enlarge(frame: Frame, pixels_per_mm: float) -> int:
-    return max(1, round(pixels_per_mm * frame.step))
+def _pixels_per_mm(frame: Frame, wanted: float) -> float:
+    """Nearest scale in which the smallest edge of a voxel is a whole number of pixels."""
+    return max(1, round(wanted * frame.step)) / frame.step
 
 
 @dataclass(frozen=True)
@@ -322,19 +323,21 @@ class _Tile:
     at: float
 
 
-def _tile(frame: Frame, scan: Scan, axis: int, at: float, enlarge: int) -> _Tile:
-    """Draw one slice."""
+def _tile(frame: Frame, scan: Scan, axis: int, at: float, scale: float) -> _Tile:
+    """Draw one slice, `scale` pixels a mm."""
     cut = frame.positions.plane(axis, at)
+    left, right, low, high = cut.extent
+    size = (round((right - left) * scale), round((high - low) * scale))
     values = np.zeros(frame.gray_matter.shape) if scan.gray is None else 0.05 + 0.95 * scan.gray
     lesion = None
     if scan.lesion is not None:
-        inside = _mask(frame.pick(cut, scan.lesion) > 0, enlarge)
+        inside = _mask(frame.pick(cut, scan.lesion) > 0, size)
         lesion = np.where(_edge(inside, 2), 255, np.where(inside, 64, 0)).astype(np.uint8)
-    lines = 2 if enlarge > 3 * frame.step else 1
-    brain = _edge(_mask(frame.pick(cut, frame.brain) > 0, enlarge), lines)
-    matter = _edge(_mask(frame.pick(cut, frame.gray_matter) > 0, enlarge), lines)
+    lines = 2 if scale > 3 else 1
+    brain = _edge(_mask(frame.pick(cut, frame.brain) > 0, size), lines)
+    matter = _edge(_mask(frame.pick(cut, frame.gray_matter) > 0, size), lines)
     return _Tile(
-        _enlarged(frame.pick(cut, values), enlarge),
+        _enlarged(frame.pick(cut, values), size),
         np.where(brain, 255, 0).astype(np.uint8),
         np.where(matter, 180, 0).astype(np.uint8),
         lesion,
@@ -343,18 +346,17 @@ def _tile(frame: Frame, scan: Scan, axis: int, at: float, enlarge: int) -> _Tile
     )
 
 
-def _enlarged(values: FloatArray, enlarge: int) -> Pixels:
-    """Values in 0..1 from bottom to top as larger, smooth pixels from top to bottom."""
+def _enlarged(values: FloatArray, size: tuple[int, int]) -> Pixels:
+    """Values in 0..1 from bottom to top as smooth pixels from top to bottom, (width, height)."""
     from PIL import Image
 
     pixels = Image.fromarray(np.rint(255 * values[::-1]).astype(np.uint8))
-    size = (pixels.width * enlarge, pixels.height * enlarge)
     return np.asarray(pixels.resize(size, Image.Resampling.BICUBIC))
 
 
-def _mask(mask: BoolArray, enlarge: int) -> BoolArray:
+def _mask(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
     """Enlarge a mask likewise, with a smooth border."""
-    return _enlarged(mask.astype(np.float64), enlarge) > 127
+    return _enlarged(mask.astype(np.float64), size) > 127
 
 
 def _edge(mask: BoolArray, width: int) -> BoolArray:

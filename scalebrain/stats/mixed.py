@@ -21,6 +21,7 @@ from scalebrain.stats.mixed_jobs import Job, Source, counts, jobs
 from scalebrain.stats.mixed_resampling import Permutations, bootstrap, permute, varies_within
 from scalebrain.stats.mixed_slope import fit_slopes
 from scalebrain.stats.mixed_table import Table, labels_shown
+from scalebrain.stats.scales import scale_note, scales_of
 
 __all__ = ["mixed_model"]
 
@@ -106,7 +107,9 @@ def mixed_model(
         ``boundary``, ``n_bootstrap``, and with a random slope ``slope_variance`` and
         ``slope_covariance``. Over ``(dim, subject)``: ``dropped``. If no variable of the
         formula lies over `dim`, one model is fitted and the results have no dimension `dim`
-        (then ``q`` equals ``p``). ``attrs["rows_dropped"]`` counts the dropped rows by reason.
+        (then ``q`` equals ``p``). ``attrs["rows_dropped"]`` counts the dropped rows by
+        reason; ``attrs["scale_note"]``, where the formula names ``motor_score``, says that scores
+        of several scales are pooled.
 
     Raises
     ------
@@ -430,6 +433,13 @@ def _assemble(source: Source, table: Table, failures: list[str], options: _Optio
             ", ".join(table.fixed_terms),
             source.groups,
         )
+    if "motor_score" in source.parsed.names:
+        used = ~table.dropped.all(axis=0)
+        out.attrs["scale_note"] = scale_note(scales_of(ds, used, "motor_score"))
+        if out.attrs["scale_note"]:
+            logger.warning(
+                "Mixed model '%s': %s Way out: keep one scale.", formula, out.attrs["scale_note"]
+            )
     if failures:
         out.attrs["failures"] = list(failures)
     if all_dropped or some:

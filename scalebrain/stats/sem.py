@@ -17,6 +17,7 @@ from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
 from scalebrain.stats.frame import eligible_subjects
+from scalebrain.stats.scales import scale_note, scales_of
 from scalebrain.stats.sem_boot import Replicates, bootstrap
 from scalebrain.stats.sem_compare import comparison, conclusions, rival_paths
 from scalebrain.stats.sem_fit import SemFit, fit_sem
@@ -129,7 +130,8 @@ def sem(
         ``rival_std_estimate``. Over ``modification``, parameters that the model leaves out
         (not if it is saturated): ``modification_index``, ``modification_p``, ``expected_change``,
         ``expected_std_change``. Over ``subject``: ``dropped``. ``attrs["conclusions"]``
-        says in words what the comparison can and cannot tell.
+        says in words what the comparison can and cannot tell; ``attrs["scale_note"]``, where
+        ``motor_score`` is used, that scores of several scales are pooled.
 
     Raises
     ------
@@ -269,6 +271,10 @@ def sem(
             "The model is saturated: it reproduces every covariance, so its fit indices are "
             "perfect by construction and say nothing about its direction."
         )
+    if "motor_score" in described.values():
+        out.attrs["scale_note"] = scale_note(scales_of(ds, used, "motor_score"))
+        if out.attrs["scale_note"]:
+            logger.warning("SEM: %s Way out: keep one scale.", out.attrs["scale_note"])
     if fit.improper:
         out.attrs["improper"] = list(fit.improper)
         logger.warning(

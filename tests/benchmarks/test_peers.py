@@ -1,7 +1,6 @@
 """The study beside the usual tools: its tables are equal, and a difference would be found."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +38,6 @@ def test_total__adds_what_is_counted():
 
 @pytest.mark.slow
 def test_peers__quick_gives_equal_tables(tmp_path):
-    if os.environ.get("SCALEBRAIN_BENCHMARKS") != "1":
-        pytest.skip("opt-in: SCALEBRAIN_BENCHMARKS=1; it takes more than a minute")
     out = tmp_path / "peers.json"
     command = [sys.executable, "-m", "benchmarks.peers", "--quick", "--out", str(out)]
     root = Path(benchmarks.__file__).parents[1]

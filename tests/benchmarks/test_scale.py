@@ -1,7 +1,6 @@
 """The benchmark of scale: its simulation on known cases, what it counts, and that it runs."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,8 +92,6 @@ def test_features__hardly_have_tasks_but_those_that_read(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_scale__quick_counts_what_runs(tmp_path):
-    if os.environ.get("SCALEBRAIN_BENCHMARKS") != "1":
-        pytest.skip("opt-in: SCALEBRAIN_BENCHMARKS=1; it takes more than a minute")
     out = tmp_path / "scale.json"
     command = [sys.executable, "-m", "benchmarks.scale", "--quick", "--out", str(out)]
     root = Path(benchmarks.__file__).parents[1]

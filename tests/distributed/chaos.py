@@ -113,9 +113,7 @@ class Cluster:
         self.nannies, self.scheduler = [], None
 
 
-def _process(
-    log: Path, *arguments: str, around: tuple[str, ...] = ()
-) -> "subprocess.Popen[bytes]":
+def _process(log: Path, *arguments: str, around: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
     with log.open("wb") as file:
         return subprocess.Popen(
             [*around, sys.executable, "-m", "dask", *arguments],

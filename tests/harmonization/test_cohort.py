@@ -194,6 +194,25 @@ def test_harmonize__one_scan_a_person(study):
     assert np.isfinite(harmonize(named)["brain_pad_corrected_harmonized"]).all()
 
 
+def test_harmonizer__adapts_to_a_new_batch_from_one_scan_of_each_person(study):
+    stroke = study.isel(subject=(study["group"] == "stroke").values)
+    new = (stroke["cohort"] == "clinic4").values
+    fitted = Harmonizer.fit(stroke.isel(subject=~new), unseen="adapt", min_adapt=20)
+    alone = stroke.isel(subject=new)
+    alone = alone.assign_coords(person=("subject", alone["subject"].values))
+    expected = fitted.transform(alone)["brain_pad_corrected_harmonized"]
+    names = [f"{name}_ses-2" for name in alone["subject"].values]
+    later = alone.isel(subject=slice(0, 10)).assign_coords(subject=names[:10])
+    later["brain_pad_corrected"] = later["brain_pad_corrected"] + 50.0
+    both = xr.concat([later, alone], dim="subject")
+    found = fitted.transform(both)["brain_pad_corrected_harmonized"]
+    np.testing.assert_allclose(found.sel(subject=alone["subject"]), expected, rtol=1e-12)
+    people = alone.isel(subject=slice(0, 15))
+    twice = xr.concat([people, people.assign_coords(subject=names[:15])], dim="subject")
+    with pytest.raises(StatisticsError, match=r"clinic4 \(15\).*min_adapt=20"):
+        fitted.transform(twice)
+
+
 def test_harmonize__refuses_what_is_not_there(study):
     with pytest.raises(MissingVariableError, match="'lesion_volume' is missing"):
         harmonize(study, covariates=["lesion_volume"], within="stroke")

@@ -97,6 +97,38 @@ def test_person_report__of_a_lesion_of_both_sides_names_no_side(case):
     assert facts["matches"]["rows"] == []
 
 
+def test_person_report__speaks_of_true_years_where_the_slope_is_known(case):
+    ds, motor, subject = case
+    assert "in true years" in visible(person_report(ds, subject, motor=motor).html)
+    other = ds.drop_vars("calibration_slope")
+    words = visible(person_report(other, subject, motor=motor).html)
+    assert "true years" not in words
+    assert "may shrink a true deviation" in words
+
+
+def test_person_report__of_a_grid_that_cannot_be_drawn_says_why(case):
+    ds, motor, subject = case
+    affine = np.array(ds.attrs["affine"], dtype=float).reshape(4, 4)
+    affine[0, 1] = 0.1
+    words = visible(
+        person_report(ds.assign_attrs(affine=affine.ravel().tolist()), subject, motor=motor).html
+    )
+    assert "oblique affine" in words
+    assert "A lesion of" in words
+
+
+def test_person_report__an_empty_mask_is_not_a_missing_one(case):
+    ds, motor, subject = case
+    at = list(ds["subject"].values.astype(str)).index(subject)
+    empty = ds.assign(lesion_mask=ds["lesion_mask"].where(ds["subject"] != subject, False))
+    words = visible(person_report(empty, subject, motor=motor).html)
+    assert "The lesion mask marks no voxel inside the brain." in words
+    present = ds["lesion_present"].values.copy()
+    present[at] = False
+    none = ds.assign(lesion_present=("subject", present, ds["lesion_present"].attrs))
+    assert "No lesion mask." in visible(person_report(none, subject, motor=motor).html)
+
+
 def test_person_report__names_subjects_like_one_that_is_not_there(case):
     ds, motor, subject = case
     with pytest.raises(MissingVariableError, match="Similar: sub-stroke"):

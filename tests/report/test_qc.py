@@ -125,6 +125,24 @@ def test_layers__draw_left_on_the_left_and_the_lesion_where_it_is(store):
 # -- pages --------------------------------------------------------------------------------
 
 
+def test_layers__keep_the_proportions_of_thick_slices(store):
+    ds = scalebrain.open_store(store)
+    affine = np.array(ds.attrs["affine"], dtype=float).reshape(4, 4)
+    index = np.rint((ds["z"].values - affine[2, 3]) / affine[2, 2]).astype(int)
+    thick = ds.isel(voxel=index % 3 == 0)
+    affine[2, 2] *= 3
+    shape = list(ds.attrs["shape"])
+    shape[2] = (shape[2] + 2) // 3
+    thick = thick.assign_attrs(affine=affine.ravel().tolist(), shape=shape)
+    sizes = []
+    for one in (ds, thick):
+        frame, scan = frame_of(one), Rows.of(one).scan(3, has_lesion=True)
+        sizes.append([layers(frame, scan, [[(axis, 0.0)]]).size for axis in (1, 2)])
+    np.testing.assert_allclose(sizes[1], sizes[0], atol=3.5 * 9)  # a slice is 9 mm thick
+    small = [thumbnail(frame_of(one), Rows.of(one).scan(3, has_lesion=True)) for one in (ds, thick)]
+    assert small[1].width == pytest.approx(small[0].width, rel=0.1)
+
+
 def test_write_qc_pages__are_complete_in_themselves(pages, store):
     ds = scalebrain.open_store(store)
     names = [f"{label}.html" for label in ds["subject"].values]
