@@ -228,28 +228,30 @@ def times(
     size = settings.work / 2  # plain antsRegistrationSyNQuick looks at twice its voxels
     moved, stages["warping"] = spent(lambda: to_template(brain, head.grid, warp, size))
     _, stages["tissues"] = spent(lambda: segment(np.maximum(moved, 0), None, size))
-    fixed_file, moving_file = f"{folder}/{name}-fixed.nii", f"{folder}/{name}-moving.nii"
-    ants.image_write(template_image("t1", size), fixed_file)
-    ants.image_write(to_ants(brain, head.grid), moving_file)
+    fixed = f"{folder}/{name}-fixed.nii"
+    ants.image_write(template_image("t1", size), fixed)
     broken = with_lesion(head, found, 40.0)
-    runs: dict[str, list] = {"plain": [], "no lesion": [], "40 mL": []}
+    runs: dict[str, dict[str, list]] = {}
     for turn in range(repeats):
-        place = f"{folder}/{name}-{turn}"
-        runs["plain"].append(plain_way(fixed_file, moving_file, f"{place}-plain"))
-        runs["no lesion"].append(whole_way(head, settings, quick, f"{place}-whole"))
-        runs["40 mL"].append(whole_way(broken, settings, quick, f"{place}-whole-40"))
-    whole = {how: median(runs[how]) for how in ("no lesion", "40 mL")}
-    plain = median(runs["plain"])
+        for lesion, scan in (("no lesion", head), ("40 mL", broken)):
+            place = f"{folder}/{name}-{turn}-{lesion}"
+            moving = f"{place}.nii"
+            brain = np.where(found.brain, scan.data, np.float32(0))
+            ants.image_write(to_ants(brain, scan.grid), moving)
+            now = runs.setdefault(lesion, {"plain": [], "whole": []})
+            now["plain"].append(plain_way(fixed, moving, f"{place}-plain"))
+            now["whole"].append(whole_way(scan, settings, quick, f"{place}-whole"))
     steps = {u: sum(stage[u] for stage in stages.values()) for u in ("wall_s", "cpu_s")}
     return {
         "head": name,
-        "stages": stages,
-        "plain": plain,
+        "command": "scalebrain preprocess" + (" --quick" if quick else ""),
         "plain_kind": f"{PLAIN} to {size:g} mm",
-        "steps": steps,
-        "whole": whole,
-        "whole_kind": "scalebrain preprocess" + (" --quick" if quick else ""),
+        "stages": stages | {"all steps": steps},
         "runs": runs,
+        "medians": {
+            lesion: {what: median(found) for what, found in both.items()}
+            for lesion, both in runs.items()
+        },
     }
 
 
@@ -275,17 +277,18 @@ def print_masking(rows: list[dict]) -> None:
 
 
 def print_times(row: dict) -> None:
-    """Seconds of one head: its steps, all of them, the whole way and the plain registration."""
-    lines = [
-        *row["stages"].items(),
-        ("all steps", row["steps"]),
-        *((f"{row['whole_kind']}, {lesion}", spent) for lesion, spent in row["whole"].items()),
-        (f"plain {row['plain_kind']}", row["plain"]),
-    ]
+    """Seconds of one head: its steps, and the command beside the plain registration."""
+    plain = row["medians"]["no lesion"]["plain"]
+    lines = [(f"step {step}", spent, plain) for step, spent in row["stages"].items()]
+    for lesion, both in row["medians"].items():
+        lines += [
+            (f"{row['command']}, {lesion}", both["whole"], both["plain"]),
+            (f"plain {row['plain_kind']}, {lesion}", both["plain"], both["plain"]),
+        ]
     print(f"\n| {row['head']} | wall, s | CPU, s | wall of plain | CPU of plain |")
     print("|---|---|---|---|---|")
-    for what, used in lines:
-        shares = [f"{used[unit] / row['plain'][unit]:.0%}" for unit in ("wall_s", "cpu_s")]
+    for what, used, beside in lines:
+        shares = [f"{used[unit] / beside[unit]:.0%}" for unit in ("wall_s", "cpu_s")]
         cells = [what, f"{used['wall_s']:.1f}", f"{used['cpu_s']:.1f}", *shares]
         print("| " + " | ".join(cells) + " |")
 
