@@ -12,6 +12,7 @@ from scalebrain.errors import MissingVariableError
 from scalebrain.io.results import read_results
 from scalebrain.report.person import person_report, write_person
 from scalebrain.report.personfacts import People, person_facts
+from scalebrain.report.personpage import person_sections
 from tests.report.conftest import make_study
 from tests.report.test_page import EVIL, Outline, visible
 
@@ -97,36 +98,49 @@ def test_person_report__of_a_lesion_of_both_sides_names_no_side(case):
     assert facts["matches"]["rows"] == []
 
 
-def test_person_report__speaks_of_true_years_where_the_slope_is_known(case):
-    ds, motor, subject = case
-    assert "in true years" in visible(person_report(ds, subject, motor=motor).html)
-    other = ds.drop_vars("calibration_slope")
-    words = visible(person_report(other, subject, motor=motor).html)
+def sections_of(ds, subject):
+    """Takeaway and words of each section, without centiles and motor score."""
+    people = People(ds.drop_dims("voxel"), None, no_centiles="none", no_motor="none")
+    found = person_sections(person_facts(people, subject), ds.sel(subject=subject))
+    return {one.key: f"{one.takeaway} {one.blocks}" for one in found}
+
+
+@pytest.fixture
+def patient():
+    ds = make_study().ds.load()
+    lesion = np.zeros(ds["t1w"].shape, dtype=bool)
+    lesion[:, ds["x"].values < -20] = True
+    ds["lesion_mask"] = (("subject", "voxel"), lesion)
+    used = ds["lesion_present"].values & ds["included"].values
+    return ds, str(ds["subject"].values[np.flatnonzero(used)[5]])
+
+
+def test_person_sections__speak_of_true_years_where_the_slope_is_known(patient):
+    ds, subject = patient
+    ds["brain_pad_corrected"] = ds["brain_age"] - ds["age"]
+    assert "in true years" in sections_of(ds, subject)["ages"]
+    other = ds.drop_vars("calibration_slope")  # of another tool, which tells none
+    other["brain_pad_corrected"] = other["brain_pad_corrected"].assign_attrs(tool="Other 1")
+    words = sections_of(other, subject)["ages"]
     assert "true years" not in words
     assert "may shrink a true deviation" in words
 
 
-def test_person_report__of_a_grid_that_cannot_be_drawn_says_why(case):
-    ds, motor, subject = case
+def test_person_sections__say_why_a_grid_cannot_be_drawn(patient):
+    ds, subject = patient
     affine = np.array(ds.attrs["affine"], dtype=float).reshape(4, 4)
     affine[0, 1] = 0.1
-    words = visible(
-        person_report(ds.assign_attrs(affine=affine.ravel().tolist()), subject, motor=motor).html
-    )
+    words = sections_of(ds.assign_attrs(affine=affine.ravel().tolist()), subject)["lesion"]
     assert "oblique affine" in words
-    assert "A lesion of" in words
+    assert words.startswith("A lesion of")
 
 
-def test_person_report__an_empty_mask_is_not_a_missing_one(case):
-    ds, motor, subject = case
-    at = list(ds["subject"].values.astype(str)).index(subject)
-    empty = ds.assign(lesion_mask=ds["lesion_mask"].where(ds["subject"] != subject, False))
-    words = visible(person_report(empty, subject, motor=motor).html)
-    assert "The lesion mask marks no voxel inside the brain." in words
-    present = ds["lesion_present"].values.copy()
-    present[at] = False
-    none = ds.assign(lesion_present=("subject", present, ds["lesion_present"].attrs))
-    assert "No lesion mask." in visible(person_report(none, subject, motor=motor).html)
+def test_person_sections__an_empty_mask_is_not_a_missing_one(patient):
+    ds, subject = patient
+    ds["lesion_mask"] = ds["lesion_mask"] & (ds["subject"] != subject)
+    assert "marks no voxel inside the brain" in sections_of(ds, subject)["lesion"]
+    ds["lesion_present"] = ds["lesion_present"] & (ds["subject"] != subject)
+    assert sections_of(ds, subject)["lesion"].startswith("No lesion mask.")
 
 
 def test_person_report__names_subjects_like_one_that_is_not_there(case):
