@@ -55,6 +55,38 @@ def test_main__usage_is_exit_code_2(capsys, tmp_path):
     assert run(capsys, "nonsense")[0] == 2
 
 
+@pytest.mark.parametrize("words", [[], ["store"]])
+def test_main__a_group_alone_shows_its_help_and_no_error(capsys, words):
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: scalebrain")
+    assert "error:" not in err
+    assert f"See {' '.join(['scalebrain', *words])} --help" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("storee",), "Did you mean 'store'? See scalebrain --help."),
+        (("store", "withdraw", "s"), "give a list of them. See scalebrain store withdraw --help."),
+        (("site-summary", "s", "o.json", "--levels", "x"), "SECOND. See scalebrain site-summary"),
+    ],
+)
+def test_main__usage_error_is_a_sentence_and_then_the_way_to_the_help(capsys, words, said):
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert said in err
+
+
+def test_config__check_and_schema_exclude_each_other(capsys, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text("coverage: 0.8\n")
+    code, out, err = run(capsys, "config", "--check", study, "--schema")
+    assert (code, out) == (2, "")
+    assert "Give one of them" in err
+
+
 def test_main__unknown_scheduler_names_what_is_known(capsys, tmp_path):
     tree = write_tree(tmp_path / "bids")
     code, _, err = run(capsys, "ingest", str(tree), str(tmp_path / "c"), "--scheduler", "spark")

@@ -15,6 +15,9 @@ from scalebrain.io.failures import NO_SPACE, explain
 
 __all__ = ["cli", "main", "run_command", "version_option"]
 
+#: What click raises for a group alone, as 'scalebrain store'; before 8.2 it prints the help itself.
+_HELP_ALONE: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 
 class _Group(click.Group):
     """Group that says which command was meant."""
@@ -71,9 +74,14 @@ def run_command(command: click.Command, arguments: list[str] | None, program: st
     try:
         with watched():
             code = command.main(args=arguments, prog_name=program, standalone_mode=False)
+    except _HELP_ALONE as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else program
-        _tell(f"{error.format_message()} See {where} --help.")
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        _tell(f"{message}{stop} See {where} --help.")
         sys.exit(2)
     except click.ClickException as error:
         _tell(error.format_message())

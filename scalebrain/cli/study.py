@@ -98,6 +98,8 @@ def config(schema: bool, check: str | None) -> None:
     """Print a configuration of a study with every key, its default and what it does."""
     from scalebrain.config import config_schema, default_yaml
 
+    if check and schema:
+        raise click.UsageError("--check and --schema exclude each other. Give one of them.")
     if check:
         read_config(check)
     elif schema:
