@@ -88,7 +88,7 @@ class Stage:
     has_tables: bool = False
 
     def is_done(self, study: Study, fingerprint: str) -> bool:
-        """Whether it was finished with these inputs and settings, and nothing was removed since."""
+        """Tell whether it was finished with this fingerprint, and nothing was removed since."""
         record = read_record(record_of(study, self.name))
         names = record.get("tables", ())
         return (
@@ -98,7 +98,7 @@ class Stage:
         )
 
     def left(self, study: Study) -> dict[str, Any]:
-        """What its record keeps of what it left."""
+        """Tell what its record keeps of what it left."""
         left: dict[str, Any] = {} if self.outcome is None else {"outcome": self.outcome(study)}
         if self.has_tables:
             left["tables"] = sorted(path.name for path in study.tables.glob("*.tsv"))

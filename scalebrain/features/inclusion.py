@@ -1,5 +1,7 @@
 """Who takes part in the study, and why someone does not."""
 
+from collections.abc import Hashable
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -9,7 +11,7 @@ from scalebrain.errors import StatisticsError
 from scalebrain.features.quality import EXCLUDED
 from scalebrain.variables import annotate, validate
 
-__all__ = ["ONE_SCAN", "check_one_scan", "inclusion", "same_people"]
+__all__ = ["ONE_SCAN", "check_one_scan", "flags", "inclusion", "same_people"]
 
 #: Why the later scans of someone are not used.
 ANOTHER_SCAN = "another scan of this person is used"
@@ -135,6 +137,39 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     columns = np.concatenate([other for _, other in links])
     graph = coo_matrix((np.ones(rows.size), (rows, columns)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def flags(ds: xr.Dataset, name: Hashable) -> npt.NDArray[np.bool_]:
+    """Read flags of everyone; a missing one is False.
+
+    Parameters
+    ----------
+    ds
+        Dataset.
+    name
+        Variable over ``subject``: bool, or numbers or objects that are true, false or missing.
+
+    Returns
+    -------
+    ndarray
+        (subject,) bool.
+
+    Raises
+    ------
+    StatisticsError
+        When another value is there.
+    """
+    values = np.asarray(ds[name].values)
+    if values.dtype == np.bool_:
+        return values.copy()
+    column = pd.Series(values.astype(object))
+    missing = column.isna()
+    other = column[~missing & ~column.isin([True, False])]
+    if len(other):
+        raise StatisticsError(
+            f"'{name}' has to be True or False for everyone, got {other.iloc[0]!r}. Make it bool."
+        )
+    return (~missing & (column == True)).to_numpy(dtype=np.bool_)  # noqa: E712 - an object column
 
 
 def _text(ds: xr.Dataset, name: str) -> npt.NDArray[np.str_]:

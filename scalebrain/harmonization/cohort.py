@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import DataWarning, MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import check_one_scan, same_people
+from scalebrain.features.inclusion import check_one_scan, flags, same_people
 from scalebrain.harmonization.combat import (
     MEAN_ONLY,
     UNCHANGED,
@@ -437,7 +437,7 @@ def _rows(
         words[rows & (words == "")] = why
 
     if included is not None and included in ds.variables:
-        leave(~np.asarray(ds[included].values).astype(np.bool_), f"not used: not {included}")
+        leave(~flags(ds, included), f"not used: not {included}")
     groups = np.full(n, None, dtype=object)
     if "group" in ds.variables and ds["group"].dims == ("subject",):
         groups = as_labels(ds["group"].values)

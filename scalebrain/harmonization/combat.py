@@ -244,7 +244,7 @@ class Combat:
                 )
 
     def _adapted(self, standard: FloatArray, label: str) -> tuple[FloatArray, FloatArray, IntArray]:
-        _check_spread(standard, label, self.features, self.settings.batch)
+        _check_spread(standard, label, self.features, self.settings)
         return _batch_effects(standard, self.settings)
 
 
@@ -339,7 +339,7 @@ def fit_combat(
             shift[k], scale[k] = 0.0, 1.0
             continue
         rows = standard[codes == k]
-        _check_spread(rows, label, features, settings.batch)
+        _check_spread(rows, label, features, settings)
         shift[k], scale[k], _ = _batch_effects(rows, settings)
     return Combat(
         settings,
@@ -466,19 +466,34 @@ def _regress(
     return effects, coefficients, weights
 
 
-def _check_spread(standard: FloatArray, label: str, features: Sequence[str], batch: str) -> None:
+def _check_spread(
+    standard: FloatArray, label: str, features: Sequence[str], settings: CombatSettings
+) -> None:
+    batch = settings.batch
     count = np.isfinite(standard).sum(axis=0)
     some = np.where(count > 1, np.nan_to_num(standard).max(axis=0), 0)
     span = np.zeros(len(features))
     more = count > 1
     if more.any():
         span[more] = np.nanmax(standard[:, more], axis=0) - np.nanmin(standard[:, more], axis=0)
+    alone = count == 1
+    if alone.any() and not _shrinks(count, settings):
+        raise StatisticsError(
+            f"{_listed(features, alone)}: '{batch}' {label} has one value, of which nothing would "
+            "be left: there are no other features to shrink its shift to. Leave the batch or the "
+            "feature out."
+        )
     flat = more & (span <= 1e-10 * np.maximum(1, np.abs(some)))
     if flat.any():
         raise StatisticsError(
             f"{_listed(features, flat)} does not vary among the people of '{batch}' {label}, so "
             "its scale cannot be estimated. Leave the batch or the feature out."
         )
+
+
+def _shrinks(count: IntArray, settings: CombatSettings) -> bool:
+    """Whether the effects of a batch with so many values of each feature are shrunk."""
+    return settings.empirical_bayes and int((count > 0).sum()) > 1
 
 
 def _batch_effects(
@@ -492,7 +507,7 @@ def _batch_effects(
     shift[has] = np.nanmean(standard[:, has], axis=0)
     scale[has] = 1.0
     scale[more] = np.nanvar(standard[:, more], axis=0, ddof=1)
-    if not settings.empirical_bayes or has.sum() < 2:
+    if not _shrinks(count, settings):
         return shift, scale, count
     center = shift[has].mean()
     between = shift[has].var(ddof=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,14 @@ class _Term:
         return [f"{self.name}[{level}]" for level in self.levels[1:]] or [self.name]
 
     def encode(self, values: AnyArray) -> FloatArray:
-        if self.basis is not None:
-            return self.basis(_numbers(values))
-        if not self.levels:
-            return _numbers(values)[:, None]
+        if self.basis is not None or not self.levels:
+            if not _is_number(values):
+                raise StatisticsError(
+                    f"Covariate '{self.name}' was a number in the fit and is text or a flag now. "
+                    "Code it alike."
+                )
+            numbers = _numbers(values)
+            return numbers[:, None] if self.basis is None else self.basis(numbers)
         labels = as_labels(values)
         unknown = sorted({str(label) for label in labels} - set(self.levels))
         if unknown:
@@ -303,7 +308,7 @@ def _is_number(values: AnyArray) -> bool:
         return kind in "iuf"
     present = [value for value in np.asarray(values).tolist() if _label(value) is not None]
     return bool(present) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) for value in present
+        isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) for value in present
     )
 
 
@@ -321,6 +326,6 @@ def _label(value: Any) -> str | None:
         return None
     if isinstance(value, bytes):
         value = value.decode()
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, (float, np.floating)) and value.is_integer():
         value = int(value)
     return str(value)

@@ -136,6 +136,16 @@ def _find_subject(tree: Tree, entry: os.DirEntry[str], found: Findings, *, image
     if not match:
         found.rejected.append(bad_id(entry.name, "a folder whose name is no BIDS participant id"))
         return
+    if not entry.is_symlink() and os.path.exists(os.path.join(entry.path, "base-tps")):
+        found.rejected.append(
+            Problem(
+                repr(entry.name),
+                "bad-id",
+                f"{entry.name!r}: the template of a longitudinal FreeSurfer run (base-tps lies in "
+                "it), the mean of several visits. Leave it out and give the runs of single visits.",
+            )
+        )
+        return
     person, session = match[1], match[2] or ""
     found.visits.setdefault(person, {})
     try:

@@ -5,6 +5,7 @@ and on damaged files raise anything at all.
 """
 
 import functools
+import itertools
 import os
 import re
 import struct
@@ -45,6 +46,7 @@ _MAX_VERTICES = 4_000_000
 _MAX_RATIO = 1100  # deflate cannot compress beyond about 1032:1
 _MAX_MISSING = 0.15  # some write NaN into the medial wall, 9 % of the vertices
 _MAX_THICKNESS_MM = 10.0
+_LEAST_THICKNESS_MM = 1.0  # of the median: a cortex has 2 to 3
 _MAX_OUT_OF_RANGE = 0.01
 _MAX_RADIUS_SPREAD = 0.05
 _VERSION = re.compile(r"(?<![\d.])(\d+\.\d+\.\d+)(?![\d.])")
@@ -126,12 +128,13 @@ def read_surfaces(folder: Path | SourceFile) -> Surfaces:
         for measure in MEASURES
         for side in _SIDES
     }
-    for measure in MEASURES:
-        if content["lh", measure] == content["rh", measure]:
+    for (side, measure), (other, second) in itertools.combinations(content, 2):
+        if content[side, measure] == content[other, second]:
+            what = "both hemispheres" if measure == second else "two measures"
             raise ImageError(
-                f"{subject.root}: both hemispheres are the same file: "
-                f"{_measure_file(subject, 'lh', measure)} equals "
-                f"{_measure_file(subject, 'rh', measure)} byte by byte. Copy them again.",
+                f"{subject.root}: {what} are the same file: "
+                f"{_measure_file(subject, side, measure)} equals "
+                f"{_measure_file(subject, other, second)} byte by byte. Copy them again.",
                 code="freesurfer-unfinished",
             )
     sides = [
@@ -438,6 +441,13 @@ def _check_values(file: SourceFile, measure: str, values: FloatArray) -> None:
             raise ImageError(
                 f"{file}: {outside:.0%} of the values are outside 0 to {_MAX_THICKNESS_MM:g} mm "
                 f"(found {known.min():g} to {known.max():g}). Give the thickness in mm.",
+                code="freesurfer-unfinished",
+            )
+        middle = float(np.median(known[known != 0])) if known.any() else 0.0
+        if middle < _LEAST_THICKNESS_MM:
+            raise ImageError(
+                f"{file}: the median thickness is {middle:g}, expected at least "
+                f"{_LEAST_THICKNESS_MM:g} mm. Give the thickness in mm, or run recon-all again.",
                 code="freesurfer-unfinished",
             )
 

@@ -75,6 +75,10 @@ def read_results(url: str | Path) -> tuple[dict[str, xr.Dataset], dict[str, Any]
     attrs = store_attributes(url)
     if not attrs.get("complete"):
         raise StoreError(f"{url}: no finished results. Run the study again.")
+    if "names" not in attrs:
+        raise StoreError(
+            f"{url}: is no store of results. Give the results.zarr of a study, or what motor wrote."
+        )
     out = {}
     for name in attrs["names"]:
         with quiet(), xr.open_zarr(url, group=name, consolidated=False, chunks=None) as ds:

@@ -53,6 +53,7 @@ _DEMOGRAPHIC = (
     "dataset",
     "included",
     "exclusion_reason",
+    "extrapolated",
     "qc_decision",
 )
 
@@ -178,12 +179,14 @@ def _write_people(
             return files[name]
 
         for rows in _blocks(len(people)):
-            some = ds.isel(subject=rows)
+            some = ds.isel(subject=rows).transpose("subject", ...)  # rows stand for people
             who = people.iloc[rows].reset_index(drop=True)
             keys = who[ids]
             keyed = keys.assign(source_subject=who["subject"])
             for name, variables in plain.items():
-                frame = _side_by_side(keyed, table(some, variables), variables)
+                frame = keyed
+                if variables:
+                    frame = _side_by_side(keyed, table(some, variables), variables)
                 columns = told | {v: describe(v, ds) for v in variables}
                 parquet(name, columns).write(frame)
                 if name != "participants":
@@ -241,7 +244,7 @@ def _phenotypes(ds: xr.Dataset) -> dict[str, list[str]]:
             kind = "participants"
         elif name.startswith(("lesion_", "laterality_", "paresis_")) and name != "lesion_present":
             kind = "lesion"
-        elif name.startswith(("brain_", "extrapolated", "out_of_fold", "centile", "harmoni")):
+        elif name.startswith(("brain_", "out_of_fold", "centile", "harmoni")):
             kind = "brain"
         else:
             kind = "quality"

@@ -21,8 +21,8 @@ from scalebrain.predict.matching import (
     best_matching,
 )
 from scalebrain.predict.paired import adjusted_terms, balance, paired_fit, sign_flip_p
-from scalebrain.stats.scales import scale_note, scales_of
 from scalebrain.stats.frame import eligible_subjects
+from scalebrain.stats.scales import scale_note, scales_of
 
 __all__ = ["CST_LOAD", "FPN_PAD", "matched_pairs", "nearest_matches"]
 

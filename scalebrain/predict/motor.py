@@ -22,9 +22,9 @@ from scalebrain.predict.metrics import METRICS
 from scalebrain.predict.null import permutation_null
 from scalebrain.predict.predictors import build_predictors, check_not_the_outcome
 from scalebrain.predict.ranking import importance_table
-from scalebrain.stats.scales import SEVERE_BELOW, scale_note
 from scalebrain.predict.scores import Draws, calibration, coverage_table, gain_table, score_table
 from scalebrain.predict.task import MotorTask
+from scalebrain.stats.scales import SEVERE_BELOW, scale_note
 
 __all__ = ["SEVERE_BELOW", "predict_motor"]
 

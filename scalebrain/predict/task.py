@@ -14,9 +14,9 @@ import xarray as xr
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.predict.learners import Folds
-from scalebrain.stats.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 from scalebrain.predict.splits import grouped_folds, leave_one_group_out
 from scalebrain.stats.frame import eligible_subjects, subject_frame
+from scalebrain.stats.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 
 __all__ = ["MotorTask"]
 

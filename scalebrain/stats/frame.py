@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import flags
 from scalebrain.stats.pads import find_pad
 from scalebrain.variables import annotate
 
@@ -150,9 +151,9 @@ def eligible_subjects(
     """
     keep = np.ones(ds.sizes["subject"], dtype=np.bool_)
     if included is not None and included in ds.variables:
-        keep &= np.asarray(ds[included].values).astype(np.bool_)
+        keep &= flags(ds, included)
     if "extrapolated" in ds.variables:
-        keep &= ~np.asarray(ds["extrapolated"].values).astype(np.bool_)
+        keep &= ~flags(ds, "extrapolated")
     if group is not None and "group" in ds.variables:
         keep &= np.array([str(value) == group for value in ds["group"].values], dtype=np.bool_)
     return keep

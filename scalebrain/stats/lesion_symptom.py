@@ -17,7 +17,7 @@ import xarray as xr
 
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
+from scalebrain.features.inclusion import ONE_SCAN, check_one_scan, flags
 from scalebrain.stats.design import (
     ParsedFormula,
     design_matrix,
@@ -308,7 +308,7 @@ class _People:
             reason[ds["group"].values.astype(str) != group] = f"not in group '{group}'"
         for name, words in (("lesion_present", "no lesion mask"), (included, f"not {included}")):
             if name is not None and name in ds.variables:
-                reason[~np.asarray(ds[name].values, dtype=np.bool_) & (reason == "")] = words
+                reason[~flags(ds, name) & (reason == "")] = words
         keep = np.flatnonzero(reason == "")
         rows, reasons = usable_rows(parsed, frame.iloc[keep], extra=extra)
         for words, bad in reasons.items():

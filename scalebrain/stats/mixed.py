@@ -434,7 +434,7 @@ def _assemble(source: Source, table: Table, failures: list[str], options: _Optio
             source.groups,
         )
     if "motor_score" in source.parsed.names:
-        used = ~table.dropped.all(axis=0)
+        used = np.flatnonzero(~table.dropped.all(axis=0))
         out.attrs["scale_note"] = scale_note(scales_of(ds, used, "motor_score"))
         if out.attrs["scale_note"]:
             logger.warning(

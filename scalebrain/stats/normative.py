@@ -110,6 +110,11 @@ def normative(
             f"Dataset: variable {', '.join(map(repr, absent))} is missing. Run the predict stage, "
             "or name your own variable."
         )
+    if "subject" not in ds[name].dims:
+        raise StatisticsError(
+            f"'{name}' lies over {ds[name].dims}: it has no value of a person to place. Name a "
+            "variable over 'subject'."
+        )
     source = ds[name]
     dims = ("subject", *(dim for dim in source.dims if dim != "subject"))
     shape = [source.sizes[dim] for dim in dims]
@@ -124,6 +129,12 @@ def normative(
     healthy &= np.isin(sex, sexes)
     weight = _shares(healthy[:, None] & np.isfinite(y), people)
     _check_enough(weight, ds, dims, group)
+    flat = [np.ptp(y[held, k]) == 0 for k, held in enumerate((weight > 0).T)]
+    if any(flat):
+        raise StatisticsError(
+            f"'{name}' has the same value in all healthy people, in {sum(flat)} of {len(flat)} "
+            "places: nobody can be placed among them. Leave these out."
+        )
     low, high = age[healthy].min(), age[healthy].max()
     reason = np.full(len(age), "", dtype=object)
     for rows, why in (

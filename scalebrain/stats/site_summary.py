@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +16,7 @@ import xarray as xr
 
 from scalebrain.errors import StatisticsError, check_all
 from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
+from scalebrain.harmonization.design import as_labels
 from scalebrain.stats.design import (
     ParsedFormula,
     design_matrix,
@@ -75,7 +77,8 @@ def site_summary(
     cohorts
         Cohorts to summarize; default all.
     levels
-        Levels of text and flags, the first is the reference: all sites have to name the same.
+        Levels of text, flags and numbers in ``C()``, the first is the reference: all sites have
+        to name the same, of numbers as text (``"1"``).
         ``sex`` is known (F, M).
     group
         Value of ``group`` to keep; None keeps all.
@@ -119,6 +122,10 @@ def site_summary(
     labels = _labels(ds, parsed, dim)
     names = list(dict.fromkeys((*parsed.names, str(groups))))
     keep = eligible_subjects(ds, group=group, included=included)
+    if group is not None and "group" in ds.variables:
+        there = sorted(set(ds["group"].values.astype(str).tolist()))
+        if group not in there:
+            raise StatisticsError(f"group='{group}' is not among the groups {', '.join(there)}.")
     frames, used = [], keep.copy()
     small = ds[names].compute()
     for label in labels:
@@ -215,9 +222,37 @@ def _labels(ds: xr.Dataset, parsed: ParsedFormula, dim: Hashable) -> list[Hashab
 
 
 def _categorical(frame: pd.DataFrame, parsed: ParsedFormula) -> list[str]:
+    """Predictors that are text or flags, or numbers that stand in C()."""
+    marked = _in_c(parsed)
     return [
-        name for name in parsed.predictor_names if not pd.api.types.is_numeric_dtype(frame[name])
-    ] + [name for name in parsed.predictor_names if frame[name].dtype == bool]
+        name
+        for name in parsed.predictor_names
+        if name in marked
+        or frame[name].dtype == bool
+        or not pd.api.types.is_numeric_dtype(frame[name])
+    ]
+
+
+def _in_c(parsed: ParsedFormula) -> set[str]:
+    """Variables within C(): each site would make its own levels of numbers."""
+    found = set()
+    for factor in (factor for term in parsed.predictors for factor in term.factors):
+        text = str(factor.expr)
+        inside = re.match(r"\s*C\s*\((.*)\)\s*\Z", text, re.DOTALL)
+        if not inside:
+            continue
+        if re.search(r"\blevels\s*=", inside[1]):
+            raise StatisticsError(
+                f"Formula '{parsed.text}': name levels with levels= (--levels), which the summary "
+                f"keeps for the other sites, not in {text}."
+            )
+        found |= {name for name in parsed.predictor_names if _names(name, inside[1])}
+    return found
+
+
+def _names(name: str, text: str) -> bool:
+    """Whether a text of a formula names a variable."""
+    return f"`{name}`" in text or bool(re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.(])", text))
 
 
 def _leveled(
@@ -226,14 +261,12 @@ def _leveled(
     """Text and flags with the levels that all sites share."""
     frame = frame.copy()
     for name in _categorical(frame, parsed):
-        text = frame[name].map(
-            lambda value: value if value is None else str(value), na_action="ignore"
-        )
+        text = pd.Series(as_labels(frame[name].to_numpy()), index=frame.index, dtype=object)
         there = set(text.dropna())
         if name not in levels:
             raise StatisticsError(
-                f"'{name}' is text or a flag ({', '.join(sorted(there)[:8])}): name its levels in "
-                f"the order that all sites use, levels={{'{name}': [...]}} or --levels "
+                f"'{name}' is text, a flag or in C() ({', '.join(sorted(there)[:8])}): name its "
+                f"levels in the order that all sites use, levels={{'{name}': [...]}} or --levels "
                 f"{name}=first,second."
             )
         other = sorted(there - set(levels[name]))

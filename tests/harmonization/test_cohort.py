@@ -213,6 +213,18 @@ def test_harmonizer__adapts_to_a_new_batch_from_one_scan_of_each_person(study):
         fitted.transform(twice)
 
 
+def test_harmonize__a_missing_flag_is_no_yes(study):
+    kept = study["included"].values.astype(object)
+    kept[10] = None
+    stroke = (study["group"] == "stroke").values
+    kept[np.flatnonzero(stroke)[:3]] = np.nan
+    ds = study.assign(included=("subject", kept)).isel(subject=stroke)
+    words = harmonize(ds)["harmonization"].values
+    assert set(words[:3]) == {"not used: not included"}
+    with pytest.raises(StatisticsError, match=r"'included' has to be True or False.*'yes'"):
+        harmonize(ds.assign(included=("subject", np.where(kept[stroke], "yes", "no"))))
+
+
 def test_harmonize__refuses_what_is_not_there(study):
     with pytest.raises(MissingVariableError, match="'lesion_volume' is missing"):
         harmonize(study, covariates=["lesion_volume"], within="stroke")

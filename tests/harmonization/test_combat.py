@@ -329,3 +329,26 @@ def test_fit_combat__one_feature_has_nothing_to_shrink_to():
         np.hstack([values, values]), labels, columns
     )
     np.testing.assert_allclose(twice[:, :1], first, rtol=1e-9)  # no spread to shrink over
+    labels[-1] = "x"
+    with pytest.raises(StatisticsError, match="'f0': 'site' x has one value, of which nothing"):
+        fit(values, labels, columns)
+
+
+def test_fit_combat__one_value_of_a_feature_is_never_all_of_its_shift():
+    values, labels, columns, code, _ = simulate(n_site=3)
+    values[np.flatnonzero(code == 1)[1:], 2] = np.nan
+    assert np.isfinite(fit(values, labels, columns).shift).all()  # shrunk to the other features
+    with pytest.raises(StatisticsError, match="'f2': 'site' s1 has one value"):
+        fit(values, labels, columns, empirical_bayes=False)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, int])
+def test_fit_combat__a_number_is_a_number_in_any_box(kind):
+    values, labels, columns, _, _ = simulate(n_site=3)
+    age = np.round(columns["age"])
+    boxed = np.array([kind(one) for one in age] + [None], dtype=object)[:-1]
+    expected = fit(values, labels, {"age": age}, covariates=("age",))
+    found = fit(values, labels, {"age": boxed}, covariates=("age",))
+    np.testing.assert_allclose(found.shift, expected.shift, rtol=1e-6)
+    with pytest.raises(StatisticsError, match="'age' was a number in the fit and is text"):
+        found.apply(values, labels, {"age": np.where(age > 60, "old", "young")})

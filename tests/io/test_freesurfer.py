@@ -164,12 +164,12 @@ def test_read_surfaces__constant_stays_constant(native: Path, tmp_path: Path) ->
     folder = Path(shutil.copytree(native, tmp_path / "sub"))
     constant = {"lh": 2.3, "rh": 2.7}
     for side, n in (("lh", 24000), ("rh", 23000)):
-        values = {m: np.full(n, constant[side], dtype=np.float32) for m in MEASURES}
+        values = {m: np.full(n, constant[side] + k, "f4") for k, m in enumerate(MEASURES)}
         phantom.write_values(folder / "surf", side, values)
     surfaces = read_surfaces(folder)
     for side, half in HALVES.items():
-        for measure in MEASURES:
-            assert (surfaces.values[measure][half] == np.float32(constant[side])).all()
+        for k, measure in enumerate(MEASURES):
+            assert (surfaces.values[measure][half] == np.float32(constant[side] + k)).all()
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -317,6 +317,21 @@ def test_read_surfaces__thickness_in_another_unit(subject: Path, factor: float) 
     path = subject / "surf" / "rh.thickness"
     nib.freesurfer.write_morph_data(path, nib.freesurfer.read_morph_data(path) * factor)
     refused(subject, "freesurfer-unfinished", r"rh\.thickness: 100% of the values are outside 0 to")
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.001, 0.0])
+def test_read_surfaces__thickness_that_is_too_thin(subject: Path, factor: float) -> None:
+    path = subject / "surf" / "rh.thickness"
+    nib.freesurfer.write_morph_data(path, nib.freesurfer.read_morph_data(path) * factor)
+    refused(
+        subject, "freesurfer-unfinished", r"rh\.thickness: the median thickness is 0.*at least 1"
+    )
+
+
+def test_read_surfaces__two_measures_of_one_file(subject: Path) -> None:
+    surf = subject / "surf"
+    (surf / "rh.sulc").write_bytes((surf / "rh.curv").read_bytes())
+    refused(subject, "freesurfer-unfinished", r"two measures are the same file: .*rh\.")
 
 
 def test_read_surfaces__a_few_odd_thicknesses_are_kept(subject: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from scalebrain.errors import TableError
 from scalebrain.io.files import SourceFile
 from scalebrain.io.sources import find_cohort
+from tests.io.freesurfer_phantom import write_subject
 from tests.io.source_trees import (
     ASYM,
     ATLAS_LESION,
@@ -429,3 +430,14 @@ def test_find_cohort__description_that_is_not_json(root, text):
     (root / "dataset_description.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(TableError, match="dataset_description"):
         find_cohort(root)
+
+
+def test_find_cohort__the_template_of_a_longitudinal_run_is_no_scan(tmp_path):
+    for name in ("sub-01_ses-1", "sub-01"):
+        write_subject(tmp_path / name)
+    (tmp_path / "sub-01" / "base-tps").write_text("sub-01_ses-1\nsub-01_ses-2\n")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t50\tF\n")
+    cohort = find_cohort(tmp_path)
+    assert codes(cohort.rejected) == [("'sub-01'", "bad-id")]
+    assert "mean of several visits" in cohort.rejected[0].message
+    assert [scan.surfaces.path.name for scan in cohort.scans] == ["sub-01_ses-1"]

@@ -97,6 +97,22 @@ def test_export_bids__numbers_are_those_of_the_store(exported, study):
     )
 
 
+def test_export_bids__rows_are_of_their_people_whatever_comes_first(tmp_path):
+    loads = xr.DataArray(
+        np.arange(6.0).reshape(3, 2),
+        dims=("subject", "region"),
+        coords={"subject": ["sub-003", "sub-001", "sub-002"], "region": ["SMN_R", "SMN_L"]},
+    )
+    for name, array in (("a", loads), ("b", loads.T)):
+        export_bids(xr.Dataset({"lesion_load": array}), tmp_path / name)  # and without ages
+    first, second = (
+        pd.read_parquet(tmp_path / name / "parquet" / "regions.parquet") for name in "ab"
+    )
+    pd.testing.assert_frame_equal(first, second)
+    row = first[(first["source_subject"] == "sub-001") & (first["region"] == "SMN_L")]
+    assert row["lesion_load"].item() == 3.0
+
+
 def test_export_bids__missing_is_never_zero_or_empty(exported):
     loads = read(exported / "phenotype" / "lesion_load.tsv").set_index("participant_id")
     assert loads.loc["sub-ref001"].drop("source_subject").isna().all()

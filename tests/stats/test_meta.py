@@ -307,6 +307,12 @@ def test_site_summary__regions_share_their_people():
             "brain_pad_corrected ~ hand",
             "name its levels",
         ),
+        (
+            lambda d: d.assign(grade=("subject", np.arange(147) % 3 + 1.0)),
+            "brain_pad_corrected ~ C(grade)",
+            r"'grade' is text, a flag or in C\(\) \(1, 2, 3\): name its levels",
+        ),
+        (lambda d: d, "brain_pad_corrected ~ C(age, levels=[1, 2])", "levels with levels="),
         (lambda d: d.assign(sex=d["sex"] + "x"), FORMULA, "'Fx', 'Mx', which is not among"),
     ],
 )
@@ -335,6 +341,9 @@ def test_site_summary__counts_people_and_not_scans():
 
 def test_site_summary__names_every_cohort_that_is_too_small():
     ds = sites(sizes=(30, 6, 40, 4))
+    grouped = ds.assign(group=("subject", np.full(80, "stroke", dtype=object)))
+    with pytest.raises(StatisticsError, match="group='nope' is not among the groups stroke"):
+        site_summary(grouped, "brain_pad_corrected ~ age", group="nope")
     with pytest.raises(StatisticsError, match=r"(?s)2 problems.*'c1': 6 people.*'c3': 4 people"):
         site_summary(ds, "brain_pad_corrected ~ age")
     made = site_summary(ds, "brain_pad_corrected ~ age", cohorts=["c2", "c0"])
@@ -361,6 +370,28 @@ def test_site_summary__predictors_over_regions_and_levels():
         fit.params[["x", "C(hand, Treatment('r'))[T.l]"]],
         rtol=1e-9,
     )
+
+
+def test_site_summary__numbers_in_c_have_the_levels_of_all_sites():
+    """Also where a site has nobody of the first level; few people of a level are refused."""
+    ds = sites()
+    grade = np.random.default_rng(3).choice([1.0, 2.0, 3.0], 147)
+    grade[(ds["cohort"] == "c1").values & (grade == 1)] = 2.0
+    ds["grade"] = ("subject", grade)
+    formula, levels = "brain_pad_corrected ~ C(grade) + age", {"grade": ["1", "2", "3"]}
+    result = meta([site_summary(part, formula, levels=levels) for part in apart(ds)])
+    frame = ds[["grade"]].to_dataframe()
+    frame["y"] = ds["brain_pad_corrected"].sel(region="SMN_R").values
+    fit = smf.ols("y ~ C(grade) + age + C(cohort)", frame).fit()
+    np.testing.assert_allclose(
+        result["estimate"].sel(region="SMN_R", model="fixed"),
+        fit.params[["C(grade)[T.2.0]", "C(grade)[T.3.0]", "age"]],
+        rtol=1e-9,
+    )
+    first = np.flatnonzero((ds["cohort"] == "c0").values)
+    ds["grade"][first] = np.where(np.arange(first.size) < 2, 3.0, 1.0)
+    with pytest.raises(StatisticsError, match="2 people with grade=3, fewer than 5"):
+        site_summary(ds, formula, levels=levels, cohorts=["c0"])
 
 
 def test_meta__refuses_summaries_that_disagree():

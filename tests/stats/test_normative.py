@@ -120,6 +120,12 @@ def test_normative__refuses():
         normative(ds.drop_vars("age"))
     with pytest.raises(MissingVariableError, match="'brain_pad_corrected' is missing"):
         normative(ds.drop_vars("brain_pad_corrected"))
+    with pytest.raises(StatisticsError, match=r"'slope' lies over \('region',\)"):
+        normative(people(60, 20)[0].assign(slope=("region", np.ones(3))), variable="slope")
+    level = people(60, 20)[0]
+    level["brain_pad_corrected"][:, 1] = 0.0
+    with pytest.raises(StatisticsError, match="the same value in all healthy people, in 1 of 3"):
+        normative(level)
     with pytest.raises(StatisticsError, match="n_bootstrap"):
         normative(ds, n_bootstrap=1)
 
