@@ -15,7 +15,7 @@ import pytest
 import scalebrain
 from scalebrain import pipeline
 from scalebrain.config import StudyConfig, read_config
-from scalebrain.errors import ConfigError, DataWarning, TableError
+from scalebrain.errors import ConfigError, DataWarning, StoreError, TableError
 from scalebrain.graph.artifact import artifact_summary, lesion_artifact
 from scalebrain.graph.policies import ages_by_policy
 from scalebrain.ingestion import cohort
@@ -154,6 +154,11 @@ def test_run_study__keeps_the_wall_times_of_what_was_done_before(study, tree, tm
     assert wall_times(out) == expected
     assert json.loads((stages / "ingest.json").read_text())["seconds"] == 987.64
     assert json.loads((stages / "report.json").read_text())["seconds"] > 0
+
+
+def test_read_results__of_a_cohort_store_says_what_to_give(study):
+    with pytest.raises(StoreError, match=r"cohort\.zarr: is no store of results"):
+        read_results(study / "cohort.zarr")
 
 
 def test_run_study__report_tells_where_its_numbers_come_from(study, tree):

@@ -182,6 +182,7 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
     """
     named = {i if i.startswith("sub-") else f"sub-{i}" for i in ids}
     location = Location.of(store)
+    _complete(store)  # before the lease, which makes a folder
     with hold_lease(location):
         _, attrs, plan = _complete(store)
         if not attrs.get("complete") and not attrs.get("withdrawing"):

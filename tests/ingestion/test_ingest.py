@@ -328,6 +328,12 @@ def test_withdraw__removes_every_trace_and_keeps_out(tree, tmp_path):
     assert scalebrain.withdraw(store, ["sub-017"]) == 0
 
 
+def test_withdraw__leaves_nothing_where_there_is_no_store(tmp_path):
+    with pytest.raises(StoreError, match="not a store that was ingested"):
+        scalebrain.withdraw(tmp_path / "none", ["sub-1"])
+    assert not (tmp_path / "none").exists()
+
+
 def test_withdraw__a_list_is_honored_at_ingest(tree, tmp_path):
     listed = tmp_path / "w1234.csv"
     listed.write_text("003\n017\n")
