@@ -187,10 +187,10 @@ def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figur
     return Figure(
         "lesionmap",
         svg,
-        "Number of people with a lesion at each place, on a mean T1-weighted image of "
-        "people of the study (references where there are any), or on the template. Axial slices "
-        "from bottom to top, then coronal slices from back to front. Left is drawn on the left "
-        "(L, R).",
+        "Number of people with a lesion at each place, of all who passed the criteria, whether or "
+        "not their age is one of training; on a mean T1-weighted image of people of the study "
+        "(references where there are any), or on the template. Axial slices from bottom to top, "
+        "then coronal slices from back to front. Left is drawn on the left (L, R).",
     )
 
 
