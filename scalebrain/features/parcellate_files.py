@@ -123,19 +123,20 @@ def parcellate_files(
     blocks = []
     for start in range(0, len(paths), _FILES_A_BLOCK):
         some = paths[start : start + _FILES_A_BLOCK]
-        shape = (len(some), len(regions.regions), n_out)
+        shape = (len(some), len(regions.regions), n_out + 1)
         block = read(atlas, some, names, tuple(q), nan == "propagate", errors == "record")
         blocks.append(da.from_delayed(block, shape=shape, dtype=np.float64))
+    numbers = da.concatenate(blocks)
     found = xr.DataArray(
-        da.concatenate(blocks),
+        numbers[..., :-1],
         dims=("subject", "region", "statistic"),
         coords={"subject": labels},
     )
-    readable = found.notnull().any(("region", "statistic"))
     out = statistics_dataset(
         found, "image", {}, "region", regions.regions, names, q, regions.name, regions.sha256
     )
-    out["image_read"] = readable.assign_attrs(long_name="The image could be read")
+    about = {"long_name": "The image could be read"}
+    out["image_read"] = ("subject", numbers[:, 0, -1] == 1, about)
     return out
 
 
@@ -147,11 +148,12 @@ def _block(
     propagate: bool,
     record: bool,
 ) -> npt.NDArray[np.float64]:
-    """Statistics (file, region, statistic) of some files."""
-    out = np.full((len(paths), len(atlas.regions), len(names) + len(quantiles)), np.nan)
+    """Statistics (file, region, statistic) of some files; the last is 1 where it was read."""
+    out = np.full((len(paths), len(atlas.regions), len(names) + len(quantiles) + 1), np.nan)
     for row, path in zip(out, paths, strict=True):
         try:
-            row[...] = _statistics(read_image(path), path, atlas, names, quantiles, propagate)
+            row[:, :-1] = _statistics(read_image(path), path, atlas, names, quantiles, propagate)
+            row[:, -1] = 1
         except ScalebrainError as error:
             if not record:
                 raise

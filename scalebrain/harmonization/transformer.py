@@ -236,6 +236,13 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f", got {type(X).__name__}. Put ComBat first in the Pipeline, or set_output("
                 "transform='pandas') on the step before it."
             )
+        columns: list[Any] = X.columns.tolist()
+        odd = [name for name in columns if not isinstance(name, str)]
+        if odd:
+            raise StatisticsError(
+                f"X has columns that are named by no text, as {odd[0]!r}. Name them: "
+                "X.columns = X.columns.astype(str)."
+            )
         absent = [name for name in (*self._metadata(), *features) if name not in X.columns]
         if absent:
             shown = ", ".join(map(str, X.columns[:20]))

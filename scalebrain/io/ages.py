@@ -299,8 +299,15 @@ def _prefixed(prefix: str, text: str) -> str:
 def _check_intervals(
     values: Mapping[str, FloatArray], places: Places, is_global: bool, failures: list[str]
 ) -> None:
-    """Refuse an interval that does not hold its age."""
+    """Refuse an interval that does not hold its age, and what is said of an age that is missing."""
     age = values[_AGE]
+    for name in sorted(set(values) - {_AGE}):
+        for subject, region in np.argwhere(np.isfinite(values[name]) & np.isnan(age)):
+            where = "" if is_global else f" {places.regions[region]}"
+            failures.append(
+                f"{places.subjects[subject]}{where}: {name} is {values[name][subject, region]:g}, "
+                "but brain_age is missing. Give both or none."
+            )
     for name, sign in (("brain_age_low", 1), ("brain_age_high", -1)):
         if name not in values:
             continue

@@ -16,6 +16,7 @@ _MEMBER = "T1/T1_brain_to_MNI.nii.gz"
 #: UK Biobank registers with FSL, whose template this is.
 _SPACE = "MNI152NLin6Asym"
 _ID = re.compile(r"(?:sub-)?([A-Za-z0-9]{1,64})")
+_HEADERS = ("eid", "participant_id", "subject")  # of a list of ids
 
 
 def find_biobank(tree: Tree) -> Findings:
@@ -100,7 +101,8 @@ def read_withdrawn(path: str | Path) -> frozenset[str]:
     Parameters
     ----------
     path
-        Text with one id a line, on its own or below the header ``eid``.
+        Text with one id a line, on its own or below the header ``eid``, ``participant_id`` or
+        ``subject``.
 
     Returns
     -------
@@ -122,7 +124,7 @@ def read_withdrawn(path: str | Path) -> frozenset[str]:
         raise TableError(f"{path}: not UTF-8 text. Save it as plain text.") from error
     lines = [line.strip().strip("\"'").strip() for line in text.split("\n")]
     filled = [(number, line) for number, line in enumerate(lines, start=1) if line]
-    if filled and filled[0][1].lower() == "eid":
+    if filled and filled[0][1].lower() in _HEADERS:
         del filled[0]
     if not filled:
         raise TableError(f"{path}: no id in it. Expected one participant id a line.")

@@ -83,6 +83,19 @@ def test_parcellate_files__one_bad_file_is_recorded_or_raised(tmp_path, ds, bids
     assert not np.isnan(found["image_mean"][[0, 2]]).any()
 
 
+def test_parcellate_files__an_image_without_a_usable_number_was_read_all_the_same(tmp_path):
+    grid = template_grid(4.0)
+    data = np.full(grid.shape, np.nan, dtype="f4")
+    nib.save(nib.Nifti1Image(data, grid.matrix), tmp_path / "image.nii.gz")
+    labels = np.ones(grid.shape, dtype=np.int32)
+    atlas = Atlas("a", grid, ("all",), (1,), labels=labels)
+    found = scalebrain.parcellate_files(
+        [tmp_path / "image.nii.gz"], regions=atlas, errors="record", nan="propagate"
+    ).compute()
+    assert np.isnan(found["image_mean"]).all()
+    assert found["image_read"].values.tolist() == [True]
+
+
 def test_parcellate_files__says_what_it_cannot_do(tmp_path, ds, bids_tree):
     atlas = blocks_atlas(ds)
     some = paths(bids_tree, 2)

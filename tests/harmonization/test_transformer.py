@@ -138,3 +138,10 @@ def test_combat__unseen_level_and_labels_of_other_types(table):
     assert np.array_equal(model.transform(X), model.transform(as_float))
     with pytest.raises(StatisticsError, match="Covariate 'sex': 'other' was not among"):
         model.transform(X.assign(sex="other"))
+
+
+def test_combat__names_of_columns_are_text():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)))
+    X["cohort"] = np.repeat(["a", "b"], 10)
+    with pytest.raises(StatisticsError, match="named by no text, as 0"):
+        ComBat().fit(X)

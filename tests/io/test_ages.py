@@ -128,6 +128,10 @@ def test_read_ages__sides_are_those_of_the_brain(tmp_path):
         ),
         (("subject brain_age", "sub-a n/a"), "no brain age in it"),
         (("subject brain_age brain_age_low", "sub-a 60 61"), "brain_age_low is 61"),
+        (
+            ("subject brain_age brain_age_low", "sub-a n/a 61", "sub-b 60 50"),
+            "sub-a: brain_age_low is 61, but brain_age is missing",
+        ),
         (("subject brain_age", "sub-a 60 61"), "2 columns in the header"),
         (("subject brain_age",), "no row below"),
         (("subject brain_age", "sub-a 60,5"), "60.5"),

@@ -494,8 +494,9 @@ def test_read_withdrawn__ids(tmp_path):
     path = tmp_path / "w1_2.csv"
     path.write_bytes(b'\xef\xbb\xbfeid\r\n1000001\r\n\r\n"1000002"\r\nsub-abc\r\n')
     assert read_withdrawn(path) == {"sub-1000001", "sub-1000002", "sub-abc"}
-    path.write_text("1000001\n")
-    assert read_withdrawn(str(path)) == {"sub-1000001"}
+    for first in ("", "subject\n", "participant_id\n"):
+        path.write_text(f"{first}1000001\n")
+        assert read_withdrawn(str(path)) == {"sub-1000001"}
 
 
 @pytest.mark.parametrize("text", ["", "eid\n", "1\n2 3\n", "1,2\n", "<b>\n", "\xff\n", "a\x1cb"])
