@@ -18,14 +18,17 @@ from scalebrain.features.parcellation_numba_fns import (
     MINIMUM,
     N_MOMENTS,
     SQUARES,
+    add_encoded_moments,
+    add_encoded_sums,
     add_moments,
     add_sums,
     gathered_moments,
     weighted_moments,
 )
 from scalebrain.features.quantiles_numba_fns import region_quantiles
-from scalebrain.features.rows import Pieces, over_pieces, over_rows
-from scalebrain.features.segments import BLOCK, Segments, locate
+from scalebrain.features.rows import over_encoded, over_rows
+from scalebrain.features.segments import Segments, locate
+from scalebrain.io.shards import EncodedRow
 from scalebrain.variables import REGISTRY, annotate, validate
 
 __all__ = [
@@ -132,8 +135,8 @@ def parcellate(
         "span": segments.span,
         "dims": {segments.dim: len(segments.names), "statistic": len(names) + q.size},
     }
-    if reduction.in_pieces(segments):
-        found = over_pieces(reduction.of_pieces, ds[variable], **common)
+    if reduction.at_once(segments):
+        found = over_encoded(reduction.of_row, ds[variable], **common)
     else:
         found = over_rows(reduction.of_rows, ds[variable], **common)
     return statistics_dataset(
@@ -214,16 +217,16 @@ class _Reduction:
         """Quantiles that are needed, the median first."""
         return np.array([*([0.5] if "median" in self.names else []), *self.q])
 
-    def in_pieces(self, segments: Segments) -> bool:
+    def at_once(self, segments: Segments) -> bool:
         """Whether a row is gone over once, from front to back."""
         runs = segments.order is None
         return not self.probabilities.size and (
             runs or (segments.label is not None and self.level == 1)
         )
 
-    def of_pieces(self, segments: Segments, pieces: Pieces) -> Floats:
+    def of_row(self, segments: Segments, row: Rows | EncodedRow) -> Floats:
         """Statistics (region, statistic) of a row."""
-        parts = _moments_of_pieces(pieces, segments, self.level)
+        parts = _moments_of_row(row, segments, self.level)
         return np.asarray(self._columns(segments, parts[None])[0])
 
     def of_rows(self, segments: Segments, rows: Rows) -> Floats:
@@ -259,7 +262,7 @@ def _moments(rows: Rows, segments: Segments, level: int) -> Floats:
     starts, stops = segments.starts, segments.stops
     if segments.order is None:
         for i, row in enumerate(rows):
-            out[i] = _moments_of_pieces(((0, row),), segments, level)
+            out[i] = _moments_of_row(row, segments, level)
     elif segments.weights is not None:
         weighted_moments(rows, segments.order, segments.weights, starts, stops, out)
     else:
@@ -267,19 +270,27 @@ def _moments(rows: Rows, segments: Segments, level: int) -> Floats:
     return out
 
 
-def _moments_of_pieces(pieces: Pieces, segments: Segments, level: int) -> Floats:
+def _moments_of_row(row: Rows | EncodedRow, segments: Segments, level: int) -> Floats:
     """Moments (segment, moment) of a row whose segments are contiguous, or labelled."""
     n = segments.starts.size
     out = np.zeros((n, N_MOMENTS))
-    if segments.order is None:
-        for first, values in pieces:
-            some = np.asarray(values, dtype=np.float32)
-            add_moments(some, first, segments.starts, segments.stops, level, out)
+    sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
+    runs = segments.order is None
+    if isinstance(row, EncodedRow):
+        encoded = row.content, row.bounds, row.first, row.n
+        if runs:
+            sound = add_encoded_moments(*encoded, segments.starts, segments.stops, level, out)
+        else:
+            sound = add_encoded_sums(*encoded, *segments.blocks, sums, missing)
+        if not sound:
+            raise row.damaged()
     else:
-        sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
-        for first, values in pieces:
-            some = np.asarray(values, dtype=np.float32)
-            add_sums(some, first, BLOCK, *segments.blocks, sums, missing)
+        values = np.asarray(row, dtype=np.float32)
+        if runs:
+            add_moments(values, segments.starts, segments.stops, level, out)
+        else:
+            add_sums(values, *segments.blocks, sums, missing)
+    if not runs:
         out[:, COUNT] = segments.stops - segments.starts - missing
         with np.errstate(invalid="ignore"):
             out[:, MEAN] = sums / out[:, COUNT]

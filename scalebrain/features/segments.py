@@ -13,6 +13,7 @@ from scalebrain.atlas.atlas import Atlas, packed, unpacked
 from scalebrain.atlas.regions import RegionSet
 from scalebrain.atlas.space import Grid
 from scalebrain.errors import GeometryError, TableError
+from scalebrain.io.shards_numba_fns import NUMBERS
 from scalebrain.variables import validate
 
 __all__ = [
@@ -27,8 +28,8 @@ __all__ = [
 
 Ints = npt.NDArray[np.int64]
 
-#: Voxels of a block in which labels are sorted. Pieces of rows begin at multiples of it.
-BLOCK = 16384
+#: Voxels of a block in which labels are sorted: those that are decoded at a time.
+BLOCK = NUMBERS
 
 
 @dataclass(frozen=True, eq=False)
