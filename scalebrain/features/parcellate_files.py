@@ -26,8 +26,8 @@ from scalebrain.features.parcellation_numba_fns import (
     COUNT,
     MEAN,
     N_MOMENTS,
+    add_file_sums,
     gathered_moments,
-    scattered_file_sums,
     weighted_moments,
 )
 from scalebrain.features.segments import Segments, segments_of_labels, segments_of_maps
@@ -184,7 +184,8 @@ def _statistics(
     found = np.empty((1, len(size), N_MOMENTS))
     sums = np.full(len(size), np.nan)
     if where.weights is None and level == 1:
-        scattered_file_sums(raw, *_in_file_order(where), sums)
+        sums[:] = 0
+        add_file_sums(raw, *where.blocks, sums)
         found[0, :, COUNT] = size
         found[0, :, MEAN] = sums / size * image.slope + image.intercept
     if not np.isnan(sums).any():
@@ -212,16 +213,6 @@ def _statistics(
         out[:, i] = q[:, 0] if name == "median" else statistic_of(found, name)[0]
     out[:, len(names) :] = q[:, wanted.size - len(quantiles) :]
     return out
-
-
-@functools.lru_cache(maxsize=4)
-def _in_file_order(
-    where: Segments,
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
-    """Positions of the voxels of regions, ascending, and the region of each."""
-    label = cast("npt.NDArray[np.uint16]", where.label)
-    position = np.flatnonzero(label < where.starts.size)
-    return position.astype(np.uint32), label[position]
 
 
 @functools.lru_cache(maxsize=4)

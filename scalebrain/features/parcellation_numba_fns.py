@@ -20,11 +20,11 @@ __all__ = [
     "SQUARES",
     "add_encoded_moments",
     "add_encoded_sums",
+    "add_file_sums",
     "add_moments",
     "add_sums",
     "gather_means",
     "gathered_moments",
-    "scattered_file_sums",
     "segment_counts",
     "segment_moments",
     "tissue_means",
@@ -349,29 +349,25 @@ def add_encoded_sums(
     return True
 
 
-@kernel(*(read_only(t, "uint32[::1], uint16[::1], float64[::1]") for t in _NUMBERS))
-def scattered_file_sums(
+@kernel(
+    *(
+        read_only(t, "uint16[::1], int64[::1], int64[::1], int64[::1], float64[::1]")
+        for t in _NUMBERS
+    )
+)
+def add_file_sums(
     raw: npt.NDArray[np.generic],
-    position: npt.NDArray[np.uint32],
-    label: npt.NDArray[np.uint16],
-    out: npt.NDArray[np.float64],
+    place: npt.NDArray[np.uint16],
+    label: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.int64],
+    runs: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
 ) -> None:
-    """Sum of ``raw[position]`` of every label; the same for a file, whose air is skipped.
-
-    `position` ascends and `label` lies beside it.
-    """
-    lanes = np.zeros((out.size, 8))
-    whole = position.size // 8
-    for k in range(whole):
-        for j in range(8):
-            lanes[label[8 * k + j], j] += raw[position[8 * k + j]]
-    for k in range(8 * whole, position.size):
-        lanes[label[k], 0] += raw[position[k]]
-    for s in range(out.size):
-        total = 0.0
-        for j in range(8):
-            total += lanes[s, j]
-        out[s] = total
+    """Add the numbers of a file, as it has them, as :func:`add_sums`; NaN stay."""
+    for b in range(runs.size - 1):
+        own = raw[b * NUMBERS :]
+        for r in range(runs[b], runs[b + 1]):
+            sums[label[r]] += _gathered_total(own, place[bounds[r] : bounds[r + 1]])
 
 
 @kernel(
