@@ -1,6 +1,6 @@
 """Statistics of images over regions: parcels, unions of them, and any other atlas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,7 +136,7 @@ def parcellate(
         "dims": {segments.dim: len(segments.names), "statistic": len(names) + q.size},
     }
     if reduction.at_once(segments):
-        found = over_encoded(reduction.of_row, ds[variable], **common)
+        found = over_encoded(reduction.of_encoded, ds[variable], **common)
     else:
         found = over_rows(reduction.of_rows, ds[variable], **common)
     return statistics_dataset(
@@ -224,10 +224,9 @@ class _Reduction:
             runs or (segments.label is not None and self.level == 1)
         )
 
-    def of_row(self, segments: Segments, row: Rows | EncodedRow) -> Floats:
-        """Statistics (region, statistic) of a row."""
-        parts = _moments_of_row(row, segments, self.level)
-        return np.asarray(self._columns(segments, parts[None])[0])
+    def of_encoded(self, segments: Segments, rows: Iterable[Rows | EncodedRow]) -> Floats:
+        """Statistics (row, region, statistic) of rows that may be encoded."""
+        return self._columns(segments, _moments_at_once(rows, segments, self.level))
 
     def of_rows(self, segments: Segments, rows: Rows) -> Floats:
         """Statistics (row, region, statistic) of rows."""
@@ -258,44 +257,52 @@ class _Reduction:
 
 def _moments(rows: Rows, segments: Segments, level: int) -> Floats:
     """Moments (row, segment, moment) of every segment."""
-    out = np.empty((len(rows), segments.starts.size, N_MOMENTS))
     starts, stops = segments.starts, segments.stops
     if segments.order is None:
-        for i, row in enumerate(rows):
-            out[i] = _moments_of_row(row, segments, level)
-    elif segments.weights is not None:
+        return _moments_at_once(rows, segments, level)
+    out = np.empty((len(rows), starts.size, N_MOMENTS))
+    if segments.weights is not None:
         weighted_moments(rows, segments.order, segments.weights, starts, stops, out)
     else:
         gathered_moments(rows, segments.order, starts, stops, 1.0, 0.0, level, out)
     return out
 
 
-def _moments_of_row(row: Rows | EncodedRow, segments: Segments, level: int) -> Floats:
-    """Moments (segment, moment) of a row whose segments are contiguous, or labelled."""
-    n = segments.starts.size
-    out = np.zeros((n, N_MOMENTS))
-    sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
-    runs = segments.order is None
-    if isinstance(row, EncodedRow):
-        encoded = row.content, row.bounds, row.first, row.n
-        if runs:
-            sound = add_encoded_moments(*encoded, segments.starts, segments.stops, level, out)
-        else:
-            sound = add_encoded_sums(*encoded, *segments.blocks, sums, missing)
-        if not sound:
-            raise row.damaged()
+def _moments_at_once(rows: Iterable[Rows | EncodedRow], segments: Segments, level: int) -> Floats:
+    """Moments (row, segment, moment) of segments that are contiguous, or of labels: means then."""
+    if segments.order is None:
+        out = np.stack([_moments_of_runs(row, segments, level) for row in rows])
     else:
-        values = np.asarray(row, dtype=np.float32)
-        if runs:
-            add_moments(values, segments.starts, segments.stops, level, out)
-        else:
-            add_sums(values, *segments.blocks, sums, missing)
-    if not runs:
-        out[:, COUNT] = segments.stops - segments.starts - missing
+        sums, missing = map(np.stack, zip(*(_sums(row, segments) for row in rows), strict=True))
+        out = np.zeros((*sums.shape, N_MOMENTS))
+        out[..., COUNT] = segments.stops - segments.starts - missing
         with np.errstate(invalid="ignore"):
-            out[:, MEAN] = sums / out[:, COUNT]
-    out[out[:, COUNT] == 0, MEAN:] = np.nan
+            out[..., MEAN] = sums / out[..., COUNT]
+    out[out[..., COUNT] == 0, MEAN:] = np.nan
     return out
+
+
+def _moments_of_runs(row: Rows | EncodedRow, segments: Segments, level: int) -> Floats:
+    """Moments (segment, moment) of a row whose segments are contiguous; zero where is no value."""
+    out = np.zeros((segments.starts.size, N_MOMENTS))
+    runs = segments.starts, segments.stops
+    if not isinstance(row, EncodedRow):
+        add_moments(np.asarray(row, dtype=np.float32), *runs, level, out)
+    elif not add_encoded_moments(row.content, row.bounds, row.first, row.n, *runs, level, out):
+        raise row.damaged()
+    return out
+
+
+def _sums(row: Rows | EncodedRow, segments: Segments) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Sum of every label of a row, and how many of its voxels have no value."""
+    n = segments.starts.size
+    sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
+    labels = segments.blocks
+    if not isinstance(row, EncodedRow):
+        add_sums(np.asarray(row, dtype=np.float32), *labels, sums, missing)
+    elif not add_encoded_sums(row.content, row.bounds, row.first, row.n, *labels, sums, missing):
+        raise row.damaged()
+    return sums, missing
 
 
 def joined_moments(parts: Floats, member: npt.NDArray[np.bool_], level: int) -> Floats:

@@ -1,8 +1,8 @@
 """Functions of whole rows, over the subjects of a Dataset."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ __all__ = ["bare", "over_encoded", "over_rows", "task_bounds"]
 _TASK_BYTES = 2**27
 _MOST_ROWS = 512
 _LEAST_TASKS = 16
+_ROWS_A_CALL = 32  # of encoded ones, whose results wait for each other
 
 Array = npt.NDArray[Any]
 
@@ -81,7 +82,7 @@ def over_rows(
 
 
 def over_encoded(
-    function: Callable[[Any, Array | EncodedRow], Array],
+    function: Callable[[Any, Iterable[Array | EncodedRow]], Array],
     image: xr.DataArray,
     *,
     shared: Any,
@@ -94,7 +95,8 @@ def over_encoded(
     Parameters
     ----------
     function
-        From `shared` and a row, encoded or as (voxel,) values, to an array (*dims).
+        From `shared` and rows, encoded or as (voxel,) values, each of which the next one
+        overwrites, to an array (row, *dims). How many rows it gets must not matter.
     image, shared, dims, span, dtype
         As for :func:`over_rows`.
 
@@ -113,12 +115,12 @@ def over_encoded(
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Function of one row that may be encoded, as one of decoded rows."""
+    """Function of rows that may be encoded, as one of decoded rows."""
 
-    of_row: Callable[[Any, Array | EncodedRow], Array]
+    of_rows: Callable[[Any, Iterable[Array | EncodedRow]], Array]
 
     def __call__(self, shared: Any, rows: Array) -> Array:
-        return np.stack([self.of_row(shared, row) for row in rows])
+        return self.of_rows(shared, rows)
 
 
 def _same_rows(sources: Sequence[RowSource | None]) -> bool:
@@ -258,8 +260,11 @@ def _rows_of_task(
     """Read rows and call the function on each."""
     out = np.empty((stop - start, *shape), dtype=dtype)
     if isinstance(function, _Encoded):
-        for i, row in enumerate(sources[0].encoded(start, stop, span=span)):
-            out[i] = function.of_row(shared, row)
+        rows = sources[0].encoded(start, stop, span=span)
+        for first in range(0, len(out), _ROWS_A_CALL):
+            out[first : first + _ROWS_A_CALL] = function.of_rows(
+                shared, islice(rows, min(_ROWS_A_CALL, len(out) - first))
+            )
         return out
     readers = [source.read(start, stop, span=span) for source in sources]
     for i, row in enumerate(zip(*readers, strict=True)):
