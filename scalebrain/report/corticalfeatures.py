@@ -1,6 +1,5 @@
 """What the network reads in a study of the cortical surface: mean features of healthy people."""
 
-import dask
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -48,7 +47,8 @@ def cortical_features(ds: xr.Dataset, reference: npt.NDArray[np.bool_]) -> list[
     people = ds["node_features"].isel(subject=np.flatnonzero(reference))
     person = same_people(ds)[reference]
     known = people.notnull().any("node")
-    mean, known = dask.compute(people.mean("subject", dtype=np.float64), known)
+    both = xr.Dataset({"mean": people.mean("subject", dtype=np.float64), "known": known}).compute()
+    mean, known = both["mean"], both["known"]
     return [
         _figure(
             at_vertex,

@@ -286,7 +286,7 @@ def test_brain_age__a_model_that_does_not_say_its_images_predicts_as_before(mode
 
 
 @pytest.mark.parametrize(
-    "damage", [{"voxel_size": "3"}, {"voxel_size": [3, 3, 0]}, {"gm_modulated": "no"}]
+    "damage", [{"voxel_size": [3, 3]}, {"voxel_size": [3, 3, 0]}, {"gm_modulated": "no"}]
 )
 def test_load__refuses_images_that_are_none(model, tmp_path, damage):
     replace(model, about=model.about | damage).save(tmp_path / "m")
