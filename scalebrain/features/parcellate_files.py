@@ -17,6 +17,7 @@ from scalebrain.errors import ConfigError, GeometryError, ScalebrainError, Table
 from scalebrain.features.parcellation import (
     STATISTICS,
     Statistic,
+    check_nan,
     checked_statistics,
     quantiles_of,
     statistic_of,
@@ -42,12 +43,12 @@ _FILES_A_BLOCK = 8
 
 
 def parcellate_files(
-    files: Sequence[str | Path],
+    files: Sequence[str | Path] | str | Path,
     *,
     regions: Atlas,
     subjects: Sequence[str] | None = None,
     statistics: Sequence[Statistic] = ("mean",),
-    quantiles: Sequence[float] = (),
+    quantiles: Sequence[float] | float = (),
     nan: Literal["omit", "propagate"] = "omit",
     errors: Literal["raise", "record"] = "raise",
 ) -> xr.Dataset:
@@ -56,7 +57,7 @@ def parcellate_files(
     Parameters
     ----------
     files
-        NIfTI images of three dimensions in the atlas' space, on any grid and in any
+        NIfTI images, or one, of three dimensions in the atlas' space, on any grid and in any
         orientation.
     regions
         Atlas of labels or of probability maps; it is resampled to each grid, labels to the
@@ -88,7 +89,7 @@ def parcellate_files(
     TableError
         When two subjects have one name.
     ConfigError
-        When a statistic or quantile is unknown.
+        When a statistic, quantile, `nan` or `errors` is unknown.
 
     Notes
     -----
@@ -99,13 +100,17 @@ def parcellate_files(
     import dask.array as da
     from dask.delayed import delayed
 
+    check_nan(nan)
+    if errors not in ("raise", "record"):
+        raise ConfigError(f"errors is '{errors}': expected raise or record.")
     names, q = checked_statistics(statistics, quantiles)
     if regions.maps is not None and (q.size or "median" in names):
         raise ConfigError(
             f"Atlas '{regions.name}' has probability maps: quantiles are not defined for them. "
             "Leave them out."
         )
-    paths = [Path(file) for file in files]
+    several = [files] if isinstance(files, str | Path) else files
+    paths = [Path(file) for file in several]
     if not paths:
         raise TableError("No file is given.")
     labels = [path.name for path in paths] if subjects is None else list(subjects)
@@ -200,7 +205,7 @@ def _statistics(
         gather(raw, np.arange(raw.size, dtype=np.uint32), image.slope, image.intercept, row)
         weighted_moments(row[None], order, where.weights, where.starts, where.stops, found)
     if propagate:
-        found[found[..., COUNT] < size * (1 - 1e-12), MEAN:] = np.nan
+        found[found[..., COUNT] < size, MEAN:] = np.nan
     out = np.empty((len(size), len(names) + len(quantiles)))
     wanted = np.array([*([0.5] if "median" in names else []), *quantiles])
     q = np.empty((len(size), 0))

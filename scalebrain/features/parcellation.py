@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet
 from scalebrain.errors import ConfigError, MissingVariableError
+from scalebrain.features.lesion import known_masks
 from scalebrain.features.parcellation_numba_fns import (
     COUNT,
     MAXIMUM,
@@ -34,6 +36,7 @@ from scalebrain.variables import REGISTRY, annotate, validate
 __all__ = [
     "STATISTICS",
     "Statistic",
+    "check_nan",
     "checked_statistics",
     "joined_moments",
     "parcellate",
@@ -64,7 +67,7 @@ def parcellate(
     variable: str = "t1w",
     regions: RegionSet | Atlas | None = None,
     statistics: Sequence[Statistic] = ("mean",),
-    quantiles: Sequence[float] = (),
+    quantiles: Sequence[float] | float = (),
     nan: Literal["omit", "propagate"] = "omit",
 ) -> xr.Dataset:
     """Statistics of an image over every region.
@@ -92,14 +95,15 @@ def parcellate(
     Dataset
         ``{variable}_{statistic} (subject, region)``, or ``(subject, parcel)`` for parcels, in
         units of the image, and ``{variable}_quantile (subject, region, quantile)``; a subject
-        without the image is NaN; lazy.
+        without the image, or without a mask where that is the image, is NaN, and its count 0;
+        lazy.
 
     Raises
     ------
     MissingVariableError
         When `ds` has no such image.
     ConfigError
-        When a statistic or quantile is unknown, or not defined for probability maps.
+        When a statistic, quantile or `nan` is unknown, or not defined for probability maps.
     GeometryError
         When a region has no voxel on the grid of the store.
 
@@ -122,6 +126,7 @@ def parcellate(
         raise MissingVariableError(
             f"'{variable}' has dims {ds[variable].dims}, expected (subject, voxel). Name an image."
         )
+    check_nan(nan)
     names, q = checked_statistics(statistics, quantiles)
     segments = locate(ds, regions)
     if segments.weights is not None and (q.size or "median" in names):
@@ -139,14 +144,28 @@ def parcellate(
         found = over_encoded(reduction.of_encoded, ds[variable], **common)
     else:
         found = over_rows(reduction.of_rows, ds[variable], **common)
+    if variable == "lesion_mask":  # stored without a mask as no lesion
+        found = known_masks(ds, found, _without_image(names, q))
     return statistics_dataset(
         found, variable, ds[variable].attrs, segments.dim, segments.names, names, q,
         segments.atlas, segments.sha256,
     )  # fmt: skip
 
 
+def _without_image(names: tuple[str, ...], q: Floats) -> xr.DataArray:
+    """Statistics of a subject without the image: it has 0 voxels, and nothing else is known."""
+    values = [0.0 if name == "count" else np.nan for name in names]
+    return xr.DataArray([*values, *np.full(q.size, np.nan)], dims="statistic")
+
+
+def check_nan(nan: str) -> None:
+    """Refuse what is not known to be done about voxels without a value."""
+    if nan not in ("omit", "propagate"):
+        raise ConfigError(f"nan is '{nan}': expected omit or propagate.")
+
+
 def checked_statistics(
-    statistics: Sequence[str], quantiles: Sequence[float]
+    statistics: Sequence[str], quantiles: Sequence[float] | float
 ) -> tuple[tuple[str, ...], Floats]:
     """Names and probabilities that are known."""
     names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
@@ -155,9 +174,10 @@ def checked_statistics(
         raise ConfigError(
             f"Statistics {', '.join(names)}: expected some of {', '.join(STATISTICS)}, each once."
         )
-    q = np.asarray(list(quantiles), dtype=np.float64)
+    wanted = [quantiles] if isinstance(quantiles, Real) else list(quantiles)  # type: ignore[arg-type]
+    q = np.asarray(wanted, dtype=np.float64)
     if not ((q >= 0) & (q <= 1)).all():
-        raise ConfigError(f"Quantiles {list(quantiles)}: expected probabilities from 0 to 1.")
+        raise ConfigError(f"Quantiles {wanted}: expected probabilities from 0 to 1.")
     if not names and not q.size:
         raise ConfigError("Nothing to compute. Name a statistic or a quantile.")
     return names, q
@@ -242,7 +262,7 @@ class _Reduction:
         if parts is not None:
             joined = joined_moments(parts, segments.member, self.level)
             if self.propagate:
-                short = joined[..., COUNT] < segments.size * (1 - 1e-12)
+                short = joined[..., COUNT] < segments.size
                 joined[short, MEAN:] = np.nan
         columns = []
         for name in self.names:

@@ -145,7 +145,9 @@ def _call(
     whole = [block[0] if isinstance(block, list) else block for block in blocks]
     if not len(whole[0]):
         return np.empty((0, *shape), dtype=kind)
-    found = np.asarray(function(shared, *map(np.ascontiguousarray, whole)), dtype=kind)
+    # kernels refuse what cannot be written, as a file mapped to memory; rows of stores can be
+    rows = [np.require(block, requirements=["C", "W"]) for block in whole]
+    found = np.asarray(function(shared, *rows), dtype=kind)
     return found.reshape(-1, *shape)
 
 

@@ -136,8 +136,12 @@ class Segments:
     def size(self) -> npt.NDArray[np.float64]:
         """(region,) voxels of every region, or the sum of their probabilities."""
         if self.weights is not None:
-            total = np.concatenate([[0.0], np.cumsum(self.weights, dtype=np.float64)])
-            return np.asarray(total[self.stops] - total[self.starts])
+            # each alone and in the order of the kernels, so that a whole region has exactly this
+            out = np.zeros(self.starts.size)
+            for s, (a, b) in enumerate(zip(self.starts, self.stops, strict=True)):
+                if a < b:
+                    out[s] = np.cumsum(self.weights[a:b], dtype=np.float64)[-1]
+            return out
         return np.asarray((self.stops - self.starts) @ self.member.astype(np.float64))
 
 

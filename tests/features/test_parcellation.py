@@ -453,3 +453,50 @@ def test_parcellate__of_nobody_is_empty(ds):
     nobody = ds.isel(subject=[])
     assert scalebrain.parcellate(nobody)["t1w_mean"].compute().shape[0] == 0
     assert scalebrain.lesion_load(nobody)["lesion_load"].compute().shape == (0, 18)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_parcellate__a_missing_mask_is_missing(ds, lazy):
+    given = ds if lazy else ds.load()
+    wanted = ("count", "mean", "maximum", "median")
+    found = scalebrain.parcellate(
+        given, variable="lesion_mask", statistics=wanted, quantiles=0.25
+    ).compute()
+    present = ds["lesion_present"].values.astype(bool)
+    assert set(present.tolist()) == {True, False}
+    for name in ("mean", "maximum", "median", "quantile"):
+        values = found[f"lesion_mask_{name}"].values
+        assert np.isnan(values[~present]).all()
+        assert np.isfinite(values[present]).all()
+    assert (found["lesion_mask_count"].values[~present] == 0).all()
+    assert (found["lesion_mask_count"].values[present] > 0).all()
+
+
+def test_parcellate__propagate_keeps_maps_without_a_missing_voxel(ds):
+    rng = np.random.default_rng(0)
+    grid = template_grid(4.0)
+    maps = rng.random((40, *grid.shape), dtype=np.float32)
+    maps[maps < 0.6] = 0
+    maps[20:] *= 1e-4  # small beside the sum of those before
+    names = tuple(f"r{i}" for i in range(40))
+    atlas = Atlas("many", grid, names, maps=maps)
+    found = scalebrain.parcellate(ds, regions=atlas, statistics=("count", "mean"), nan="propagate")
+    size = locate(ds, atlas).size
+    np.testing.assert_array_equal(found["t1w_count"], np.tile(size, (ds.sizes["subject"], 1)))
+    assert np.isfinite(found["t1w_mean"]).all()
+
+
+def test_parcellate__a_mistyped_nan_raises(ds):
+    with pytest.raises(ConfigError, match=r"propogate.*omit or propagate"):
+        scalebrain.parcellate(ds, nan="propogate")
+
+
+def test_parcellate__takes_images_that_cannot_be_written(ds):
+    both = ds[["t1w", "lesion_mask"]].load()
+    for array in both.data_vars.values():
+        array.values.flags.writeable = False
+    given = ds.assign(both.data_vars)
+    found = scalebrain.parcellate(given, quantiles=0.5)["t1w_quantile"]
+    np.testing.assert_array_equal(found, scalebrain.parcellate(ds, quantiles=[0.5])["t1w_quantile"])
+    for function in (scalebrain.lesion_frequency, scalebrain.lesion_measures):
+        xr.testing.assert_equal(function(given).compute(), function(ds).compute())
