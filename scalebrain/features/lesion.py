@@ -426,5 +426,6 @@ def _count_block(
 ) -> npt.NDArray[np.uint32]:
     """Count (1, group, voxel) in a block of rows."""
     out = np.zeros((1, n_groups, mask.shape[1]), dtype=np.uint32)
-    column_counts(*(np.require(x, requirements=["C", "W"]) for x in (mask, group)), out[0])
+    rows = np.require(mask, requirements=["C", "W"])
+    column_counts(rows, np.require(group, requirements=["C", "W"]), out[0])
     return out

@@ -130,19 +130,21 @@ def simulate_cohort(
     """
     tree = Path(path)
     parameters = parameters or SimulationParameters()
-    for name, value, least in (
+    numbers: tuple[tuple[str, Any, int], ...] = (
         ("reference", reference, 0),
         ("stroke", stroke, 0),
         ("cohorts", cohorts, 1),
         ("seed", seed, 0),
         ("scan", scan, 0),
-    ):
+    )
+    for name, value, least in numbers:
         whole = isinstance(value, Real) and float(value).is_integer()
         if not whole or value < least:
             raise ConfigError(f"{name} is {value}; give a whole number from {least} on.")
     if reference + stroke == 0:
         raise ConfigError("reference and stroke are both 0; simulate at least one person.")
-    if not isinstance(resolution, Real) or not 1 <= resolution <= 6:
+    edge: Any = resolution
+    if not isinstance(edge, Real) or not 1 <= float(edge) <= 6:
         raise ConfigError(f"resolution is {resolution} mm; give 1 to 6 mm.")
     design = Design(
         int(reference),
