@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.atlas import Atlas
+from scalebrain.atlas.regions import check_regions
 from scalebrain.atlas.space import Grid
 from scalebrain.errors import ConfigError, GeometryError, ScalebrainError, TableError, check_all
 from scalebrain.features.parcellation import (
@@ -88,7 +89,7 @@ def parcellate_files(
     TableError
         When two subjects have one name.
     ConfigError
-        When a statistic or quantile is unknown.
+        When a statistic or quantile is unknown, or `regions` is no atlas.
 
     Notes
     -----
@@ -99,6 +100,7 @@ def parcellate_files(
     import dask.array as da
     from dask.delayed import delayed
 
+    check_regions(regions, Atlas)
     names, q = checked_statistics(statistics, quantiles)
     if regions.maps is not None and (q.size or "median" in names):
         raise ConfigError(
