@@ -184,8 +184,8 @@ def _read_maps(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         digits = ".5g" if high < _NO_PERCENT else ".3g"
         raise ImageError(
-            f"{path}: values from {low:.3g} to {high:{digits}}, expected probabilities in 0-1. Scale "
-            "them so, without missing values."
+            f"{path}: values from {low:.3g} to {high:{digits}}, expected probabilities in 0-1. "
+            "Scale them so, without missing values."
         )
     if low < 0 or high > 1:
         frames = frames.clip(0, 1)
@@ -247,7 +247,7 @@ def _label_names(image: Path, table: Path | None, there: list[int]) -> dict[int,
     failures = []
     for row in read_rows(table, ("index", "name")):
         index = row.cells["index"]
-        code = int(float(index)) if re.fullmatch(r"[0-9]{1,9}(\.0)?", index) else -1
+        code = int(float(index)) if re.fullmatch(r"[0-9]{1,10}(\.0)?", index) else -1
         if code == 0 and row.cells["name"].lower() in _BACKGROUND:
             continue
         if code <= 0 or code in names:

@@ -51,12 +51,12 @@ def test_build_graph__region_loses_no_parcel_without_a_word(references):
 
 def test_build_graph__exchanged_sides_are_refused(references):
     placed = references.assign(node_x=("node", nodes().centroid[:, 0]))
-    with pytest.raises(LateralityError, match="parcel 2 at x = .* in A_L"):
+    with pytest.raises(LateralityError, match=r"parcel 2 at x = .* in A_L"):
         build_graph(placed, regions=RegionSet("mine", {"A_L": (2,), "A_R": (1,)}))
 
 
 def test_build_graph__needs_a_region_set(references):
-    for regions, says in ((load_atlas("aal"), "a Atlas.*RegionSet"), ("aal", "'aal'.*load_atlas")):
+    for regions, says in ((load_atlas("aal"), r"a Atlas.*RegionSet"), ("aal", "'aal'.*load_atlas")):
         with pytest.raises(ConfigError, match=says):
             build_graph(references, regions=regions)
 
