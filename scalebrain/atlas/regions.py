@@ -67,7 +67,7 @@ class RegionSet:
 
     def __post_init__(self) -> None:
         """Check names, homologues and codes."""
-        if not isinstance(self.parcels, Mapping) or not self.parcels:
+        if not self.parcels:
             raise TableError(
                 f"Region set '{self.name}': has no regions. Give the parcel codes of each by its "
                 'name, as {"SMN_L": (1, 57), "SMN_R": (2, 58)}.'

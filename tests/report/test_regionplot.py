@@ -128,7 +128,7 @@ def test_model__shows_its_card(whole_study):
 
 def test_regions_of__refuses_regions_that_would_not_be_drawn():
     value = xr.DataArray([1.0, 2.0], coords={"region": ["Precentral_L", "SMN_L"]}, name="load")
-    with pytest.raises(TableError, match=r"'load': Precentral_L are no regions .* kind='dots'"):
+    with pytest.raises(TableError, match=r"'load': Precentral_L are no regions .*kind='dots'"):
         regions_of(value, None)
     drawn = regions_of(value.assign_coords(region=["SMN_ipsilesional", "FPN_L"]), None)
     assert drawn.name == "networks-9x2"
