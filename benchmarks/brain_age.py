@@ -1,7 +1,8 @@
 """How well regional brain age is read, on simulated people whose truth is known.
 
     python -m benchmarks.brain_age [--train 2000] [--held-out 5000] [--retest 300]
-        [--resolution 3] [--seed 0] [--seeds 1] [--layers cheb,spectral,gcn] [--out FILE]
+        [--resolution 3] [--nodes volume] [--seed 0] [--seeds 1] [--layers cheb,spectral,gcn]
+        [--out FILE]
 
 Of each seed references are simulated, ingested and given node features; a model of default
 settings is trained on the first of them, and the others, whom it never saw, are predicted:
@@ -48,23 +49,24 @@ GOALS = {
 N_COHORTS = 10
 
 
-def store_of(folder: Path, *, seed: int, reference: int, resolution: float, scan: int = 0) -> Path:
+def store_of(folder: Path, args: argparse.Namespace, *, seed: int, n: int, scan: int = 0) -> Path:
     """Simulate references, ingest them and compute node features."""
     name = f"seed{seed}-scan{scan}"
     store = folder / f"{name}.zarr"
     if not (folder / f"{name}.done").exists():
         tree = scalebrain.simulate_cohort(
             folder / name,
-            reference=reference,
+            reference=n,
             stroke=0,
             cohorts=N_COHORTS,
-            resolution=resolution,
+            resolution=args.resolution,
             seed=seed,
             scan=scan,
+            surfaces=args.nodes != "volume",
             truth=folder / f"{name}-truth.json",
         )
-        scalebrain.ingest(tree, store, resolution=resolution)
-        compute_features(store)
+        scalebrain.ingest(tree, store, resolution=args.resolution)
+        compute_features(store, nodes=args.nodes)
         (folder / f"{name}.done").touch()
     return store
 
@@ -120,7 +122,9 @@ def at_new_sites(scans: xr.Dataset, pad: xr.DataArray, true: xr.DataArray) -> di
 
     One half of the people of each site tells the shift, the other half is scored.
     """
-    ds = scans.drop_dims(["voxel", "node"]).assign(brain_pad_corrected=pad)
+    ds = scans.drop_dims(["voxel", "vertex", "node"], errors="ignore").assign(
+        brain_pad_corrected=pad
+    )
     teaches = np.arange(ds.sizes["subject"]) % 2 == 0
     shift = scalebrain.site_shift(ds.isel(subject=teaches))["site_shift"]
     rest = ds.isel(subject=~teaches)
@@ -135,7 +139,7 @@ def at_new_sites(scans: xr.Dataset, pad: xr.DataArray, true: xr.DataArray) -> di
 def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> dict[str, Any]:
     """Train and score one model."""
     n = args.train + args.held_out
-    store = store_of(folder, seed=seed, reference=n, resolution=args.resolution)
+    store = store_of(folder, args, seed=seed, n=n)
     ds = scalebrain.open_store(store)
     people, others = ds.isel(subject=slice(args.train)), ds.isel(subject=slice(args.train, None))
     start = time.perf_counter()
@@ -177,13 +181,7 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> d
     if args.retest:
         pads = []
         for scan in (0, 1):
-            again = store_of(
-                folder,
-                seed=seed + 1000,
-                reference=args.retest,
-                resolution=args.resolution,
-                scan=scan,
-            )
+            again = store_of(folder, args, seed=seed + 1000, n=args.retest, scan=scan)
             scans = scalebrain.open_store(again)
             pads.append(brain_age(scans, model)["brain_pad_corrected"].compute())
         found["icc"] = icc(*(pad.values for pad in pads))
@@ -199,6 +197,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=5000)
     parser.add_argument("--retest", type=int, default=300)
     parser.add_argument("--resolution", type=float, default=3.0)
+    parser.add_argument("--nodes", default="volume", help="volume, or surface-3, -4 or -5.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--layers", default="cheb")

@@ -328,7 +328,7 @@ def memory(table: Table, grid: Grid, options: argparse.Namespace) -> None:
         def ours(level: int = level) -> None:
             for row in rows:
                 out = np.zeros((codes.size, kernels.N_MOMENTS))
-                kernels.add_moments(row, 0, starts, stops, level, out)
+                kernels.add_moments(row, starts, stops, level, out)
 
         table.add(
             f"kernel alone, {name}, a row", ours, lambda: read_memory(read),
@@ -431,11 +431,11 @@ def _timed_loop(store: str) -> float:
     span, within = segments.span, segments.within_span()
 
     def loop() -> None:
-        for pieces in source.pieces(0, ds.sizes["subject"], span=span):
-            parts = np.zeros((1, within.starts.size, kernels.N_MOMENTS))
-            for first, values in pieces:
-                kernels.add_moments(values, first, within.starts, within.stops, 1, parts[0])
-            joined_moments(parts, within.member, 1)
+        parts = np.zeros((ds.sizes["subject"], within.starts.size, kernels.N_MOMENTS))
+        runs = within.starts, within.stops
+        for out, row in zip(parts, source.encoded(0, len(parts), span=span), strict=True):
+            kernels.add_encoded_moments(row.content, row.bounds, row.first, row.n, *runs, 1, out)
+        joined_moments(parts, within.member, 1)
 
     loop()
     return seconds(loop)

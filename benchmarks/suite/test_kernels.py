@@ -40,7 +40,7 @@ def lesion():
 def test_add_moments__means_of_segments(benchmark, row, segments, level):
     def work():
         out = np.zeros((N_SEGMENTS, N_MOMENTS))
-        add_moments(row, 0, *segments, level, out)
+        add_moments(row, *segments, level, out)
         return out
 
     found = benchmark(work)

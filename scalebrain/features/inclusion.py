@@ -11,7 +11,15 @@ from scalebrain.errors import StatisticsError
 from scalebrain.features.quality import EXCLUDED
 from scalebrain.variables import annotate, validate
 
-__all__ = ["ONE_SCAN", "check_one_scan", "flags", "inclusion", "same_people"]
+__all__ = [
+    "ONE_SCAN",
+    "check_one_scan",
+    "flags",
+    "included_people",
+    "inclusion",
+    "same_people",
+    "texts",
+]
 
 #: Why the later scans of someone are not used.
 ANOTHER_SCAN = "another scan of this person is used"
@@ -65,14 +73,15 @@ def inclusion(
     if on_surface:
         needed, absent = "surface_present", "no cortical surfaces"
     validate(ds, needed, "lesion_present", "lesion_hemisphere", "age", "group")
-    side, group = _text(ds, "lesion_hemisphere"), _text(ds, "group")
+    validate(ds, "lesion_volume", "days_post_stroke", "icv")
+    side, group = texts(ds, "lesion_hemisphere"), texts(ds, "group")
     stroke = group == "stroke"
     days = ds["days_post_stroke"].values
     volume = ds["lesion_volume"].values
     decided = np.full(ds.sizes["subject"], "")
     if "qc_decision" in ds.variables:
         validate(ds, "qc_decision")
-        decided = _text(ds, "qc_decision")
+        decided = texts(ds, "qc_decision")
     censored = np.zeros(ds.sizes["subject"], dtype=np.bool_)
     if "age_censored" in ds.variables:
         validate(ds, "age_censored")
@@ -82,7 +91,7 @@ def inclusion(
         (~ds[needed].values.astype(bool), absent),
         (~np.isfinite(ds["age"].values), "age missing"),
         (censored, "age known as a lower bound only"),
-        (_text(ds, "sex") == "", "sex missing"),
+        (texts(ds, "sex") == "", "sex missing"),
         (~np.isfinite(ds["icv"].values), "intracranial volume missing"),
         (~stroke & (np.nan_to_num(volume) > 0), "reference with a lesion"),
         (stroke & ~ds["lesion_present"].values.astype(bool), "no lesion mask"),
@@ -108,6 +117,36 @@ def inclusion(
     return annotate(out)
 
 
+def included_people(ds: xr.Dataset, *, on_surface: bool | None = None) -> npt.NDArray[np.bool_]:
+    """Tell who takes part, also before the features are computed.
+
+    Parameters
+    ----------
+    ds
+        Dataset.
+    on_surface
+        Whether cortical surfaces are needed, in place of a T1w scan. Default: where someone has
+        surfaces and nobody a scan.
+
+    Returns
+    -------
+    ndarray
+        (subject,) bool: `included`, or :func:`inclusion` where `ds` does not have it yet. Without
+        what the criteria need (`ds` is not of an ingest), everyone.
+    """
+    if "included" in ds.variables:
+        return flags(ds, "included")
+    if "lesion_hemisphere" not in ds.variables:
+        return np.ones(ds.sizes["subject"], dtype=np.bool_)
+    if on_surface is None:
+        scans, surfaces = (
+            name in ds.variables and bool(flags(ds, name).any())
+            for name in ("scan_present", "surface_present")
+        )
+        on_surface = surfaces and not scans
+    return flags(inclusion(ds, on_surface=on_surface), "included")
+
+
 def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     """Tell which subjects are one person, or one scan under several ids.
 
@@ -125,8 +164,8 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     from scipy.sparse.csgraph import connected_components
 
     n = ds.sizes["subject"]
-    person, scans = _text(ds, "person"), _text(ds, "scan_hash")
-    people = np.char.add(np.char.add(_text(ds, "dataset"), "/"), person)
+    person, scans = texts(ds, "person"), texts(ds, "scan_hash")
+    people = np.char.add(np.char.add(texts(ds, "dataset"), "/"), person)
     links = []
     for values, known in ((people, person != ""), (scans, scans != "")):
         codes = np.unique(values, return_inverse=True)[1]
@@ -172,8 +211,21 @@ def flags(ds: xr.Dataset, name: Hashable) -> npt.NDArray[np.bool_]:
     return (~missing & (column == True)).to_numpy(dtype=np.bool_)  # noqa: E712 - an object column
 
 
-def _text(ds: xr.Dataset, name: str) -> npt.NDArray[np.str_]:
-    """Text (subject,), empty where it is missing or `ds` has no such variable."""
+def texts(ds: xr.Dataset, name: str) -> npt.NDArray[np.str_]:
+    """Read texts of everyone; a missing one is empty.
+
+    Parameters
+    ----------
+    ds
+        Dataset.
+    name
+        Variable over ``subject``, or one value for all.
+
+    Returns
+    -------
+    ndarray
+        (subject,) text; empty where `ds` has no such variable.
+    """
     n = ds.sizes["subject"]
     if name not in ds.variables:
         return np.full(n, "")

@@ -26,7 +26,8 @@ def to_lesional_sides(ds: xr.Dataset) -> xr.Dataset:
         The same without voxel, node and edge variables; labels end in ``_ipsilesional``
         and ``_contralesional``. A subject whose lesion has no single side (bilateral,
         midline, none, unknown) is missing there; ``lesion_hemisphere`` says why. Variables
-        over region or tract alone, such as ``calibration_slope``, become per-subject.
+        over region or tract alone, such as ``calibration_slope``, become per-subject; those of
+        text over region or tract are left out.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def to_lesional_sides(ds: xr.Dataset) -> xr.Dataset:
         left = [f"{stem}_{s}" for stem in stems for s in ("L", "R")]
         right = [f"{stem}_{s}" for stem in stems for s in ("R", "L")]
         for name, array in out.data_vars.items():
-            if dim not in array.dims or array.dtype.kind not in "fib":
+            if dim not in array.dims or array.dtype.kind not in "fiub":
                 continue
             new = {dim: names}
             if_left = array.sel({dim: left}).assign_coords(new)

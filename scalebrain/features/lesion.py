@@ -43,11 +43,14 @@ Floats = npt.NDArray[np.float64]
 Masks = npt.NDArray[np.bool_]
 
 
-def known_masks(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
-    """Values of the subjects that have a mask; missing, not zero, for the others."""
+def known_masks(
+    ds: xr.Dataset, values: xr.DataArray, missing: float | xr.DataArray = np.nan
+) -> xr.DataArray:
+    """Values of the subjects that have a mask; `missing`, not zero, for the others."""
     if "lesion_present" not in ds:
         return values
-    return values.where(ds["lesion_present"].drop_vars("subject").astype(bool))
+    present = ds["lesion_present"].drop_vars("subject").astype(bool)
+    return values.where(present, missing)
 
 
 def lesion_volume(ds: xr.Dataset) -> xr.Dataset:
@@ -430,5 +433,5 @@ def _count_block(
 ) -> npt.NDArray[np.uint32]:
     """Count (1, group, voxel) in a block of rows."""
     out = np.zeros((1, n_groups, mask.shape[1]), dtype=np.uint32)
-    column_counts(np.ascontiguousarray(mask), np.ascontiguousarray(group), out[0])
+    column_counts(*(np.require(x, requirements=["C", "W"]) for x in (mask, group)), out[0])
     return out

@@ -14,6 +14,7 @@ import xarray as xr
 
 from scalebrain.atlas.atlas import packed, unpacked
 from scalebrain.errors import ConfigError, GeometryError
+from scalebrain.features.lesion import known_masks
 from scalebrain.features.lesion_policy_numba_fns import fill_from_mirror
 from scalebrain.features.rows import over_rows
 from scalebrain.features.segments import store_grid, voxel_index
@@ -181,7 +182,7 @@ def enantiomorphic(ds: xr.Dataset) -> xr.Dataset:
         The same; in lesioned voxels ``t1w`` and ``gm`` have the value at the mirrored place, or
         NaN where that is lesioned too or not in the store. ``lesion_mask`` stays as it is, so
         that loads and volumes do; ``lesion_filled_fraction (subject)`` says how much of it could
-        be filled, 1 for a subject without a lesion. Lazy.
+        be filled, 1 for a mask without a lesion, NaN for a subject without a mask. Lazy.
 
     Raises
     ------
@@ -203,6 +204,7 @@ def enantiomorphic(ds: xr.Dataset) -> xr.Dataset:
     validate(ds, "lesion_mask", way_out=_NO_LESIONS)
     mirror = mirror_of(ds)
     fraction = over_rows(_filled_fraction, ds["lesion_mask"], shared=mirror, dims={})
+    fraction = known_masks(ds, fraction)
     out = _treated(ds, _filled_rows, mirror)
     return annotate(out.assign(lesion_filled_fraction=fraction))
 

@@ -18,6 +18,7 @@ from scalebrain.errors import ConfigError, GeometryError, ScalebrainError, Table
 from scalebrain.features.parcellation import (
     STATISTICS,
     Statistic,
+    check_nan,
     checked_statistics,
     quantiles_of,
     statistic_of,
@@ -27,8 +28,8 @@ from scalebrain.features.parcellation_numba_fns import (
     COUNT,
     MEAN,
     N_MOMENTS,
+    add_file_sums,
     gathered_moments,
-    scattered_file_sums,
     weighted_moments,
 )
 from scalebrain.features.segments import Segments, segments_of_labels, segments_of_maps
@@ -43,12 +44,12 @@ _FILES_A_BLOCK = 8
 
 
 def parcellate_files(
-    files: Sequence[str | Path],
+    files: Sequence[str | Path] | str | Path,
     *,
     regions: Atlas,
     subjects: Sequence[str] | None = None,
     statistics: Sequence[Statistic] = ("mean",),
-    quantiles: Sequence[float] = (),
+    quantiles: Sequence[float] | float = (),
     nan: Literal["omit", "propagate"] = "omit",
     errors: Literal["raise", "record"] = "raise",
 ) -> xr.Dataset:
@@ -57,7 +58,7 @@ def parcellate_files(
     Parameters
     ----------
     files
-        NIfTI images of three dimensions in the atlas' space, on any grid and in any
+        NIfTI images, or one, of three dimensions in the atlas' space, on any grid and in any
         orientation.
     regions
         Atlas of labels or of probability maps; it is resampled to each grid, labels to the
@@ -89,7 +90,7 @@ def parcellate_files(
     TableError
         When two subjects have one name.
     ConfigError
-        When a statistic or quantile is unknown, or `regions` is no atlas.
+        When a statistic, quantile, `nan` or `errors` is unknown, or `regions` is no atlas.
 
     Notes
     -----
@@ -101,13 +102,17 @@ def parcellate_files(
     from dask.delayed import delayed
 
     check_regions(regions, Atlas)
+    check_nan(nan)
+    if errors not in ("raise", "record"):
+        raise ConfigError(f"errors is '{errors}': expected raise or record.")
     names, q = checked_statistics(statistics, quantiles)
     if regions.maps is not None and (q.size or "median" in names):
         raise ConfigError(
             f"Atlas '{regions.name}' has probability maps: quantiles are not defined for them. "
             "Leave them out."
         )
-    paths = [Path(file) for file in files]
+    several = [files] if isinstance(files, str | Path) else files
+    paths = [Path(file) for file in several]
     if not paths:
         raise TableError("No file is given.")
     labels = [path.name for path in paths] if subjects is None else list(subjects)
@@ -186,7 +191,8 @@ def _statistics(
     found = np.empty((1, len(size), N_MOMENTS))
     sums = np.full(len(size), np.nan)
     if where.weights is None and level == 1:
-        scattered_file_sums(raw, *_in_file_order(where), sums)
+        sums[:] = 0
+        add_file_sums(raw, *where.blocks, sums)
         found[0, :, COUNT] = size
         found[0, :, MEAN] = sums / size * image.slope + image.intercept
     if not np.isnan(sums).any():
@@ -201,7 +207,7 @@ def _statistics(
         gather(raw, np.arange(raw.size, dtype=np.uint32), image.slope, image.intercept, row)
         weighted_moments(row[None], order, where.weights, where.starts, where.stops, found)
     if propagate:
-        found[found[..., COUNT] < size * (1 - 1e-12), MEAN:] = np.nan
+        found[found[..., COUNT] < size, MEAN:] = np.nan
     out = np.empty((len(size), len(names) + len(quantiles)))
     wanted = np.array([*([0.5] if "median" in names else []), *quantiles])
     q = np.empty((len(size), 0))
@@ -214,16 +220,6 @@ def _statistics(
         out[:, i] = q[:, 0] if name == "median" else statistic_of(found, name)[0]
     out[:, len(names) :] = q[:, wanted.size - len(quantiles) :]
     return out
-
-
-@functools.lru_cache(maxsize=4)
-def _in_file_order(
-    where: Segments,
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
-    """Positions of the voxels of regions, ascending, and the region of each."""
-    label = cast("npt.NDArray[np.uint16]", where.label)
-    position = np.flatnonzero(label < where.starts.size)
-    return position.astype(np.uint32), label[position]
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,7 +1,8 @@
 """Statistics of images over regions: parcels, unions of them, and any other atlas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet
 from scalebrain.errors import ConfigError, MissingVariableError
+from scalebrain.features.lesion import known_masks
 from scalebrain.features.parcellation_numba_fns import (
     COUNT,
     MAXIMUM,
@@ -18,19 +20,23 @@ from scalebrain.features.parcellation_numba_fns import (
     MINIMUM,
     N_MOMENTS,
     SQUARES,
+    add_encoded_moments,
+    add_encoded_sums,
     add_moments,
     add_sums,
     gathered_moments,
     weighted_moments,
 )
 from scalebrain.features.quantiles_numba_fns import region_quantiles
-from scalebrain.features.rows import Pieces, over_pieces, over_rows
-from scalebrain.features.segments import BLOCK, Segments, locate
+from scalebrain.features.rows import over_encoded, over_rows
+from scalebrain.features.segments import Segments, locate
+from scalebrain.io.shards import EncodedRow
 from scalebrain.variables import REGISTRY, annotate, validate
 
 __all__ = [
     "STATISTICS",
     "Statistic",
+    "check_nan",
     "checked_statistics",
     "joined_moments",
     "parcellate",
@@ -61,7 +67,7 @@ def parcellate(
     variable: str = "t1w",
     regions: RegionSet | Atlas | None = None,
     statistics: Sequence[Statistic] = ("mean",),
-    quantiles: Sequence[float] = (),
+    quantiles: Sequence[float] | float = (),
     nan: Literal["omit", "propagate"] = "omit",
 ) -> xr.Dataset:
     """Statistics of an image over every region.
@@ -89,14 +95,15 @@ def parcellate(
     Dataset
         ``{variable}_{statistic} (subject, region)``, or ``(subject, parcel)`` for parcels, in
         units of the image, and ``{variable}_quantile (subject, region, quantile)``; a subject
-        without the image is NaN; lazy.
+        without the image, or without a mask where that is the image, is NaN, and its count 0;
+        lazy.
 
     Raises
     ------
     MissingVariableError
         When `ds` has no such image.
     ConfigError
-        When a statistic or quantile is unknown, or not defined for probability maps.
+        When a statistic, quantile or `nan` is unknown, or not defined for probability maps.
     GeometryError
         When a region has no voxel on the grid of the store.
 
@@ -119,6 +126,7 @@ def parcellate(
         raise MissingVariableError(
             f"'{variable}' has dims {ds[variable].dims}, expected (subject, voxel). Name an image."
         )
+    check_nan(nan)
     names, q = checked_statistics(statistics, quantiles)
     segments = locate(ds, regions)
     if segments.weights is not None and (q.size or "median" in names):
@@ -132,18 +140,32 @@ def parcellate(
         "span": segments.span,
         "dims": {segments.dim: len(segments.names), "statistic": len(names) + q.size},
     }
-    if reduction.in_pieces(segments):
-        found = over_pieces(reduction.of_pieces, ds[variable], **common)
+    if reduction.at_once(segments):
+        found = over_encoded(reduction.of_encoded, ds[variable], **common)
     else:
         found = over_rows(reduction.of_rows, ds[variable], **common)
+    if variable == "lesion_mask":  # stored without a mask as no lesion
+        found = known_masks(ds, found, _without_image(names, q))
     return statistics_dataset(
         found, variable, ds[variable].attrs, segments.dim, segments.names, names, q,
         segments.atlas, segments.sha256,
     )  # fmt: skip
 
 
+def _without_image(names: tuple[str, ...], q: Floats) -> xr.DataArray:
+    """Statistics of a subject without the image: it has 0 voxels, and nothing else is known."""
+    values = [0.0 if name == "count" else np.nan for name in names]
+    return xr.DataArray([*values, *np.full(q.size, np.nan)], dims="statistic")
+
+
+def check_nan(nan: str) -> None:
+    """Refuse what is not known to be done about voxels without a value."""
+    if nan not in ("omit", "propagate"):
+        raise ConfigError(f"nan is '{nan}': expected omit or propagate.")
+
+
 def checked_statistics(
-    statistics: Sequence[str], quantiles: Sequence[float]
+    statistics: Sequence[str], quantiles: Sequence[float] | float
 ) -> tuple[tuple[str, ...], Floats]:
     """Names and probabilities that are known."""
     names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
@@ -152,9 +174,10 @@ def checked_statistics(
         raise ConfigError(
             f"Statistics {', '.join(names)}: expected some of {', '.join(STATISTICS)}, each once."
         )
-    q = np.asarray(list(quantiles), dtype=np.float64)
+    wanted = [quantiles] if isinstance(quantiles, Real) else list(quantiles)  # type: ignore[arg-type]
+    q = np.asarray(wanted, dtype=np.float64)
     if not ((q >= 0) & (q <= 1)).all():
-        raise ConfigError(f"Quantiles {list(quantiles)}: expected probabilities from 0 to 1.")
+        raise ConfigError(f"Quantiles {wanted}: expected probabilities from 0 to 1.")
     if not names and not q.size:
         raise ConfigError("Nothing to compute. Name a statistic or a quantile.")
     return names, q
@@ -214,17 +237,16 @@ class _Reduction:
         """Quantiles that are needed, the median first."""
         return np.array([*([0.5] if "median" in self.names else []), *self.q])
 
-    def in_pieces(self, segments: Segments) -> bool:
+    def at_once(self, segments: Segments) -> bool:
         """Whether a row is gone over once, from front to back."""
         runs = segments.order is None
         return not self.probabilities.size and (
             runs or (segments.label is not None and self.level == 1)
         )
 
-    def of_pieces(self, segments: Segments, pieces: Pieces) -> Floats:
-        """Statistics (region, statistic) of a row."""
-        parts = _moments_of_pieces(pieces, segments, self.level)
-        return np.asarray(self._columns(segments, parts[None])[0])
+    def of_encoded(self, segments: Segments, rows: Iterable[Rows | EncodedRow]) -> Floats:
+        """Statistics (row, region, statistic) of rows that may be encoded."""
+        return self._columns(segments, _moments_at_once(rows, segments, self.level))
 
     def of_rows(self, segments: Segments, rows: Rows) -> Floats:
         """Statistics (row, region, statistic) of rows."""
@@ -240,7 +262,7 @@ class _Reduction:
         if parts is not None:
             joined = joined_moments(parts, segments.member, self.level)
             if self.propagate:
-                short = joined[..., COUNT] < segments.size * (1 - 1e-12)
+                short = joined[..., COUNT] < segments.size
                 joined[short, MEAN:] = np.nan
         columns = []
         for name in self.names:
@@ -255,36 +277,52 @@ class _Reduction:
 
 def _moments(rows: Rows, segments: Segments, level: int) -> Floats:
     """Moments (row, segment, moment) of every segment."""
-    out = np.empty((len(rows), segments.starts.size, N_MOMENTS))
     starts, stops = segments.starts, segments.stops
     if segments.order is None:
-        for i, row in enumerate(rows):
-            out[i] = _moments_of_pieces(((0, row),), segments, level)
-    elif segments.weights is not None:
+        return _moments_at_once(rows, segments, level)
+    out = np.empty((len(rows), starts.size, N_MOMENTS))
+    if segments.weights is not None:
         weighted_moments(rows, segments.order, segments.weights, starts, stops, out)
     else:
         gathered_moments(rows, segments.order, starts, stops, 1.0, 0.0, level, out)
     return out
 
 
-def _moments_of_pieces(pieces: Pieces, segments: Segments, level: int) -> Floats:
-    """Moments (segment, moment) of a row whose segments are contiguous, or labelled."""
-    n = segments.starts.size
-    out = np.zeros((n, N_MOMENTS))
+def _moments_at_once(rows: Iterable[Rows | EncodedRow], segments: Segments, level: int) -> Floats:
+    """Moments (row, segment, moment) of segments that are contiguous, or of labels: means then."""
     if segments.order is None:
-        for first, values in pieces:
-            some = np.asarray(values, dtype=np.float32)
-            add_moments(some, first, segments.starts, segments.stops, level, out)
+        out = np.stack([_moments_of_runs(row, segments, level) for row in rows])
     else:
-        sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
-        for first, values in pieces:
-            some = np.asarray(values, dtype=np.float32)
-            add_sums(some, first, BLOCK, *segments.blocks, sums, missing)
-        out[:, COUNT] = segments.stops - segments.starts - missing
+        sums, missing = map(np.stack, zip(*(_sums(row, segments) for row in rows), strict=True))
+        out = np.zeros((*sums.shape, N_MOMENTS))
+        out[..., COUNT] = segments.stops - segments.starts - missing
         with np.errstate(invalid="ignore"):
-            out[:, MEAN] = sums / out[:, COUNT]
-    out[out[:, COUNT] == 0, MEAN:] = np.nan
+            out[..., MEAN] = sums / out[..., COUNT]
+    out[out[..., COUNT] == 0, MEAN:] = np.nan
     return out
+
+
+def _moments_of_runs(row: Rows | EncodedRow, segments: Segments, level: int) -> Floats:
+    """Moments (segment, moment) of a row whose segments are contiguous; zero where is no value."""
+    out = np.zeros((segments.starts.size, N_MOMENTS))
+    runs = segments.starts, segments.stops
+    if not isinstance(row, EncodedRow):
+        add_moments(np.asarray(row, dtype=np.float32), *runs, level, out)
+    elif not add_encoded_moments(row.content, row.bounds, row.first, row.n, *runs, level, out):
+        raise row.damaged()
+    return out
+
+
+def _sums(row: Rows | EncodedRow, segments: Segments) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Sum of every label of a row, and how many of its voxels have no value."""
+    n = segments.starts.size
+    sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
+    labels = segments.blocks
+    if not isinstance(row, EncodedRow):
+        add_sums(np.asarray(row, dtype=np.float32), *labels, sums, missing)
+    elif not add_encoded_sums(row.content, row.bounds, row.first, row.n, *labels, sums, missing):
+        raise row.damaged()
+    return sums, missing
 
 
 def joined_moments(parts: Floats, member: npt.NDArray[np.bool_], level: int) -> Floats:

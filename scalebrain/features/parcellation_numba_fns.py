@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.accelerate import inner_kernel, inner_reduction, kernel, read_only
+from scalebrain.io.shards_numba_fns import NUMBERS, decode_block, room_for_block
 
 __all__ = [
     "COUNT",
@@ -17,11 +18,13 @@ __all__ = [
     "MINIMUM",
     "N_MOMENTS",
     "SQUARES",
+    "add_encoded_moments",
+    "add_encoded_sums",
+    "add_file_sums",
     "add_moments",
     "add_sums",
     "gather_means",
     "gathered_moments",
-    "scattered_file_sums",
     "segment_counts",
     "segment_moments",
     "tissue_means",
@@ -158,27 +161,72 @@ def _add(some, level, out):  # type: ignore[no-untyped-def]
     out[0] = count
 
 
-@kernel(read_only("float32", "int64, int64[::1], int64[::1], int64, float64[:, ::1]"))
-def add_moments(
-    values: npt.NDArray[np.float32],
-    first: int,
-    starts: npt.NDArray[np.int64],
-    stops: npt.NDArray[np.int64],
-    level: int,
-    out: npt.NDArray[np.float64],
-) -> None:
-    """Add a piece of a row, from voxel `first`, to the moments of segments; NaN do not count.
-
-    `out` is (segment, 5), zero before the first piece: count, mean; from level 2 the sum of
-    squared deviations; at level 3 minimum and maximum. The rest of it means nothing.
-    """
-    ends = np.empty(2, dtype=np.float32)
-    some = np.zeros(5)
+@inner_kernel
+def _add_block(values, first, starts, stops, level, room, out):  # type: ignore[no-untyped-def]
+    """Add voxels `first` and after to the moments of segments."""
+    ends, some = room
     for s in range(starts.size):
         start, stop = max(starts[s] - first, 0), min(stops[s] - first, values.size)
         if start < stop:
             _of_segment(values[start:stop], level, ends, some)
             _add(some, level, out[s])
+
+
+@inner_kernel
+def _any_voxel(first, last, starts, stops):  # type: ignore[no-untyped-def]
+    """Whether a segment has one of voxels `first` to `last`."""
+    for s in range(starts.size):
+        if max(starts[s], first) < min(stops[s], last):
+            return True
+    return False
+
+
+@kernel(read_only("float32", "int64[::1], int64[::1], int64, float64[:, ::1]"))
+def add_moments(
+    values: npt.NDArray[np.float32],
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    level: int,
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Add a row to the moments of segments; NaN do not count.
+
+    `out` is (segment, 5), zero before: count, mean; from level 2 the sum of squared deviations;
+    at level 3 minimum and maximum. The rest of it means nothing.
+    """
+    room = np.empty(2, dtype=np.float32), np.zeros(5)
+    _add_block(values, 0, starts, stops, level, room, out)
+
+
+@kernel(
+    read_only("uint8", "int64[::1], int64, int64, int64[::1], int64[::1], int64, float64[:, ::1]")
+)
+def add_encoded_moments(
+    encoded: npt.NDArray[np.uint8],
+    blocks: npt.NDArray[np.int64],
+    first: int,
+    n: int,
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    level: int,
+    out: npt.NDArray[np.float64],
+) -> bool:
+    """Add an encoded row as :func:`add_moments` does a decoded one; say whether it is sound.
+
+    Blocks lie in ``encoded[blocks[b]:blocks[b + 1]]``. They hold `n` voxels, from `first` on.
+    """
+    room = np.empty(2, dtype=np.float32), np.zeros(5)
+    decoder = room_for_block()
+    values = np.empty(NUMBERS, dtype=np.float32)
+    for b in range(blocks.size - 1):
+        begin = first + b * NUMBERS
+        own = values[: min(NUMBERS, n - b * NUMBERS)]
+        if not _any_voxel(begin, begin + own.size, starts, stops):
+            continue
+        if not decode_block(encoded, blocks[b], blocks[b + 1], decoder, own.view(np.uint32)):
+            return False
+        _add_block(own, begin, starts, stops, level, room, out)
+    return True
 
 
 @kernel(
@@ -232,16 +280,29 @@ def gathered_moments(
             _of_segment(values, level, ends, out[i, s])
 
 
-@kernel(
-    read_only(
-        "float32",
-        "int64, int64, uint16[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1]",
-    )
-)
+@inner_kernel
+def _add_labels(values, runs, place, label, bounds, sums, missing):  # type: ignore[no-untyped-def]
+    """Add the runs of a block to the sums of labels; count its NaN apart."""
+    for r in range(runs[0], runs[1]):
+        where = place[bounds[r] : bounds[r + 1]]
+        total = _gathered_total(values, where)
+        if total != total:
+            total = 0.0
+            for k in range(where.size):
+                value = values[where[k]]
+                if value == value:
+                    total += value
+                else:
+                    missing[label[r]] += 1
+        sums[label[r]] += total
+
+
+_LABELS = "uint16[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1]"
+
+
+@kernel(read_only("float32", _LABELS))
 def add_sums(
     values: npt.NDArray[np.float32],
-    first: int,
-    block: int,
     place: npt.NDArray[np.uint16],
     label: npt.NDArray[np.int64],
     bounds: npt.NDArray[np.int64],
@@ -249,51 +310,64 @@ def add_sums(
     sums: npt.NDArray[np.float64],
     missing: npt.NDArray[np.int64],
 ) -> None:
-    """Add a piece of a row, from voxel `first`, to the sums of labels; count its NaN apart.
+    """Add a row to the sums of labels; count its NaN apart.
 
-    Blocks of `block` voxels have the runs ``runs[b]`` to ``runs[b + 1]``, a run has a label and
-    the voxels ``place[bounds[r]:bounds[r + 1]]`` of its block. A piece begins and ends where
-    blocks do, or the row.
+    Blocks of 16,384 voxels have the runs ``runs[b]`` to ``runs[b + 1]``, a run has a label and
+    the voxels ``place[bounds[r]:bounds[r + 1]]`` of its block.
     """
-    for b in range(first // block, (first + values.size + block - 1) // block):
-        own = values[b * block - first :]
-        for r in range(runs[b], runs[b + 1]):
-            where = place[bounds[r] : bounds[r + 1]]
-            total = _gathered_total(own, where)
-            if total != total:
-                total = 0.0
-                for k in range(where.size):
-                    value = own[where[k]]
-                    if value == value:
-                        total += value
-                    else:
-                        missing[label[r]] += 1
-            sums[label[r]] += total
+    for b in range(runs.size - 1):
+        _add_labels(values[b * NUMBERS :], runs[b : b + 2], place, label, bounds, sums, missing)
 
 
-@kernel(*(read_only(t, "uint32[::1], uint16[::1], float64[::1]") for t in _NUMBERS))
-def scattered_file_sums(
+@kernel(read_only("uint8", f"int64[::1], int64, int64, {_LABELS}"))
+def add_encoded_sums(
+    encoded: npt.NDArray[np.uint8],
+    blocks: npt.NDArray[np.int64],
+    first: int,
+    n: int,
+    place: npt.NDArray[np.uint16],
+    label: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.int64],
+    runs: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
+    missing: npt.NDArray[np.int64],
+) -> bool:
+    """Add an encoded row as :func:`add_sums` does a decoded one; say whether it is sound.
+
+    Its blocks are as for :func:`add_encoded_moments`, `first` is a multiple of 16,384.
+    """
+    decoder = room_for_block()
+    values = np.empty(NUMBERS, dtype=np.float32)
+    for b in range(blocks.size - 1):
+        at = first // NUMBERS + b
+        if at < 0 or at >= runs.size - 1 or runs[at] == runs[at + 1]:
+            continue
+        own = values[: min(NUMBERS, n - b * NUMBERS)]
+        if not decode_block(encoded, blocks[b], blocks[b + 1], decoder, own.view(np.uint32)):
+            return False
+        _add_labels(own, runs[at : at + 2], place, label, bounds, sums, missing)
+    return True
+
+
+@kernel(
+    *(
+        read_only(t, "uint16[::1], int64[::1], int64[::1], int64[::1], float64[::1]")
+        for t in _NUMBERS
+    )
+)
+def add_file_sums(
     raw: npt.NDArray[np.generic],
-    position: npt.NDArray[np.uint32],
-    label: npt.NDArray[np.uint16],
-    out: npt.NDArray[np.float64],
+    place: npt.NDArray[np.uint16],
+    label: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.int64],
+    runs: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
 ) -> None:
-    """Sum of ``raw[position]`` of every label; the same for a file, whose air is skipped.
-
-    `position` ascends and `label` lies beside it.
-    """
-    lanes = np.zeros((out.size, 8))
-    whole = position.size // 8
-    for k in range(whole):
-        for j in range(8):
-            lanes[label[8 * k + j], j] += raw[position[8 * k + j]]
-    for k in range(8 * whole, position.size):
-        lanes[label[k], 0] += raw[position[k]]
-    for s in range(out.size):
-        total = 0.0
-        for j in range(8):
-            total += lanes[s, j]
-        out[s] = total
+    """Add the numbers of a file, as it has them, as :func:`add_sums`; NaN stay."""
+    for b in range(runs.size - 1):
+        own = raw[b * NUMBERS :]
+        for r in range(runs[b], runs[b + 1]):
+            sums[label[r]] += _gathered_total(own, place[bounds[r] : bounds[r + 1]])
 
 
 @kernel(

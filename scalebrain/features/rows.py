@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,16 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.io.rows import RowSource, row_source
+from scalebrain.io.shards import EncodedRow
 
-__all__ = ["Pieces", "bare", "over_pieces", "over_rows", "task_bounds"]
+__all__ = ["bare", "over_encoded", "over_rows", "task_bounds"]
 
 _TASK_BYTES = 2**27
 _MOST_ROWS = 512
 _LEAST_TASKS = 16
+_ROWS_A_CALL = 32  # of encoded ones, whose results wait for each other
 
 Array = npt.NDArray[Any]
-Pieces = Iterable[tuple[int, Array]]
 
 
 def bare(array: xr.DataArray) -> xr.DataArray:
@@ -80,8 +81,8 @@ def over_rows(
     return xr.DataArray(data, dims=("subject", *dims), coords=kept)
 
 
-def over_pieces(
-    function: Callable[[Any, Pieces], Array],
+def over_encoded(
+    function: Callable[[Any, Iterable[Array | EncodedRow]], Array],
     image: xr.DataArray,
     *,
     shared: Any,
@@ -89,13 +90,13 @@ def over_pieces(
     span: tuple[int, int] | None = None,
     dtype: npt.DTypeLike = np.float64,
 ) -> xr.DataArray:
-    """Apply a function that goes over a row once, from front to back.
+    """Apply a function whose kernels decode a row themselves, block by block.
 
     Parameters
     ----------
     function
-        From `shared` and the pieces of a row (position in the span, values) to an array
-        (*dims).
+        From `shared` and rows, encoded or as (voxel,) values, each of which the next one
+        overwrites, to an array (row, *dims). How many rows it gets must not matter.
     image, shared, dims, span, dtype
         As for :func:`over_rows`.
 
@@ -106,20 +107,20 @@ def over_pieces(
 
     Notes
     -----
-    A piece of a row of a store is used while it lies in the cache of a core; what would write the
-    row to memory and read it again takes about twice as long. Other rows are one piece each.
+    A block of a row of a store is used while it lies in the cache of a core, and one call does
+    it all, so that threads do not wait for each other. Other rows come decoded.
     """
-    return over_rows(_Whole(function), image, shared=shared, dims=dims, span=span, dtype=dtype)
+    return over_rows(_Encoded(function), image, shared=shared, dims=dims, span=span, dtype=dtype)
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """Function of the pieces of a row, as one of whole rows."""
+class _Encoded:
+    """Function of rows that may be encoded, as one of decoded rows."""
 
-    of_pieces: Callable[[Any, Pieces], Array]
+    of_rows: Callable[[Any, Iterable[Array | EncodedRow]], Array]
 
     def __call__(self, shared: Any, rows: Array) -> Array:
-        return np.stack([self.of_pieces(shared, ((0, row),)) for row in rows])
+        return self.of_rows(shared, rows)
 
 
 def _same_rows(sources: Sequence[RowSource | None]) -> bool:
@@ -144,7 +145,9 @@ def _call(
     whole = [block[0] if isinstance(block, list) else block for block in blocks]
     if not len(whole[0]):
         return np.empty((0, *shape), dtype=kind)
-    found = np.asarray(function(shared, *map(np.ascontiguousarray, whole)), dtype=kind)
+    # kernels refuse what cannot be written, as a file mapped to memory; rows of stores can be
+    rows = [np.require(block, requirements=["C", "W"]) for block in whole]
+    found = np.asarray(function(shared, *rows), dtype=kind)
     return found.reshape(-1, *shape)
 
 
@@ -258,9 +261,12 @@ def _rows_of_task(
 ) -> Array:
     """Read rows and call the function on each."""
     out = np.empty((stop - start, *shape), dtype=dtype)
-    if isinstance(function, _Whole):
-        for i, pieces in enumerate(sources[0].pieces(start, stop, span=span)):
-            out[i] = function.of_pieces(shared, pieces)
+    if isinstance(function, _Encoded):
+        rows = sources[0].encoded(start, stop, span=span)
+        for first in range(0, len(out), _ROWS_A_CALL):
+            out[first : first + _ROWS_A_CALL] = function.of_rows(
+                shared, islice(rows, min(_ROWS_A_CALL, len(out) - first))
+            )
         return out
     readers = [source.read(start, stop, span=span) for source in sources]
     for i, row in enumerate(zip(*readers, strict=True)):

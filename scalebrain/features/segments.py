@@ -13,6 +13,7 @@ from scalebrain.atlas.atlas import Atlas, packed, unpacked
 from scalebrain.atlas.regions import RegionSet, check_regions
 from scalebrain.atlas.space import Grid
 from scalebrain.errors import GeometryError, TableError
+from scalebrain.io.shards_numba_fns import NUMBERS
 from scalebrain.variables import validate
 
 __all__ = [
@@ -27,8 +28,8 @@ __all__ = [
 
 Ints = npt.NDArray[np.int64]
 
-#: Voxels of a block in which labels are sorted. Pieces of rows begin at multiples of it.
-BLOCK = 16384
+#: Voxels of a block in which labels are sorted: those that are decoded at a time.
+BLOCK = NUMBERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +136,12 @@ class Segments:
     def size(self) -> npt.NDArray[np.float64]:
         """(region,) voxels of every region, or the sum of their probabilities."""
         if self.weights is not None:
-            total = np.concatenate([[0.0], np.cumsum(self.weights, dtype=np.float64)])
-            return np.asarray(total[self.stops] - total[self.starts])
+            # each alone and in the order of the kernels, so that a whole region has exactly this
+            out = np.zeros(self.starts.size)
+            for s, (a, b) in enumerate(zip(self.starts, self.stops, strict=True)):
+                if a < b:
+                    out[s] = np.cumsum(self.weights[a:b], dtype=np.float64)[-1]
+            return out
         return np.asarray((self.stops - self.starts) @ self.member.astype(np.float64))
 
 

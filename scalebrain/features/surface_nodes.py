@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,13 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.parcels import Nodes
-from scalebrain.atlas.surface import LEVELS, SurfaceNodes, cortex_points, surface_nodes
+from scalebrain.atlas.surface import (
+    LEVELS,
+    SurfaceNodes,
+    cortex_points,
+    is_cortex,
+    surface_nodes,
+)
 from scalebrain.errors import ConfigError
 from scalebrain.features.lesion_policy import LesionPolicy, check_policy
 from scalebrain.features.nodes import MAX_LESIONED
@@ -57,7 +64,8 @@ def surface_features(
         As for :func:`~scalebrain.node_features`, for vertices in place of voxels: a vertex is
         lesioned when more than half of its points are. ``enantiomorphic`` takes its values from
         the vertex of the other hemisphere nearest to the mirrored place: fsaverage is not
-        symmetric, so that is near, not the same, anatomy.
+        symmetric, so that is near, not the same, anatomy. Where that is the medial wall the
+        vertex is left out.
 
     Returns
     -------
@@ -148,8 +156,10 @@ def _pooled(
     some = np.zeros(x.shape[:2], dtype=np.float32) if lesioned is None else lesioned
     gone = (some > MAX_LESIONED) if pool.policy != "as_is" else np.zeros(some.shape, dtype=bool)
     if pool.policy == "enantiomorphic":
-        x = np.where(gone[..., None], x[:, parts.mirror], x)
-        gone = gone & gone[:, parts.mirror]
+        # opposite the medial wall there is no cortex, and FreeSurfer's thickness is 0
+        filled = gone & ~gone[:, parts.mirror] & _cortex()[parts.mirror]
+        x = np.where(filled[..., None], x[:, parts.mirror], x)
+        gone &= ~filled
     known = np.isfinite(x).all(axis=-1) & ~gone
     x[~known] = 0
 
@@ -165,6 +175,12 @@ def _pooled(
             out[..., f] = np.where(missing, np.nan, over_nodes(x[..., f]) / weight)
     out[..., -1] = over_nodes(some)
     return out
+
+
+@cache
+def _cortex() -> npt.NDArray[np.bool_]:
+    """Which vertices (vertex,) lie outside the medial wall."""
+    return is_cortex()
 
 
 def _lesioned(ds: xr.Dataset) -> xr.DataArray:

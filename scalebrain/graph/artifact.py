@@ -7,6 +7,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import StatisticsError
+from scalebrain.features.inclusion import flags
 from scalebrain.features.lesion_policy import POLICIES
 from scalebrain.features.nodes import node_features
 from scalebrain.graph.model import BrainAgeModel, brain_age
@@ -63,6 +64,7 @@ def lesion_artifact(
     if model.about["nodes"] != "volume":
         raise StatisticsError("Synthetic lesions are put into T1w scans: nodes are of a surface.")
     validate(ds, "t1w", "lesion_mask", "white_reference", "node_features", "age", "group")
+    validate(ds, "lesion_present")
     healthy, strokes = _people(ds)
     if not healthy.size or not strokes.size:
         raise StatisticsError("Synthetic lesions need references and strokes with lesion masks.")
@@ -81,7 +83,8 @@ def lesion_artifact(
         before = brain_age(host, model)["brain_pad_corrected"].values
         own = []
         for policy in POLICIES:
-            found = node_features(with_lesions, policy=policy).compute()
+            found = node_features(with_lesions, policy=policy)
+            found = found.sel(feature=ds["feature"].values).compute()  # others may lack grey matter
             after = brain_age(with_lesions.assign(found.data_vars), model)
             own.append(after["brain_pad_corrected"].values - before)
             if policy == "as_is":
@@ -108,9 +111,9 @@ def _people(ds: xr.Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64
     group = ds["group"].values.astype(str)
     usable = np.isfinite(ds["age"].values)
     if "included" in ds:
-        usable &= ds["included"].values.astype(bool)
+        usable &= flags(ds, "included")
     whole = ds["node_features"].notnull().all(("node", "feature")).values
-    lesions = ds["lesion_present"].values.astype(bool)
+    lesions = flags(ds, "lesion_present")
     return (
         np.flatnonzero(usable & whole & (group == "reference")),
         np.flatnonzero(usable & lesions & (group == "stroke")),

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
+from scalebrain.graph.images import voxel_text
+
 if TYPE_CHECKING:
     from scalebrain.graph.train import Training
 
@@ -64,11 +66,19 @@ def _facts(
     return (
         f"Layer: {training.layer}; {training.folds} folds; seed {training.seed}",
         f"Node features: {', '.join(features)}",
-        f"Space: {about['space']}",
+        f"Space: {about['space']}{_images(about)}",
         f"{people}; elsewhere predictions are marked as extrapolated",
         f"Interval: split-conformal, {about['coverage']:.0%}",
         _HASHES,
     )
+
+
+def _images(about: Mapping[str, Any]) -> str:
+    """Voxels and grey matter that the model is for, where that is known."""
+    size = f"; voxels of {voxel_text(about['voxel_size'])}" if "voxel_size" in about else ""
+    if "gm_modulated" not in about:
+        return size
+    return f"{size}; {'modulated' if about['gm_modulated'] else 'unmodulated'} grey matter"
 
 
 def _rows(metrics: Metrics) -> list[tuple[str, ...]]:

@@ -9,12 +9,14 @@ import xarray as xr
 
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
+from scalebrain.features.inclusion import flags
 from scalebrain.graph.build import Graph
 from scalebrain.graph.impute import impute
 from scalebrain.graph.known import known_folds
 from scalebrain.graph.linear import standardize
 from scalebrain.graph.model import (
     BrainAgeModel,
+    lesioned_regions,
     load_network,
     matching_features,
     present_flag,
@@ -44,7 +46,8 @@ def explain(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     Dataset
         ``node_attribution (subject, row)``, years, with coordinates ``row_region`` and
         ``row_node``: a node of two regions has two rows. Over the rows of a region they sum to
-        the brain age less that of a person whose nodes are all at the training mean.
+        the brain age less that of a person whose nodes are all at the training mean; where
+        there is no brain age they are NaN.
 
     Raises
     ------
@@ -77,9 +80,12 @@ def explain(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
             with one_thread_each():
                 total[use] += _attributions(fold, network, x[use], graph)
             count[use] += 1
-    names = np.array(graph.regions)[graph.region_of_row]
+    names, years = np.array(graph.regions)[graph.region_of_row], total / count
+    if ds["node_features"].attrs.get("lesion_policy") == "exclude_region":
+        excluded = lesioned_regions(ds, graph).transpose("subject", "region").values
+        years[excluded[:, graph.region_of_row]] = np.nan
     out = xr.Dataset(
-        {"node_attribution": (("subject", "row"), total / count)},
+        {"node_attribution": (("subject", "row"), years)},
         coords={
             "subject": ds["subject"],
             "row_region": ("row", names),
@@ -113,22 +119,25 @@ def node_importance(
 
     Raises
     ------
+    MissingVariableError
+        When `ds` has no node features, or no groups.
     StatisticsError
         When no reference has node features.
     """
-    group, present = ds["group"].values.astype(str), np.ones(ds.sizes["subject"], dtype=bool)
+    validate(ds, "node_features", "group", way_out="Compute them first: scalebrain features STORE.")
+    chosen = ds["group"].values.astype(str) == "reference"
     for name in ("included", present_flag(ds)):
         if name in ds:
-            present &= ds[name].values.astype(bool)
-    who = np.flatnonzero(present & (group == "reference"))
+            chosen &= flags(ds, name)
+    who = np.flatnonzero(chosen)
     if not who.size:
         raise StatisticsError("There are no references whose ages could be explained.")
     rng = np.random.default_rng([seed, 8])
-    chosen = np.sort(rng.choice(who, min(n_subjects, who.size), replace=False))
-    found = explain(ds.isel(subject=chosen), model)["node_attribution"]
+    drawn = np.sort(rng.choice(who, min(n_subjects, who.size), replace=False))
+    found = explain(ds.isel(subject=drawn), model)["node_attribution"]
     size = np.nanmean(np.abs(found.values), axis=0)
     out = xr.Dataset(
-        {"node_importance": ("row", size, {"n_subjects": chosen.size})},
+        {"node_importance": ("row", size, {"n_subjects": drawn.size})},
         coords={name: found[name].variable for name in ("row_region", "row_node")},
     )
     return annotate(out)

@@ -12,11 +12,18 @@ import xarray as xr
 
 from scalebrain.atlas.regions import default_regions
 from scalebrain.errors import ConfigError, DataWarning, StoreError
-from scalebrain.features.inclusion import inclusion, same_people
+from scalebrain.features.inclusion import included_people, same_people
 from scalebrain.graph.calibrate import fit_bias
 from scalebrain.io.ages import AgeTable, Places, read_ages
 from scalebrain.io.delimited import listed
-from scalebrain.io.store import open_store, rejected_subjects, remove_variables, save_store
+from scalebrain.io.store import (
+    hide_variables,
+    open_store,
+    rejected_subjects,
+    remove_variables,
+    save_store,
+    show_variables,
+)
 from scalebrain.variables import annotate, validate
 
 __all__ = ["MIN_REFERENCES", "TrainedOn", "import_ages", "imported_from", "own_ages", "save_ages"]
@@ -176,8 +183,14 @@ def save_ages(new: xr.Dataset, ds: xr.Dataset, store: str | Path, *, replace: bo
         )
     own = _REGIONAL if "brain_age" in new.variables else _GLOBAL
     old = own if held == origin and not replace else (*_REGIONAL, *_GLOBAL)
-    remove_variables(store, [n for n in old if n in ds.variables and n not in new.variables])
-    save_store(new, store)
+    gone = [n for n in old if n in ds.variables and n not in new.variables]
+    hide_variables(store, gone)
+    try:
+        save_store(new, store)
+    except Exception:
+        show_variables(store, gone)  # what could not be replaced stays
+        raise
+    remove_variables(store, gone)
 
 
 def _origin(ds: xr.Dataset) -> str | None:
@@ -259,7 +272,7 @@ def _corrected(
     ds: xr.Dataset, age: Array, pad: Array, ages: AgeTable
 ) -> tuple[Array | None, Array | None, dict[str, Any]]:
     """Corrected differences, calibration slopes, and how they were corrected."""
-    healthy = (ds["group"].values.astype(str) == "reference") & _included(ds)
+    healthy = (ds["group"].values.astype(str) == "reference") & included_people(ds)
     used = healthy[:, None] & np.isfinite(pad)
     people = same_people(ds)
     tested = np.flatnonzero(np.isfinite(pad).any(axis=0))
@@ -276,15 +289,6 @@ def _corrected(
         if name in ages.values:
             return ages.values[name] - shift, None, {"age_bias_correction": "tool"}
     return None, None, {"age_bias_correction": "none"}
-
-
-def _included(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
-    """Who takes part, also before the features are computed."""
-    if "included" not in ds.variables:
-        if "lesion_hemisphere" not in ds.variables:  # not of an ingest: nothing to go by
-            return np.ones(ds.sizes["subject"], dtype=bool)
-        ds = inclusion(ds)
-    return np.asarray(ds["included"].values, dtype=bool)
 
 
 def _tell_missing(ds: xr.Dataset, ages: AgeTable, table: Path) -> None:

@@ -16,7 +16,7 @@ from scalebrain.atlas.regions import RegionSet
 from scalebrain.cluster.tasks import map_tasks, on_gpu_workers, once_per_worker
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ConfigError, ModelFileError, StatisticsError
-from scalebrain.features.inclusion import same_people
+from scalebrain.features.inclusion import flags, included_people, same_people
 from scalebrain.features.lesion_policy import POLICIES, LesionPolicy
 from scalebrain.features.nodes import MAX_LESIONED, node_features
 from scalebrain.features.surface_nodes import surface_features, surface_level
@@ -25,6 +25,7 @@ from scalebrain.graph.calibrate import conformal_radius, fit_bias, region_metric
 from scalebrain.graph.card import card_html, card_text
 from scalebrain.graph.checkpoint import Checkpoint, training_key
 from scalebrain.graph.folds import assign_folds, linked_cohorts
+from scalebrain.graph.images import check_images, images_of
 from scalebrain.graph.impute import RegionImputer
 from scalebrain.graph.known import known_folds, person_keys, subject_keys
 from scalebrain.graph.references import References
@@ -43,6 +44,7 @@ __all__ = [
     "brain_age",
     "build_network",
     "features_of",
+    "lesioned_regions",
     "load_network",
     "matching_features",
     "present_flag",
@@ -219,6 +221,7 @@ class BrainAgeModel:
                 "coverage": float(coverage),
                 "lesion_policy": str(ds["node_features"].attrs.get("lesion_policy", "")),
                 "versions": versions,
+                **images_of(ds),
             },
         )
 
@@ -430,18 +433,19 @@ def _space(ds: xr.Dataset) -> str:
 def _references(ds: xr.Dataset, graph: Graph) -> npt.NDArray[np.int64]:
     """Positions of the healthy people that have an age and all nodes."""
     chosen = (ds["group"].values.astype(str) == "reference") & np.isfinite(ds["age"].values)
-    for name in ("included", present_flag(ds)):
-        if name in ds:
-            chosen &= ds[name].values.astype(bool)
+    present = present_flag(ds)
+    chosen &= included_people(ds, on_surface=present == "surface_present")
+    if present in ds:
+        chosen &= flags(ds, present)
     who = np.flatnonzero(chosen)
     used = np.unique(graph.rows)
     features = ds["node_features"].isel(subject=who, node=used)
-    present = xr.apply_ufunc(np.isfinite, features, dask="allowed").all("feature")
-    complete = np.asarray(present.all("node").values)
+    known = xr.apply_ufunc(np.isfinite, features, dask="allowed").all("feature")
+    complete = np.asarray(known.all("node").values)
     if not complete.all():
         logger.warning("%d references with missing nodes are left out", (~complete).sum())
     if who.size and not complete.any():
-        absent = int((~present.any("subject")).sum())
+        absent = int((~known.any("subject")).sum())
         raise StatisticsError(
             f"None of {who.size} references has all nodes; {absent} nodes are missing in every "
             "one. On a grid coarser than 3 mm some nodes have no voxel: use a finer one."
@@ -579,12 +583,14 @@ def matching_features(ds: xr.Dataset, model: BrainAgeModel) -> tuple[xr.Dataset,
     ds
         The same, with node features.
     features
-        (subject, node, feature) those that the model takes, in its order.
+        (subject, node, feature) those that the model takes, in its order; missing for who has
+        no scan.
 
     Raises
     ------
     ModelFileError
-        When the model was trained on another graph, other features or another space.
+        When the model was trained on another graph, other features, another space, or grey
+        matter that is modulated where that of `ds` is not.
     """
     ds = features_of(ds, model.about["nodes"])
     names = tuple(str(f) for f in ds["feature"].values)
@@ -602,7 +608,11 @@ def matching_features(ds: xr.Dataset, model: BrainAgeModel) -> tuple[xr.Dataset,
     space = _space(ds) or model.about["space"]
     if space != model.about["space"]:
         raise ModelFileError(f"The model is for {model.about['space']}, the data are in {space}.")
-    return ds, ds["node_features"].sel(feature=list(model.features))
+    check_images(ds, model)
+    features = ds["node_features"].sel(feature=list(model.features))
+    if (present := present_flag(ds)) in ds:
+        features = features.where(xr.DataArray(flags(ds, present), dims="subject"))
+    return ds, features
 
 
 def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
@@ -631,7 +641,13 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     Raises
     ------
     ModelFileError
-        When the model was trained on another graph, other features or another space.
+        When the model was trained on another graph, other features, another space, or grey
+        matter that is modulated where that of `ds` is not.
+
+    Warns
+    -----
+    DataWarning
+        When the model was trained on voxels of another size.
 
     Notes
     -----
@@ -646,8 +662,6 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     ds, features = matching_features(ds, model)
     fold = known_folds(ds, model)
     age = ds["age"].astype(np.float64)
-    if (present := present_flag(ds)) in ds:
-        features = features.where(ds[present].astype(bool))
     if features.chunks:
         features = features.chunk(node=-1, feature=-1)
     regions = list(model.graph.regions)
@@ -691,8 +705,8 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     return annotate(out)
 
 
-def _without_lesioned_regions(out: xr.Dataset, ds: xr.Dataset, graph: Graph) -> xr.Dataset:
-    """Ages that are missing where most of the nodes of a region are lesioned."""
+def lesioned_regions(ds: xr.Dataset, graph: Graph) -> xr.DataArray:
+    """Regions (subject, region) of whose nodes most is lesioned."""
     validate(ds, "node_lesioned_fraction", way_out="Compute them with node_features.")
     lesioned = ds["node_lesioned_fraction"]
     parts = [
@@ -700,7 +714,12 @@ def _without_lesioned_regions(out: xr.Dataset, ds: xr.Dataset, graph: Graph) -> 
         for r in range(len(graph.regions))
     ]
     fraction = xr.concat(parts, dim="region").transpose("subject", "region")
-    excluded = (fraction > MAX_LESIONED).assign_coords(region=out["region"])
+    return (fraction > MAX_LESIONED).assign_coords(region=list(graph.regions))
+
+
+def _without_lesioned_regions(out: xr.Dataset, ds: xr.Dataset, graph: Graph) -> xr.Dataset:
+    """Ages that are missing where most of the nodes of a region are lesioned."""
+    excluded = lesioned_regions(ds, graph)
     ages = {n: v.where(~excluded) for n, v in out.items() if v.dims == ("subject", "region")}
     ages = {name: array.assign_attrs(out[name].attrs) for name, array in ages.items()}
     return out.assign({**ages, "region_excluded": excluded})

@@ -55,7 +55,8 @@ def ages_by_policy(
     own = ds["node_features"].attrs.get("lesion_policy", POLICIES[0])
     chosen = [p for p in POLICIES if p != own] if policies is None else list(policies)
     nodes = str(model.about["nodes"])
-    treated = {policy: features_of(ds, nodes, policy=policy) for policy in chosen}
+    bare = ds.drop_vars("region_excluded", errors="ignore")  # of the policy of `ds`
+    treated = {policy: features_of(bare, nodes, policy=policy) for policy in chosen}
     return {
         policy: data.assign(brain_age(data, model).compute().data_vars)
         for policy, data in treated.items()

@@ -55,6 +55,10 @@ def check_saved(described: Mapping[str, Any], arrays: Arrays) -> None:
     _need(all(_is_number(one[k]) for one in metrics.values() for k in _SCORES), "metrics")
     _need(all(isinstance(about[k], str) for k in _ABOUT_TEXTS), "about")
     _need(all(_is_number(about[k]) for k in _ABOUT_NUMBERS), "about")
+    sides = about.get("voxel_size", [1.0, 1.0, 1.0])  # earlier versions do not say
+    _need(isinstance(sides, list) and len(sides) == 3, "about")
+    _need(all(_is_number(side) and side > 0 for side in sides), "about")
+    _need(isinstance(about.get("gm_modulated", False), bool), "about")
     sizes = _check_graph(described["n_nodes"], arrays, len(regions))
     radius = arrays["radius"]
     _need(radius.shape == (len(regions),) and bool((radius >= 0).all()), "radius")

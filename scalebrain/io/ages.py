@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,10 +220,15 @@ class _Rows:
         sessions = next((cells[name] for name in SESSIONS if name in cells), [""] * len(lines))
         self._lines, self._places, self._failures = lines, places, failures
         self._at: dict[tuple[str, str], int] = {}
+        self._only: dict[str, int] = {}
         for i, (person, session) in enumerate(zip(places.people, places.sessions, strict=True)):
             self._at |= {(places.subjects[i], ""): i, (places.subjects[i], session): i}
             if session:
                 self._at[person, session] = i
+        scans = Counter(places.people)  # whose only scan has no session: a row of any goes with it
+        for i, (person, session) in enumerate(zip(places.people, places.sessions, strict=True)):
+            if not session and scans[person] == 1:
+                self._only |= {person: i, places.subjects[i]: i}
         self.positions = self._placed(list(zip(ids, sessions, strict=True)))
 
     def _placed(self, keys: Sequence[tuple[str, str]]) -> list[int]:
@@ -235,8 +241,9 @@ class _Rows:
                 nameless.append(str(line))
                 out.append(-1)
                 continue
-            full = subject if (subject, session) in self._at else _prefixed("sub-", subject)
-            out.append(self._at.get((full, session), -1))
+            known = (subject, session) in self._at or subject in self._only
+            full = subject if known else _prefixed("sub-", subject)
+            out.append(self._at.get((full, session), self._only.get(full, -1)))
             if out[-1] < 0:
                 unknown[f"{full} {session}".strip()] = None
         if nameless:

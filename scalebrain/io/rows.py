@@ -7,7 +7,7 @@ other (:func:`row_source`) never holds more than one, which stays in the process
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from scalebrain.io.location import Location, Parts
 from scalebrain.io.shards import (
+    EncodedRow,
     array_codecs,
-    decode_pieces,
     decode_row,
+    encoded_row,
     part_of_row,
     row_places,
     shard_index_size,
@@ -99,10 +100,10 @@ class RowSource:
                 decode_row(part, room[low:high], shard)
             yield room[first:last]
 
-    def pieces(
+    def encoded(
         self, start: int, stop: int, *, span: tuple[int, int] | None = None
-    ) -> Iterator[Iterable[tuple[int, npt.NDArray[Any]]]]:
-        """Decode rows one after the other, in pieces that lie in the cache of a core.
+    ) -> Iterator[npt.NDArray[Any] | EncodedRow]:
+        """Read rows one after the other, and leave their decoding to a kernel.
 
         Parameters
         ----------
@@ -111,9 +112,10 @@ class RowSource:
 
         Yields
         ------
-        iterable
-            Of the next row: position in the span, and values (voxel,) that the next piece
-            overwrites. To be used up before the next row is asked for.
+        EncodedRow
+            The next row, its positions counted from the first voxel of the span, or the
+            decoded span (voxel,) where no kernel can decode it. It is overwritten by the one
+            after it.
 
         Raises
         ------
@@ -125,10 +127,15 @@ class RowSource:
         for content, place, shard in self._places(start, stop):
             if content is None or place is None:
                 room[first:last] = self.fill
-                yield ((0, room[first:last]),)
-            else:
-                part, low, high = self._part(content, place, (first, last), shard)
-                yield _cut(decode_pieces(part, room[low:high], shard), low, first, last)
+                yield room[first:last]
+                continue
+            part, low, high = self._part(content, place, (first, last), shard)
+            row = None
+            if self.dtype == np.dtype("<f4"):
+                row = encoded_row(part, high - low, low - first, shard)
+            if row is None:
+                decode_row(part, room[low:high], shard)
+            yield room[first:last] if row is None else row
 
     def _part(
         self, content: Parts, place: tuple[int, int], span: tuple[int, int], shard: str
@@ -170,17 +177,6 @@ class RowSource:
                 for slot in self.slots[at:end]:
                     yield content, places[int(slot) % self.per_shard], shard
             at = end
-
-
-def _cut(
-    pieces: Iterable[tuple[int, npt.NDArray[Any]]], low: int, first: int, last: int
-) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Pieces that begin at voxel `low`, cut to a span and counted from its first voxel."""
-    for at, values in pieces:
-        begin = low + at
-        some = values[max(first - begin, 0) : max(last - begin, 0)]
-        if some.size:
-            yield max(begin, first) - first, some
 
 
 def row_blocks(

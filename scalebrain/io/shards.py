@@ -6,23 +6,23 @@ without touching the others. The bytes are those of Zarr v3's sharding codec wit
 at the end (numbers little-endian, blosc, crc32c), which any Zarr library reads.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from scalebrain.errors import StoreError
 from scalebrain.io.location import Parts
-from scalebrain.io.shards_numba_fns import BLOCK, unshuffle_bits
+from scalebrain.io.shards_numba_fns import BLOCK, HAS_DECODER, decode_blocks
 
 __all__ = [
+    "EncodedRow",
     "array_codecs",
     "content_hash",
-    "decode_pieces",
     "decode_row",
     "encode_row",
+    "encoded_row",
     "join_shard",
     "part_of_row",
     "row_places",
@@ -31,14 +31,12 @@ __all__ = [
 ]
 
 _ABSENT = np.uint64(2**64 - 1)
-# Blosc: bytes of the header; flags of a row that could not be compressed, and of shuffled bits
+# Blosc: bytes of the header; flags of a row that was only copied, of shuffled bits and of LZ4
 _HEADER = 16
-_COPIED, _BITS_SHUFFLED = 0x2, 0x4
-#: Blocks that are decoded at a time: 1 MiB, which stays in the caches.
-_BLOCKS = 16
+_COPIED, _BITS_SHUFFLED, _IS_LZ4 = 0x2, 0x4, 0x20
+# what the header of a row that kernels decode begins with: format 2, LZ4 1, flags, float32
+_KNOWN = (2, 1, _BITS_SHUFFLED | _IS_LZ4, 4)
 _CNAME, _LEVEL = "lz4", 1
-
-_rooms = threading.local()
 
 
 def array_codecs(dtype: npt.DTypeLike) -> Any:
@@ -107,6 +105,74 @@ def encode_row(row: npt.NDArray[np.generic]) -> bytes:
     return encoded
 
 
+class EncodedRow(NamedTuple):
+    """A row of float32 as its shard has it, for kernels that decode and use it block by block.
+
+    Parameters
+    ----------
+    content
+        Encoded row, or some of its blocks.
+    bounds
+        (block + 1,) where blocks of 16,384 numbers begin in it, the last may be shorter.
+    first
+        Position of its first number; negative when it begins before what is wanted.
+    n
+        Numbers in it.
+    shard
+        Name of the shard, for messages.
+    """
+
+    content: npt.NDArray[np.uint8]
+    bounds: npt.NDArray[np.int64]
+    first: int
+    n: int
+    shard: str
+
+    def damaged(self) -> StoreError:
+        """Error to raise where a kernel says that a block is not sound."""
+        return _damaged(self.shard)
+
+
+def encoded_row(encoded: memoryview, n: int, first: int, shard: str) -> EncodedRow | None:
+    """Look whether kernels can decode a row.
+
+    Parameters
+    ----------
+    encoded
+        What :func:`encode_row` or :func:`part_of_row` gave, of float32.
+    n
+        Numbers in it.
+    first
+        Position of its first number.
+    shard
+        Name of the shard, for messages.
+
+    Returns
+    -------
+    EncodedRow
+        None when it was encoded in another way than they know, or can not be decoded at all:
+        :func:`decode_row` tells.
+
+    Notes
+    -----
+    Blosc's format: a header of 16 bytes (versions of the format and of LZ4's, flags, size of a
+    number; sizes of the row, of a block and of all of it), the offset of every block, and the
+    blocks.
+    """
+    if not HAS_DECODER or len(encoded) < _HEADER or tuple(encoded[:4]) != _KNOWN:
+        return None
+    n_bytes, block, size = np.frombuffer(encoded, dtype="<u4", count=3, offset=4).tolist()
+    n_blocks = -(-n_bytes // BLOCK)
+    first_block = _HEADER + 4 * n_blocks
+    if block != BLOCK or n_bytes != 4 * n or size != len(encoded) or size <= first_block:
+        return None
+    starts = np.frombuffer(encoded, dtype="<u4", count=n_blocks, offset=_HEADER)
+    bounds = np.append(starts.astype(np.int64), size)
+    if bounds[0] != first_block or (np.diff(bounds) <= 0).any():
+        return None
+    return EncodedRow(np.frombuffer(encoded, dtype=np.uint8), bounds, first, n, shard)
+
+
 def decode_row(encoded: memoryview, out: npt.NDArray[Any], shard: str) -> None:
     """Decode a row into its place.
 
@@ -126,6 +192,12 @@ def decode_row(encoded: memoryview, out: npt.NDArray[Any], shard: str) -> None:
     """
     from numcodecs import blosc
 
+    if out.dtype == np.dtype("<f4"):
+        known = encoded_row(encoded, out.size, 0, shard)
+        if known is not None:
+            if not decode_blocks(known.content, known.bounds, out.view("<u4")):
+                raise known.damaged()
+            return
     little = out.dtype.newbyteorder("<")
     row = out if little == out.dtype else np.empty(out.shape, dtype=little)
     if len(encoded) < _HEADER or int.from_bytes(encoded[4:8], "little") != row.nbytes:
@@ -136,103 +208,6 @@ def decode_row(encoded: memoryview, out: npt.NDArray[Any], shard: str) -> None:
         raise _damaged(shard) from error
     if row is not out:
         out[...] = row
-
-
-def decode_pieces(
-    encoded: memoryview, out: npt.NDArray[Any], shard: str
-) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Decode a row piece by piece, so that each is used while it lies in a core's cache.
-
-    Parameters
-    ----------
-    encoded
-        As for :func:`decode_row`; overwritten where it can be written.
-    out
-        Room for the whole row, which may be left as it is.
-    shard
-        Name of the shard, for messages.
-
-    Yields
-    ------
-    first
-        Position of the piece in the row.
-    values
-        The piece, overwritten by the next one; together they are the row.
-
-    Raises
-    ------
-    StoreError
-        When the row is damaged.
-
-    Notes
-    -----
-    Blosc is told that the bits were not shuffled, and so leaves that to our kernel. The blocks at
-    hand are made a row of their own: its header and table take the place of what was decoded
-    before.
-    """
-    from numcodecs import blosc
-
-    bounds = _blocks_to_unshuffle(encoded, out)
-    if bounds is None:
-        decode_row(encoded, out, shard)
-        yield 0, out
-        return
-    head, flags = bytes(encoded[:4]), encoded[2]
-    raw, values = _rooms_of_thread()
-    n_blocks = bounds.size - 1
-    # the last block may be short, which Blosc takes in its own way: it goes with the one before
-    whole = n_blocks if out.nbytes == n_blocks * BLOCK else n_blocks - 2
-    places = bounds.tolist()
-    low = 0
-    while low < n_blocks:
-        high = min(low + _BLOCKS, whole) if low < whole else n_blocks
-        n = (min(high * BLOCK, out.nbytes) - low * BLOCK) // 4
-        table = _HEADER + 4 * (high - low)
-        start = places[low] - table
-        frame = encoded[start : places[high]]
-        frame[:4] = head
-        frame[4:_HEADER] = np.array([4 * n, BLOCK, len(frame)], dtype="<u4").tobytes()
-        frame[_HEADER:table] = (bounds[low:high] - start).astype("<u4").tobytes()
-        try:
-            if low < whole:
-                frame[2] = flags & ~_BITS_SHUFFLED
-                blosc.decompress(frame, raw[: n // 2])
-                unshuffle_bits(raw[: n // 2], values[:n].view(np.uint32))
-            else:
-                blosc.decompress(frame, values[:n])
-        except (RuntimeError, ValueError) as error:
-            raise _damaged(shard) from error
-        yield low * BLOCK // 4, values[:n]
-        low = high
-
-
-def _blocks_to_unshuffle(
-    encoded: memoryview, out: npt.NDArray[Any]
-) -> npt.NDArray[np.int64] | None:
-    """Where the blocks of a row begin, and its end; None if it is not as our kernel takes it."""
-    if out.dtype != np.dtype("<f4") or encoded.readonly or len(encoded) < _HEADER:
-        return None
-    n_bytes, block, size = np.frombuffer(encoded, dtype="<u4", count=3, offset=4).tolist()
-    n_blocks = -(-n_bytes // BLOCK)
-    first = _HEADER + 4 * n_blocks
-    if block != BLOCK or n_bytes != out.nbytes or size != len(encoded) or size <= first:
-        return None
-    is_shuffled = encoded[2] & (_COPIED | _BITS_SHUFFLED) == _BITS_SHUFFLED
-    if n_blocks < 3 or encoded[3] != 4 or not is_shuffled:
-        return None
-    starts = np.frombuffer(encoded, dtype="<u4", count=n_blocks, offset=_HEADER)
-    bounds = np.append(starts.astype(np.int64), size)
-    return bounds if bounds[0] == first and (np.diff(bounds) > 0).all() else None
-
-
-def _rooms_of_thread() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
-    """Room for some blocks before and after their bits are in place, the same in a thread."""
-    held: tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]] | None
-    held = getattr(_rooms, "held", None)
-    if held is None:
-        n = _BLOCKS * BLOCK
-        held = _rooms.held = np.empty(n // 8, np.uint64), np.empty(n // 4, np.float32)
-    return held
 
 
 def part_of_row(

@@ -1,23 +1,50 @@
-"""Kernel that puts the bits of Blosc's bit shuffle back in place.
+"""Kernels that decode rows of float32 block by block, as Blosc encodes them, without the GIL.
 
-A block of float32 numbers lies in 32 planes, one for each bit: byte m of plane b holds bit b
-of numbers 8 m to 8 m + 7. Words of 64 bits are transposed by exchanging ever larger parts of
-them, which the compiler does for four words at a time.
+A block is 64 KiB in four streams, the last block of a row is one: each is encoded by LZ4, or
+copied where that saves nothing. Decoded, its numbers lie in 32 planes, one for each bit: byte m
+of plane b holds bit b of numbers 8 m to 8 m + 7. Words of 64 bits are transposed by exchanging
+ever larger parts of them, which the compiler does for four words at a time.
+
+The decoder of LZ4 is that of numcodecs, which looks at all bounds. Blosc's own function wants
+the GIL for each piece of a row: two threads that decode get in each other's way.
 """
 
+import ctypes
+from typing import Any
+
+import numcodecs.lz4
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.accelerate import inner_kernel, kernel
+from scalebrain.accelerate import inner_kernel, kernel, read_only
 
-__all__ = ["BLOCK", "unshuffle_bits"]
+__all__ = ["BLOCK", "HAS_DECODER", "NUMBERS", "decode_block", "decode_blocks", "room_for_block"]
 
-#: Bytes of a block that the kernel takes: the one that Blosc chooses for rows of float32.
+#: Bytes of a block that the kernels take: the one that Blosc chooses for rows of float32.
 BLOCK = 65536
+#: Numbers of such a block.
+NUMBERS = BLOCK // 4
 
-_NUMBERS = BLOCK // 4
-_WORDS = BLOCK // 32 // 8  # words of 64 bits in a plane
+_STREAM = BLOCK // 4
+_PLANE = BLOCK // 32
+_WORDS = _PLANE // 8  # words of 64 bits in a plane
 _U = np.uint64
+
+
+def _decoder_of_lz4() -> Any:
+    """``LZ4_decompress_safe``; None where the library does not show it."""
+    try:
+        function = ctypes.CDLL(numcodecs.lz4.__file__).LZ4_decompress_safe
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+    function.restype = ctypes.c_int
+    return function
+
+
+_lz4 = _decoder_of_lz4()
+#: Whether the kernels of this module can be used here.
+HAS_DECODER = _lz4 is not None
 
 # which parts of a word are exchanged: every second bit, pair and half byte; byte, pair and half
 _BITS = (_U(0x5555555555555555), _U(0x3333333333333333), _U(0x0F0F0F0F0F0F0F0F))
@@ -90,27 +117,104 @@ def _joined(low, second, third, high, out):  # type: ignore[no-untyped-def]
         )
 
 
-@kernel("void(uint64[::1], uint32[::1])")
-def unshuffle_bits(shuffled: npt.NDArray[np.uint64], out: npt.NDArray[np.uint32]) -> None:
-    """Put the bits of whole blocks back in place.
+@inner_kernel
+def _unshuffle(planes, rows, ordered, out):  # type: ignore[no-untyped-def]
+    """Put the bits of a block back in place; `out` may be shorter than the block."""
+    parts = ordered.view(np.uint8)
+    for j in range(4):
+        eight = planes[8 * _WORDS * j : 8 * _WORDS * (j + 1)]
+        if j == 0 and not eight.any():  # whole numbers have no bits there
+            ordered[0] = 0
+            continue
+        _bits(eight, rows)
+        _bytes(rows, ordered[j])
+    _joined(parts[0], parts[1], parts[2], parts[3], out)
+
+
+@inner_kernel
+def _stream(encoded, start, stop, out):  # type: ignore[no-untyped-def]
+    """Decode a stream that begins with its size into all of `out`; say where it ends, or -1."""
+    begin = start + 4
+    if begin > stop:
+        return -1
+    size = np.int64(0)
+    for k in range(4):
+        size |= np.int64(encoded[start + k]) << (8 * k)
+    if size < 1 or size > stop - begin:  # a negative size is a large one here
+        return -1
+    if size == out.size:
+        for k in range(size):
+            out[k] = encoded[begin + k]
+    elif _lz4(encoded[begin:].ctypes, out.ctypes, size, out.size) != out.size:
+        return -1
+    return begin + size
+
+
+@inner_kernel
+def room_for_block():  # type: ignore[no-untyped-def]
+    """Room that :func:`decode_block` needs: what LZ4 gives, planes, rows and bytes in order."""
+    return (
+        np.empty(BLOCK, dtype=np.uint8),
+        np.zeros(BLOCK, dtype=np.uint8),
+        np.empty(8 * _WORDS, dtype=np.uint64),
+        np.empty((4, 8 * _WORDS), dtype=np.uint64),
+    )
+
+
+@inner_kernel
+def decode_block(encoded, start, stop, room, out):  # type: ignore[no-untyped-def]
+    """Decode the block in ``encoded[start:stop]``; say whether it is sound.
+
+    `out`, the bits of its numbers, is (16384,), or shorter for the last block of a row.
+    """
+    raw, planes, rows, ordered = room
+    n = out.size
+    if n == NUMBERS:
+        at = start
+        for j in range(4):
+            at = _stream(encoded, at, stop, raw[j * _STREAM : (j + 1) * _STREAM])
+            if at < 0:
+                return False
+        _unshuffle(raw.view(np.uint64), rows, ordered, out)
+        return True
+    if _stream(encoded, start, stop, raw[: 4 * n]) < 0:
+        return False
+    if n % 8:  # Blosc leaves these as they are
+        flat = out.view(np.uint8)
+        for k in range(4 * n):
+            flat[k] = raw[k]
+        return True
+    short = n // 8
+    for plane in range(32):
+        for k in range(short):
+            planes[plane * _PLANE + k] = raw[plane * short + k]
+    _unshuffle(planes.view(np.uint64), rows, ordered, out)
+    return True
+
+
+@kernel(read_only("uint8", "int64[::1], uint32[::1]"))
+def decode_blocks(
+    encoded: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64], out: npt.NDArray[np.uint32]
+) -> bool:
+    """Decode the blocks of a row.
 
     Parameters
     ----------
-    shuffled
-        (8192 n,) words of n blocks.
+    encoded
+        Row.
+    bounds
+        (block + 1,) where blocks begin in it, within its size.
     out
-        (16384 n,) bits of the numbers.
+        (number,) bits of the numbers; all blocks but the last are whole.
+
+    Returns
+    -------
+    bool
+        Whether all blocks are sound.
     """
-    rows = np.empty(8 * _WORDS, dtype=np.uint64)
-    ordered = np.zeros((4, 8 * _WORDS), dtype=np.uint64)
-    parts = ordered.view(np.uint8)
-    for block in range(out.size // _NUMBERS):
-        for j in range(4):
-            start = (4 * block + j) * 8 * _WORDS
-            planes = shuffled[start : start + 8 * _WORDS]
-            if j == 0 and not planes.any():  # whole numbers have no bits there
-                ordered[0] = 0
-                continue
-            _bits(planes, rows)
-            _bytes(rows, ordered[j])
-        _joined(parts[0], parts[1], parts[2], parts[3], out[block * _NUMBERS :][:_NUMBERS])
+    room = room_for_block()
+    for b in range(bounds.size - 1):
+        own = out[b * NUMBERS : min((b + 1) * NUMBERS, out.size)]
+        if not decode_block(encoded, bounds[b], bounds[b + 1], room, own):
+            return False
+    return True

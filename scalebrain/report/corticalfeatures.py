@@ -5,6 +5,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import ImageError
+from scalebrain.features.inclusion import same_people
 from scalebrain.io.fsaverage import Hemisphere
 from scalebrain.report.content import Block, Figure, Note, number, plural
 from scalebrain.report.surface import nodes_on_surface, surface_figure, vertex_nodes
@@ -44,9 +45,17 @@ def cortical_features(ds: xr.Dataset, reference: npt.NDArray[np.bool_]) -> list[
     except ImageError as error:
         return [Note(f"No map of the features: {error}", "missing")]
     people = ds["node_features"].isel(subject=np.flatnonzero(reference))
-    mean = people.mean("subject", dtype=np.float64).compute()
+    person = same_people(ds)[reference]
+    known = people.notnull().any("node")
+    both = xr.Dataset({"mean": people.mean("subject", dtype=np.float64), "known": known}).compute()
+    mean, known = both["mean"], both["known"]
     return [
-        _figure(at_vertex, mean.sel(feature=name).values, name, int(reference.sum()))
+        _figure(
+            at_vertex,
+            mean.sel(feature=name).values,
+            name,
+            np.unique(person[known.sel(feature=name).values]).size,
+        )
         for name in mean["feature"].values.astype(str)
     ]
 

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,12 @@ def simulate_cohort(
         ("seed", seed, 0),
         ("scan", scan, 0),
     ):
-        if value != int(value) or value < least:
+        whole = isinstance(value, Real) and float(value).is_integer()
+        if not whole or value < least:
             raise ConfigError(f"{name} is {value}; give a whole number from {least} on.")
     if reference + stroke == 0:
         raise ConfigError("reference and stroke are both 0; simulate at least one person.")
-    if not 1 <= resolution <= 6:
+    if not isinstance(resolution, Real) or not 1 <= resolution <= 6:
         raise ConfigError(f"resolution is {resolution} mm; give 1 to 6 mm.")
     design = Design(
         int(reference),
@@ -153,7 +155,7 @@ def simulate_cohort(
         bool(surfaces),
     )
     truth_path = tree.parent / "truth.json" if truth is None else Path(truth)
-    check_truth_path(truth_path, tree)
+    check_truth_path(truth_path, tree, simulation_id(design, parameters))
     _open_tree(tree, design, parameters)
 
     effects = cohort_effects(cohorts, seed, parameters)

@@ -53,8 +53,9 @@ def oracle(
     contrast. The oracle sees these two numbers of every parcel of the region without
     error and predicts linearly, with coefficients fitted on half of the people. An
     extraction from images can only lose against it, by the deformation, blending at
-    parcel borders, bias field and noise; no linear method reaches below it but by learning from
-    other regions, which the regional models do not see.
+    parcel borders, bias field and noise. It can get below it by what other regions say: the voxels
+    at a region's border, or the vertices there, carry some of the neighbors' aging, which the
+    oracle does not see.
     """
     p = parameters
     factors = parcel_factors()
@@ -99,7 +100,8 @@ def oracle(
         "method": "best linear predictor from the region's own latents (log grey-matter volume and "
         "log grey/white contrast of each parcel, with the variation between people, cohorts and "
         "scans), fitted on one half of the latent people and scored on the other; references only, "
-        "without image noise",
+        "without image noise; voxels at the border of a region also carry its neighbors' aging, so "
+        "that an error measured on images can lie below this one",
     }
 
 

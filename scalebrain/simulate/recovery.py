@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.stats
 import xarray as xr
@@ -14,6 +15,8 @@ from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.features.laterality import to_lesional_sides
 
 __all__ = ["add_truth", "compare_effects", "recovery_table"]
+
+_TERM = "scale(log10(lesion_volume))"
 
 
 def _read(truth: str | Path) -> tuple[dict[str, Any], xr.Dataset]:
@@ -46,7 +49,9 @@ def add_truth(accuracy: xr.Dataset, ds: xr.Dataset, truth: str | Path) -> xr.Dat
     Dataset
         With ``deviation_r``, the correlation of ``brain_pad_corrected`` with the true
         deviation over included references, and ``oracle_mae`` and ``oracle_r``, the best
-        that a linear method could do given the noise of the simulation.
+        that a linear method could do from the region's own voxels, given the noise of the
+        simulation. Voxels at borders carry the aging of neighbors too, so that an error can lie
+        below it.
 
     Raises
     ------
@@ -54,20 +59,32 @@ def add_truth(accuracy: xr.Dataset, ds: xr.Dataset, truth: str | Path) -> xr.Dat
         When the truth is not that of the store's subjects.
     """
     content, people = _read(truth)
+    regions = [str(r) for r in ds["region"].values]
+    oracle = content["oracle"]["regions"]
+    unknown = [region for region in regions if region not in oracle]
+    if unknown:
+        raise ConfigError(
+            f"The truth knows nothing of regions {', '.join(unknown[:4])}; it has "
+            f"{', '.join(list(oracle)[:4])} and others. Take the regions that were simulated."
+        )
     true = _aligned(people, ds)["true_deviation"]
     keep = (ds["group"].values == "reference") & ds["included"].values.astype(bool)
     pad = ds["brain_pad_corrected"].values[keep]
     deviation = true.sel(region=ds["region"].values).values[keep]
-    regions = [str(r) for r in ds["region"].values]
-    oracle = content["oracle"]["regions"]
     return accuracy.assign(
         deviation_r=(
             "region",
-            [float(np.corrcoef(pad[:, r], deviation[:, r])[0, 1]) for r in range(len(regions))],
+            [_correlation(pad[:, r], deviation[:, r]) for r in range(len(regions))],
         ),
         oracle_mae=("region", [float(oracle[region]["mae"]) for region in regions]),
         oracle_r=("region", [float(oracle[region]["r_deviation"]) for region in regions]),
     )
+
+
+def _correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    """Correlation over the people who have both; NaN for fewer than two."""
+    both = np.isfinite(a) & np.isfinite(b)
+    return float(np.corrcoef(a[both], b[both])[0, 1]) if both.sum() > 1 else float("nan")
 
 
 def _aligned(people: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
@@ -78,7 +95,15 @@ def _aligned(people: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
             f"The truth knows nothing of {len(missing)} subjects of the store, e.g. {missing[0]}. "
             "Give the truth.json that was written with the tree."
         )
-    return people.sel(subject=ds["subject"].values)
+    out = people.sel(subject=ds["subject"].values)
+    apart = np.abs(out["age"].values - ds["age"].values)  # tables have a decimal
+    other = ds["subject"].values[apart > 0.06].tolist()
+    if other:
+        raise ConfigError(
+            f"The truth has other ages for {len(other)} subjects, e.g. {other[0]}: it is that of "
+            "another simulation. Give the truth.json that was written with the tree."
+        )
+    return out
 
 
 def recovery_table(ds: xr.Dataset, mixed: xr.Dataset | None, truth: str | Path) -> pd.DataFrame:
@@ -113,7 +138,8 @@ def recovery_table(ds: xr.Dataset, mixed: xr.Dataset | None, truth: str | Path) 
     """
     if mixed is None:
         raise StatisticsError("There is no mixed model to compare with the planted effects.")
-    content, _ = _read(truth)
+    content, people = _read(truth)
+    _aligned(people, ds)
     return compare_effects(ds, mixed, content["effects"])
 
 
@@ -137,12 +163,16 @@ def compare_effects(
     Raises
     ------
     StatisticsError
-        When the study has too few strokes, or the model no term of lesion volume.
+        When the study has too few strokes, or the model no standardized log10 lesion volume.
     """
     planted = {str(effect["name"]): effect for effect in effects}
-    terms = [str(t) for t in mixed["term"].values if "lesion_volume" in str(t)]
+    found = [str(t) for t in mixed["term"].values]
+    terms = [t for t in found if t.replace(" ", "") == _TERM]
     if len(terms) != 1:
-        raise StatisticsError("The mixed model has no single term of lesion volume.")
+        raise StatisticsError(
+            f"The mixed model has the terms {', '.join(found)}; planted is per SD of log10 "
+            f"lesion volume. Give it {_TERM}, to compare them."
+        )
     slope = _sided_slope(ds)
     rows = []
     for name, effect in planted.items():
@@ -179,23 +209,23 @@ def _sided_slope(ds: xr.Dataset) -> dict[str, float]:
 
 
 def _motor_rows(ds: xr.Dataset, planted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Regression of motor outcome on its three causes."""
-    names = {
+    """Regression of motor outcome on its causes: two loads, and the deviation if it is one."""
+    every = {
         "motor:cst_load_ipsilesional": "CST load on motor outcome",
         "motor:salience_load_ipsilesional": "salience load on motor outcome",
         "motor:contralesional_deviation:FPN": "contralesional FPN PAD on motor outcome",
     }
-    if not set(names) <= set(planted):
+    names = {name: words for name, words in every.items() if name in planted}
+    if not names:
         return []
     sided = to_lesional_sides(ds)
-    causes = np.stack(
-        [
-            sided["tract_load"].sel(tract="CST_ipsilesional").values,
-            sided["lesion_load"].sel(region="SAL_ipsilesional").values,
-            sided["brain_pad_corrected"].sel(region="FPN_contralesional").values,
-        ],
-        axis=1,
+    values = (
+        sided["tract_load"].sel(tract="CST_ipsilesional").values,
+        sided["lesion_load"].sel(region="SAL_ipsilesional").values,
+        sided["brain_pad_corrected"].sel(region="FPN_contralesional").values,
     )
+    known = dict(zip(every, values, strict=True))
+    causes = np.stack([known[name] for name in names], axis=1)
     motor = ds["motor_score"].values
     age = ds["age"].values
     use = np.isfinite(causes).all(axis=1) & np.isfinite(motor)

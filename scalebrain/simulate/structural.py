@@ -179,8 +179,27 @@ def implied_region_effects(parameters: SimulationParameters) -> dict[str, dict[s
     return out
 
 
+def _through_motor(parameters: SimulationParameters, outcome: Outcome) -> dict[str, float]:
+    """Years per SD of log10 lesion volume that contralesional regions have by motor outcome."""
+    factors = parcel_factors()
+    names = factors.regions.regions
+    b = parameters.frontoparietal_on_motor
+    shift = b * parameters.deviation_sd / np.sqrt(1 - b**2)
+    together = float(np.mean(z_score(outcome.motor) * outcome.size)) if outcome.size.size else 0.0
+    shifted = factors.average[names.index("FPN_L")] > 0
+    return {
+        network: float(factors.average[names.index(f"{network}_L")][shifted].sum())
+        * float(shift)
+        * together
+        for network in NETWORKS
+    }
+
+
 def planted_effects(
-    parameters: SimulationParameters, *, rival_direction: bool = False
+    parameters: SimulationParameters,
+    *,
+    rival_direction: bool = False,
+    outcome: Outcome | None = None,
 ) -> list[dict[str, object]]:
     """List every planted effect with its value, unit and source.
 
@@ -190,6 +209,9 @@ def planted_effects(
         Parameters of the simulation.
     rival_direction
         Which direction was planted.
+    outcome
+        What the model made of the strokes: in the rival direction, lesion volume also acts
+        through motor outcome, by as much as the two go together in them.
 
     Returns
     -------
@@ -198,6 +220,9 @@ def planted_effects(
         and ``source``.
     """
     implied = implied_region_effects(parameters)
+    through_motor = dict.fromkeys(NETWORKS, 0.0)
+    if rival_direction and outcome is not None:
+        through_motor = _through_motor(parameters, outcome)
     years = "years per SD of log10 lesion volume"
     effects: list[dict[str, object]] = [
         {
@@ -216,10 +241,12 @@ def planted_effects(
             "value": parameters.contralesional_effect
             if network == parameters.contralesional_network
             else 0.0,
-            "implied": implied["contralesional"][network],
+            "implied": round(implied["contralesional"][network] + through_motor[network], 6),
             "unit": years,
             "source": "published, -0.3747 (doi:10.1016/j.landig.2025.100942)"
             if network == parameters.contralesional_network
+            else "through motor outcome"
+            if through_motor[network]
             else "no effect planted",
         }
         for network in NETWORKS

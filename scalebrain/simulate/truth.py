@@ -89,7 +89,7 @@ def simulation_id(design: Design, parameters: SimulationParameters) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_truth_path(truth: Path, tree: Path) -> None:
+def check_truth_path(truth: Path, tree: Path, identity: str) -> None:
     """Check that a truth can be written without touching a tree or another truth.
 
     Parameters
@@ -98,11 +98,13 @@ def check_truth_path(truth: Path, tree: Path) -> None:
         Where truth.json is to be.
     tree
         The simulated BIDS tree.
+    identity
+        Its :func:`simulation_id`.
 
     Raises
     ------
     ConfigError
-        When `truth` lies in the tree, or is the truth of another tree.
+        When `truth` lies in the tree, or is the truth of another tree or simulation.
     """
     if truth.suffix != ".json":
         raise ConfigError(f"truth is {truth}; give a file name that ends in .json.")
@@ -119,14 +121,20 @@ def check_truth_path(truth: Path, tree: Path) -> None:
             )
         return
     try:
-        name = json.loads(truth.read_text(encoding="utf-8"))["tree"]
+        content = json.loads(truth.read_text(encoding="utf-8"))
+        name, found = content["tree"], content["simulation_id"]
     except (ValueError, KeyError, TypeError):
-        name = None
+        name = found = None
     if name != tree.name:
         what = f"the truth of the tree '{name}'" if name else "no truth of a simulation"
         raise ConfigError(
             f"{truth} is {what}, expected '{tree.name}' or no file. Give another path as truth, "
             "or simulate into another folder."
+        )
+    if found != identity:
+        raise ConfigError(
+            f"{truth} is the truth of another simulation, {found}; this one is {identity}. Give "
+            "another path as truth, or delete that one first."
         )
 
 
@@ -258,7 +266,9 @@ def write_truth(
         "design": asdict(design),
         "parameters": parameters.to_dict(),
         "structural_model": (structural.__doc__ or "").strip().splitlines(),
-        "effects": structural.planted_effects(parameters, rival_direction=design.rival_direction),
+        "effects": structural.planted_effects(
+            parameters, rival_direction=design.rival_direction, outcome=outcome
+        ),
         "lesion_size": {
             "definition": "z(log10 mL) over all simulated strokes, population SD",
             "mean_log10": float(log_volume.mean()) if log_volume.size else None,

@@ -184,3 +184,11 @@ def test_node_features__exclude_region_has_the_features_of_mask_nodes(ds):
 def test_node_features__an_unknown_policy_is_refused(ds):
     with pytest.raises(ConfigError, match="'heal': expected one of mask_nodes"):
         scalebrain.node_features(ds, policy="heal")
+
+
+def test_enantiomorphic__nothing_was_filled_without_a_mask(ds):
+    present = np.arange(ds.sizes["subject"]) != 4
+    given = with_masks(ds, masks_of(ds)).assign(lesion_present=("subject", present))
+    found = scalebrain.enantiomorphic(given)["lesion_filled_fraction"].values
+    assert np.isnan(found[4])
+    assert np.isfinite(found[present]).all()

@@ -111,3 +111,14 @@ def test_parcellate_files__says_what_it_cannot_do(tmp_path, ds, bids_tree):
     nib.save(image.slicer[:10], tmp_path / "cropped.nii.gz")
     with pytest.raises(GeometryError, match="no voxel on its grid"):
         scalebrain.parcellate_files([tmp_path / "cropped.nii.gz"], regions=atlas).compute()
+
+
+def test_parcellate_files__one_path_is_one_file_and_words_are_checked(ds, bids_tree):
+    atlas = blocks_atlas(ds)
+    one = paths(bids_tree, 1)[0]
+    for given in (one, str(one)):
+        assert scalebrain.parcellate_files(given, regions=atlas).sizes["subject"] == 1
+    with pytest.raises(ConfigError, match="omit or propagate"):
+        scalebrain.parcellate_files(one, regions=atlas, nan="propogate")
+    with pytest.raises(ConfigError, match="raise or record"):
+        scalebrain.parcellate_files(one, regions=atlas, errors="ignore")

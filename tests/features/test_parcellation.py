@@ -1,7 +1,6 @@
 """Parcellation of a store, against NumPy, SciPy and nilearn."""
 
 import pickle
-import threading
 import warnings
 
 import nibabel as nib
@@ -21,10 +20,13 @@ from scalebrain.features.parcellation import joined_moments, quantiles_of
 from scalebrain.features.segments import BLOCK, Segments, locate
 from scalebrain.ingestion.geometry import static_variables
 from scalebrain.io.rows import row_source
+from scalebrain.io.shards import EncodedRow, encode_row, encoded_row
+from scalebrain.io.shards_numba_fns import HAS_DECODER
 from tests.phantom import image_path
 
 EVERY = ("count", "mean", "variance", "sd", "minimum", "maximum", "median")
 Q = (0.0, 0.1, 0.5, 0.77, 1.0)
+needs_decoder = pytest.mark.skipif(not HAS_DECODER, reason="numcodecs does not show its LZ4")
 
 
 def twin(values: np.ndarray) -> dict[str, float]:
@@ -269,7 +271,7 @@ def test_moments__of_negative_infinite_and_signed_zero_values():
     row = np.array([-3.5, -0.0, 0.0, 2.0, np.inf, 1.0, np.nan, np.nan], dtype=np.float32)
     starts, stops = np.array([0, 0, 4, 6, 2, 8]), np.array([4, 2, 6, 8, 7, 8])
     out = np.zeros((6, 5))
-    kernels.add_moments(row, 0, starts, stops, 3, out)
+    kernels.add_moments(row, starts, stops, 3, out)
     np.testing.assert_array_equal(out[0, [0, 1, 3, 4]], [4, -0.375, -3.5, 2])
     np.testing.assert_array_equal(out[1, 3:], [-3.5, 0])
     assert out[2, 1] == np.inf
@@ -278,57 +280,72 @@ def test_moments__of_negative_infinite_and_signed_zero_values():
     np.testing.assert_array_equal(out[[3, 5], 0], 0)
 
 
+def encoded(row: np.ndarray, first: int) -> tuple:
+    """Row as a kernel takes it, encoded, from position `first` on."""
+    found = encoded_row(memoryview(encode_row(row)), row.size, first, "shard")
+    assert found is not None
+    return found.content, found.bounds, found.first, found.n
+
+
+@needs_decoder
 @pytest.mark.parametrize("level", [1, 2, 3])
-@pytest.mark.parametrize("size", [1, 7, 16, 100])
-def test_add_moments__of_pieces_are_those_of_the_row(level, size):
+@pytest.mark.parametrize("first", [0, -BLOCK, -77])
+def test_add_encoded_moments__are_those_of_the_decoded_row(level, first):
     rng = np.random.default_rng(0)
-    row = rng.normal(900, 90, 100).astype(np.float32)
-    row[rng.random(100) < 0.1] = np.nan
-    row[40:50] = np.nan
-    starts, stops = np.array([0, 3, 40, 48, 100, 60]), np.array([3, 40, 50, 60, 100, 99])
-    whole, out = np.zeros((6, 5)), np.zeros((6, 5))
-    kernels.add_moments(row, 0, starts, stops, level, whole)
-    for first in range(0, 100, size):
-        kernels.add_moments(row[first : first + size], first, starts, stops, level, out)
+    n = 6 * BLOCK + 77
+    row = rng.normal(900, 90, n).astype(np.float32)
+    row[rng.random(n) < 0.01] = np.nan
+    row[BLOCK : 2 * BLOCK] = np.nan
+    starts = np.array([0, 3, BLOCK - 9, BLOCK + 4, 3 * BLOCK + 1, 5 * BLOCK, 9])
+    stops = np.array([3, 3, BLOCK + 4, 2 * BLOCK, 4 * BLOCK + 9, n + first, n + first - 8])
+    whole, out = np.zeros((7, 5)), np.zeros((7, 5))
+    kernels.add_moments(row[-first:] if first else row, starts, stops, level, whole)
+    assert kernels.add_encoded_moments(*encoded(row, first), starts, stops, level, out)
     some = slice(0, level + 1 if level < 3 else 5)
     np.testing.assert_allclose(out[:, some], whole[:, some], rtol=1e-12)
-    for s in range(6):
-        known = row[starts[s] : stops[s]].astype(float)
+    for s in range(7):
+        known = row[starts[s] - first : stops[s] - first].astype(float)
         known = known[~np.isnan(known)]
         assert whole[s, 0] == known.size
         if known.size:
             assert whole[s, 1] == pytest.approx(known.mean(), rel=1e-12)
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 5])
-def test_add_sums__of_pieces_are_the_sums_of_labels(blocks):
+@needs_decoder
+@pytest.mark.parametrize("before", [0, 1])
+def test_add_sums__of_rows_and_encoded_rows_are_those_of_labels(before):
     rng = np.random.default_rng(0)
     n = 4 * BLOCK + 77
     row = rng.normal(900, 90, n).astype(np.float32)
     row[rng.random(n) < 0.001] = np.nan
     label = rng.integers(0, 6, n).astype(np.uint16)  # the last one is outside
     label[: 2 * BLOCK] %= 3
+    label[2 * BLOCK : 3 * BLOCK] = 5
     size = np.bincount(label, minlength=6)[:5]
     stops = np.cumsum(size)
     order = np.argsort(label, kind="stable")[: stops[-1]].astype(np.uint32)
     segments = Segments(
         "region", tuple("abcde"), stops - size, stops, np.eye(5, dtype=bool), order, label=label
     )
-    sums, missing = np.zeros(5), np.zeros(5, dtype=np.int64)
-    for first in range(0, n, blocks * BLOCK):
-        piece = row[first : first + blocks * BLOCK]
-        kernels.add_sums(piece, first, BLOCK, *segments.blocks, sums, missing)
-    for code in range(5):
-        values = row[label == code].astype(float)
-        assert sums[code] == pytest.approx(np.nansum(values), rel=1e-12)
-        assert missing[code] == np.isnan(values).sum()
+    held = np.concatenate([np.zeros(before * BLOCK, dtype=np.float32), row])
+    for of_row in (False, True):
+        sums, missing = np.zeros(5), np.zeros(5, dtype=np.int64)
+        if of_row:
+            kernels.add_sums(row, *segments.blocks, sums, missing)
+        else:
+            some = encoded(held, -before * BLOCK)
+            assert kernels.add_encoded_sums(*some, *segments.blocks, sums, missing)
+        for code in range(5):
+            values = row[label == code].astype(float)
+            assert sums[code] == pytest.approx(np.nansum(values), rel=1e-12)
+            assert missing[code] == np.isnan(values).sum()
 
 
 def test_moments__stay_exact_far_from_zero():
     rng = np.random.default_rng(0)
     row = (1e6 + rng.normal(0, 1, 5000)).astype(np.float32)
     out = np.zeros((1, 5))
-    kernels.add_moments(row, 0, np.array([0]), np.array([5000]), 2, out)
+    kernels.add_moments(row, np.array([0]), np.array([5000]), 2, out)
     assert out[0, 2] / 5000 == pytest.approx(row.astype(float).var(), rel=1e-9)
 
 
@@ -337,7 +354,7 @@ def test_joined_moments__equal_those_of_the_values_together():
     row = rng.normal(5, 2, (1, 100)).astype(np.float32)
     starts, stops = np.array([0, 10, 40, 40]), np.array([10, 40, 40, 100])
     parts = np.zeros((1, 4, 5))
-    kernels.add_moments(row[0], 0, starts, stops, 3, parts[0])
+    kernels.add_moments(row[0], starts, stops, 3, parts[0])
     parts[0, 2, 1:] = np.nan  # a segment without values
     member = np.array([[True, False, False], [False, True, False], [True] * 3, [True, True, False]])
     joined = joined_moments(parts, member, 3)[0]
@@ -401,13 +418,13 @@ def test_quantiles_of__unions_gathered_voxels_and_missing_ones(gathered, propaga
             np.testing.assert_allclose(found[i, r], expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("decoder", [pytest.param(True, marks=needs_decoder), False])
 @pytest.mark.parametrize("statistics", [("mean", "count"), ("mean", "sd", "minimum", "maximum")])
 @pytest.mark.parametrize("kind", ["parcels", "regions", "atlas"])
-def test_parcellate__of_rows_in_several_pieces_is_that_of_rows_in_memory(
-    tmp_path, monkeypatch, kind, statistics
+def test_parcellate__of_encoded_rows_is_that_of_rows_in_memory(
+    tmp_path, monkeypatch, kind, statistics, decoder
 ):
-    monkeypatch.setattr("scalebrain.io.shards._BLOCKS", 3)
-    monkeypatch.setattr("scalebrain.io.shards._rooms", threading.local())  # and rooms of that size
+    monkeypatch.setattr("scalebrain.io.shards.HAS_DECODER", decoder)
     static = static_variables(template_grid(2.0))
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 1800, (3, static.sizes["voxel"])).astype(np.float32)
@@ -421,8 +438,8 @@ def test_parcellate__of_rows_in_several_pieces_is_that_of_rows_in_memory(
     atlas = blocks_atlas(ds, grid=template_grid(2.0))
     regions = {"parcels": None, "regions": default_regions(), "atlas": atlas}[kind]
     span = locate(ds, regions).span
-    pieces = next(iter(row_source(ds["t1w"].data).pieces(0, 1, span=span)))
-    assert len([first for first, _ in pieces]) > 2
+    row = next(iter(row_source(ds["t1w"].data).encoded(0, 1, span=span)))
+    assert isinstance(row, EncodedRow) is decoder
     found = scalebrain.parcellate(ds, regions=regions, statistics=statistics).compute()
     expected = scalebrain.parcellate(memory, regions=regions, statistics=statistics)
     for name in expected.data_vars:
@@ -437,3 +454,50 @@ def test_parcellate__of_nobody_is_empty(ds):
     nobody = ds.isel(subject=[])
     assert scalebrain.parcellate(nobody)["t1w_mean"].compute().shape[0] == 0
     assert scalebrain.lesion_load(nobody)["lesion_load"].compute().shape == (0, 18)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_parcellate__a_missing_mask_is_missing(ds, lazy):
+    given = ds if lazy else ds.load()
+    wanted = ("count", "mean", "maximum", "median")
+    found = scalebrain.parcellate(
+        given, variable="lesion_mask", statistics=wanted, quantiles=0.25
+    ).compute()
+    present = ds["lesion_present"].values.astype(bool)
+    assert set(present.tolist()) == {True, False}
+    for name in ("mean", "maximum", "median", "quantile"):
+        values = found[f"lesion_mask_{name}"].values
+        assert np.isnan(values[~present]).all()
+        assert np.isfinite(values[present]).all()
+    assert (found["lesion_mask_count"].values[~present] == 0).all()
+    assert (found["lesion_mask_count"].values[present] > 0).all()
+
+
+def test_parcellate__propagate_keeps_maps_without_a_missing_voxel(ds):
+    rng = np.random.default_rng(0)
+    grid = template_grid(4.0)
+    maps = rng.random((40, *grid.shape), dtype=np.float32)
+    maps[maps < 0.6] = 0
+    maps[20:] *= 1e-4  # small beside the sum of those before
+    names = tuple(f"r{i}" for i in range(40))
+    atlas = Atlas("many", grid, names, maps=maps)
+    found = scalebrain.parcellate(ds, regions=atlas, statistics=("count", "mean"), nan="propagate")
+    size = locate(ds, atlas).size
+    np.testing.assert_array_equal(found["t1w_count"], np.tile(size, (ds.sizes["subject"], 1)))
+    assert np.isfinite(found["t1w_mean"]).all()
+
+
+def test_parcellate__a_mistyped_nan_raises(ds):
+    with pytest.raises(ConfigError, match=r"propogate.*omit or propagate"):
+        scalebrain.parcellate(ds, nan="propogate")
+
+
+def test_parcellate__takes_images_that_cannot_be_written(ds):
+    both = ds[["t1w", "lesion_mask"]].load()
+    for array in both.data_vars.values():
+        array.values.flags.writeable = False
+    given = ds.assign(both.data_vars)
+    found = scalebrain.parcellate(given, quantiles=0.5)["t1w_quantile"]
+    np.testing.assert_array_equal(found, scalebrain.parcellate(ds, quantiles=[0.5])["t1w_quantile"])
+    for function in (scalebrain.lesion_frequency, scalebrain.lesion_measures):
+        xr.testing.assert_equal(function(given).compute(), function(ds).compute())

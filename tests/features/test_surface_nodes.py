@@ -6,9 +6,9 @@ import xarray as xr
 
 import scalebrain
 from scalebrain.atlas.space import template_grid
-from scalebrain.atlas.surface import cortex_points, surface_nodes
+from scalebrain.atlas.surface import cortex_points, is_cortex, surface_nodes
 from scalebrain.errors import ConfigError, MissingVariableError
-from scalebrain.features.surface_nodes import NODES, check_nodes, surface_level
+from scalebrain.features.surface_nodes import NODES, _Pool, _pooled, check_nodes, surface_level
 from scalebrain.ingestion.geometry import static_variables, vertex_variables
 
 N = 20484
@@ -129,3 +129,18 @@ def test_check_nodes__names_the_known_ones():
     assert [surface_level(name) for name in NODES] == [None, 3, 4, 5]
     with pytest.raises(ConfigError, match="'surface-7': expected one of volume, surface-3"):
         check_nodes("surface-7")
+
+
+def test_surface_features__enantiomorphic_takes_nothing_from_the_medial_wall():
+    parts, cortex = surface_nodes(5), is_cortex()
+    own = parts.pooling.indices
+    opposite = ~cortex[parts.mirror[own]]
+    assert opposite.any()
+    x = np.where(cortex, 2.5, 0).astype(np.float32)[None]
+    lesioned = np.zeros_like(x)
+    lesioned[0, own[opposite]] = 1
+    found = _pooled(x, 8 * x, lesioned, pool=_Pool(5, "enantiomorphic"))
+    at = np.flatnonzero(opposite)
+    assert np.isnan(found[0, at, :2]).all()
+    assert np.nanmin(found[0, :, 0]) == 2.5
+    assert (found[0, at, 2] == 1).all()

@@ -356,3 +356,32 @@ def test_brain_age__exclude_region_leaves_lesioned_regions_out(references, model
         np.testing.assert_array_equal(found[name].values[~expected], whole[name].values[~expected])
     assert found["brain_age"].attrs["model_fingerprint"] == model.fingerprint
     assert "region_excluded" not in whole
+
+
+def test_fit__a_missing_flag_is_no_yes(references, quick):
+    flag = np.array([True] * 80, dtype=object)
+    flag[:8], flag[8] = np.nan, False
+    for name in ("included", "scan_present"):
+        ds = references.assign({name: ("subject", flag)})
+        assert BrainAgeModel.fit(ds, training=quick).about["n_training"] == 71, name
+
+
+def test_brain_age__a_missing_flag_is_no_scan(references, model):
+    flag = np.where(np.arange(80) == 3, np.nan, 1.0)
+    ages = model.predict(references.assign(scan_present=("subject", flag)))["brain_age"]
+    np.testing.assert_array_equal(np.isnan(ages).all("region"), np.isnan(flag))
+
+
+def test_fit__applies_the_criteria_where_nobody_has_yet(references, quick):
+    n = 80
+    ds = references.assign(
+        scan_present=("subject", np.ones(n, dtype=bool)),
+        lesion_present=("subject", np.zeros(n, dtype=bool)),
+        lesion_hemisphere=("subject", np.full(n, "none")),
+        lesion_volume=("subject", np.full(n, np.nan)),
+        days_post_stroke=("subject", np.full(n, np.nan)),
+        icv=("subject", np.full(n, 1500.0)),
+        age_censored=("subject", np.arange(n) < 6),
+        qc_decision=("subject", np.where(np.arange(n) == 7, "exclude", "")),
+    ).assign_coords(sex=("subject", np.full(n, "F")))
+    assert BrainAgeModel.fit(ds, training=quick).about["n_training"] == 73

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from scalebrain.graph.explain import explain
+from scalebrain.errors import MissingVariableError
+from scalebrain.graph.explain import explain, node_importance
 from scalebrain.graph.model import BrainAgeModel, brain_age
 from scalebrain.graph.train import Training
 from tests.graph.conftest import cohort
@@ -107,3 +108,35 @@ def test_explain__training_subjects_by_the_network_that_has_not_seen_them(case):
     expected = explain(stranger, alone)["node_attribution"].values[0]
     np.testing.assert_allclose(found["node_attribution"].values[0], expected, rtol=1e-5, atol=1e-6)
     xr.testing.assert_equal(found["row_region"], explain(first, model)["row_region"])
+
+
+def test_explain__has_no_shares_where_there_is_no_age(case):
+    model, new = case
+    lesioned = np.zeros((12, new.sizes["node"]))
+    lesioned[1, model.graph.members[4]] = 0.9
+    given = new.assign(
+        node_lesioned_fraction=(("subject", "node"), lesioned),
+        scan_present=("subject", np.arange(12) != 3),
+    )
+    given["node_features"] = given["node_features"].assign_attrs(lesion_policy="exclude_region")
+    found, ages = explain(given, model), brain_age(given, model)["brain_age"]
+    for r, region in enumerate(model.graph.regions):
+        gone = np.isnan(by_region(found, region))
+        np.testing.assert_array_equal(gone.all(axis=1), np.isnan(ages.values[:, r]))
+        np.testing.assert_array_equal(gone.any(axis=1), gone.all(axis=1))
+    assert np.isnan(ages.values).sum() == 1 + len(model.graph.regions)
+
+
+def test_node_importance__says_what_is_missing(case):
+    model, new = case
+    for name in ("node_features", "group"):
+        with pytest.raises(MissingVariableError, match=name):
+            node_importance(new.drop_vars(name), model)
+
+
+def test_node_importance__a_missing_flag_is_no_yes(case):
+    model, new = case
+    flag = np.array([True] * 12, dtype=object)
+    flag[:4] = np.nan
+    found = node_importance(new.assign(included=("subject", flag)), model)
+    assert found["node_importance"].attrs["n_subjects"] == 8

@@ -12,6 +12,7 @@ from scalebrain.graph.calibrate import fit_bias
 from scalebrain.graph.imported import MIN_REFERENCES, imported_from, save_ages
 from scalebrain.stats.mixed import mixed_model
 from scalebrain.stats.pads import find_pad
+from tests.graph.test_surface_model import surface_cohort
 
 REGIONS = ["SMN_L", "SMN_R", "FPN_L", "FPN_R"]
 TOOL = {"tool": "brainageR", "tool_version": "2.1"}
@@ -218,3 +219,35 @@ def test_import_ages__refuses_options(make_store, tmp_path, options):
     store, ages = make_store(references=1)
     with pytest.raises(ConfigError):
         scalebrain.import_ages(store, wide(ages, tmp_path / "t.tsv"), **options)
+
+
+def test_import_ages__surfaces_are_the_scans_of_a_store_without_others(tmp_path):
+    ds = surface_cohort(MIN_REFERENCES + 2, 2)
+    scalebrain.save_store(ds, tmp_path / "s.zarr")
+    age = ds["age"].to_series()
+    table = pd.DataFrame({"brain_age": 60 + 0.6 * (age - 60)}).rename_axis("subject")
+    table.to_csv(tmp_path / "t.tsv", sep="\t")
+    found = scalebrain.import_ages(tmp_path / "s.zarr", tmp_path / "t.tsv", **TOOL)
+    assert found["brain_pad_global_corrected"].attrs["n_references"] == MIN_REFERENCES + 2
+
+
+def test_import_ages__a_missing_flag_is_no_yes(make_store, tmp_path):
+    store, ages = make_store(references=MIN_REFERENCES + 3)
+    ds = scalebrain.open_store(store).load()
+    flag = np.where(np.arange(ds.sizes["subject"]) < 2, np.nan, 1.0)
+    other = tmp_path / "flags.zarr"
+    scalebrain.save_store(ds.assign(included=("subject", flag)), other)
+    found = scalebrain.import_ages(other, whole(ages, tmp_path / "t.tsv"), **TOOL)
+    assert found["brain_pad_global_corrected"].attrs["n_references"] == MIN_REFERENCES + 1
+
+
+def test_save_ages__ages_that_cannot_be_saved_take_none_away(make_store, tmp_path):
+    store, ages = make_store(references=MIN_REFERENCES + 1)
+    scalebrain.import_ages(store, whole(ages, tmp_path / "t.tsv"), **TOOL)
+    before = scalebrain.open_store(store).load()
+    few = xr.Dataset(
+        {"brain_age": (("subject", "region"), ages.values[:, :2])}, coords={"region": REGIONS[:2]}
+    )
+    with pytest.raises(StoreError, match="'region' has 2 entries"):
+        save_ages(few, before, store, replace=True)
+    xr.testing.assert_identical(scalebrain.open_store(store).load(), before)

@@ -6,9 +6,9 @@ import pytest
 
 import scalebrain
 from scalebrain import BrainAgeModel
-from scalebrain.errors import ModelFileError, StatisticsError
+from scalebrain.errors import DataWarning, ModelFileError, StatisticsError
 from scalebrain.graph.build import build_graph
-from scalebrain.graph.known import known_folds, person_keys
+from scalebrain.graph.known import known_folds, person_keys, subject_keys
 from scalebrain.graph.train import Training
 from tests.graph.conftest import cohort
 
@@ -227,3 +227,68 @@ def test_load__model_without_people_of_an_earlier_version(one_session, tmp_path)
 def test_save__card_says_that_hashes_of_ids_are_kept(one_session, tmp_path):
     one_session[2].save(tmp_path / "m")
     assert "hashes of the scans and of the ids" in (tmp_path / "m" / "MODEL_CARD.md").read_text()
+
+
+def test_known_folds__tells_of_people_known_by_name_alone(one_session, caplog):
+    ds, people, model = one_session
+    others = named(ds, [f"new {i}" for i in range(80)], people)
+    known_folds(others, model)
+    assert "80 people are taken for people of the training by the name of their dataset" in (
+        caplog.text
+    )
+    assert "'abc'" in caplog.text
+    caplog.clear()
+    known_folds(ds, model)
+    mixed = [f"scan {i}" if i == 3 else f"new {i}" for i in range(80)]
+    known_folds(named(ds, mixed, people), model)  # a known scan: it is that dataset
+    assert "by the name" not in caplog.text
+
+
+def test_subject_keys__a_missing_scan_or_person_is_nobody_elses(references):
+    few = references.isel(subject=slice(0, 4))
+    absent = np.array([np.nan, "a", None, np.nan], dtype=object)
+    ds = few.assign_coords(scan_hash=("subject", absent), person=("subject", absent))
+    assert len(set(subject_keys(ds))) == len(set(person_keys(ds))) == 4
+    plain = few.assign_coords(scan_hash=("subject", ["", "a", "", ""]))
+    assert subject_keys(ds) == subject_keys(plain)
+
+
+def of_images(ds, size, *, modulated=None):
+    """The same features, of voxels of some size and grey matter of some kind."""
+    attrs = {"affine": np.diag([size, size, size, 1.0]).ravel().tolist()}
+    return ds.assign_attrs(attrs | ({} if modulated is None else {"gm_modulated": modulated}))
+
+
+def test_brain_age__other_voxels_are_told_and_other_grey_matter_is_refused(references, tmp_path):
+    quick = Training(folds=2, epochs=0)
+    ds = of_images(references, 3.0, modulated=False)
+    model = BrainAgeModel.fit(ds, training=quick).save(tmp_path / "m")
+    assert model.about["voxel_size"] == [3.0, 3.0, 3.0]
+    card = (tmp_path / "m" / "MODEL_CARD.md").read_text()
+    assert "voxels of 3 mm; unmodulated grey matter" in card
+    model = BrainAgeModel.load(tmp_path / "m")
+    expected = model.predict(ds)["brain_age"].values
+    with pytest.warns(DataWarning, match="voxels of 3 mm, the data have 2 mm"):
+        told = model.predict(of_images(references, 2.0, modulated=False))
+    np.testing.assert_array_equal(told["brain_age"], expected)
+    model.predict(of_images(references, 3.01, modulated=False))
+    model.predict(references)  # neither is known
+    with pytest.raises(ModelFileError, match="unmodulated grey matter, that of the data is mod"):
+        model.predict(of_images(references, 3.0, modulated=True))
+    without = ds.sel(feature=["t1w_mean", "t1w_sd", "contrast"])
+    of_t1w = BrainAgeModel.fit(without, training=quick)
+    of_t1w.predict(without.assign_attrs(gm_modulated=True))
+
+
+def test_brain_age__a_model_that_does_not_say_its_images_predicts_as_before(model, references):
+    assert not {"voxel_size", "gm_modulated"} & set(model.about)
+    model.predict(of_images(references, 2.0, modulated=True))
+
+
+@pytest.mark.parametrize(
+    "damage", [{"voxel_size": [3, 3]}, {"voxel_size": [3, 3, 0]}, {"gm_modulated": "no"}]
+)
+def test_load__refuses_images_that_are_none(model, tmp_path, damage):
+    replace(model, about=model.about | damage).save(tmp_path / "m")
+    with pytest.raises(ModelFileError, match="about"):
+        BrainAgeModel.load(tmp_path / "m")

@@ -144,3 +144,21 @@ def test_read_ages__refuses(tmp_path, rows, match):
 def test_read_ages__missing_file_and_other_endings(tmp_path):
     assert "missing" in failure(tmp_path / "none.tsv")
     assert ".tsv (tabs)" in failure(tmp_path / "ages.xlsx")
+
+
+def test_read_ages__a_session_goes_with_the_only_scan_of_a_person(tmp_path):
+    path = write(tmp_path, "subject session brain_age", "sub-a ses-1 50", "b 2 61")
+    np.testing.assert_array_equal(
+        read_ages(path, PLACES).values["brain_age"][:, 0], [50, np.nan, 61]
+    )
+    path = write(tmp_path, "subject session brain_age", "a 1 50", "a 2 51")
+    assert "sub-a is in line 2 and in line 3" in failure(path)
+    path = write(tmp_path, "subject session brain_age", "sub-b ses-3 50")
+    assert "sub-b ses-3" in failure(path)
+
+
+def test_read_ages__a_session_does_not_go_with_one_of_several_scans(tmp_path):
+    places = Places(("sub-a", "sub-a_ses-2"), ("sub-a", "sub-a"), ("", "ses-2"), REGIONS)
+    path = write(tmp_path, "subject session brain_age", "sub-a ses-1 50")
+    with pytest.raises(TableError, match="sub-a ses-1"):
+        read_ages(path, places)

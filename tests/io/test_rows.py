@@ -14,15 +14,18 @@ from numcodecs import blosc
 
 import scalebrain
 from scalebrain.errors import StoreError
+from scalebrain.io import shards
 from scalebrain.io.location import Location, Parts
 from scalebrain.io.rows import row_blocks, row_source
 from scalebrain.io.shards import (
+    EncodedRow,
     array_codecs,
-    decode_pieces,
     decode_row,
     encode_row,
+    encoded_row,
     part_of_row,
 )
+from scalebrain.io.shards_numba_fns import HAS_DECODER, decode_blocks
 
 
 def write(url: str, *, shape=(37, 1000), shard=8, dtype="float32", codecs=None) -> zarr.Array:
@@ -95,26 +98,29 @@ def test_row_source__reads_a_span_of_every_row(tmp_path, dtype, where):
     for span in ((0, n), (0, 1), (n - 1, n), (65_535, 65_537), (16_384, 131_072), (7, 150_001)):
         rows = [row.copy() for row in source.read(0, 3, span=span)]
         np.testing.assert_array_equal(rows, array[...][slots, span[0] : span[1]])
-        for row, pieces in zip(rows, source.pieces(0, 3, span=span), strict=True):
-            np.testing.assert_array_equal(whole_of(pieces, row), row)
+        for row, found in zip(rows, source.encoded(0, 3, span=span), strict=True):
+            assert isinstance(found, EncodedRow) is (dtype == "float32" and HAS_DECODER)
+            np.testing.assert_array_equal(span_of(found, span), row)
     assert [row.copy() for row in source.read(1, 1)] == []
-    assert list(source.pieces(1, 1)) == []
+    assert list(source.encoded(1, 1)) == []
 
 
-def whole_of(pieces, like: np.ndarray) -> np.ndarray:
-    """Row of its pieces, which come one after the other."""
-    out, at = np.zeros_like(like), 0
-    for first, values in pieces:
-        assert first == at
-        out[first : first + values.size] = values
-        at += values.size
-    assert at == out.size
-    return out
+def span_of(row, span: tuple[int, int]) -> np.ndarray:
+    """Values of a row that may be encoded, with more than its span."""
+    if not isinstance(row, EncodedRow):
+        return row
+    bits = np.empty(row.n, dtype=np.uint32)
+    assert decode_blocks(row.content, row.bounds, bits)
+    assert row.first <= 0
+    return bits.view(np.float32)[-row.first : span[1] - span[0] - row.first]
 
 
-@pytest.mark.parametrize("n", [3, 16_384, 49_151, 49_152, 49_153, 16_384 * 40, 16_384 * 35 + 17])
+needs_decoder = pytest.mark.skipif(not HAS_DECODER, reason="numcodecs does not show its LZ4")
+
+
+@pytest.mark.parametrize("n", [3, 16_384, 49_151, 49_152, 49_153, 16_384 * 40, 16_384 * 35 + 16])
 @pytest.mark.parametrize("values", ["whole", "noise", "bits", "zero"])
-def test_decode_pieces__is_the_row(n, values):
+def test_decode_row__is_that_of_blosc(monkeypatch, n, values):
     rng = np.random.default_rng(0)
     row = {
         "whole": rng.integers(0, 1800, n),
@@ -122,29 +128,58 @@ def test_decode_pieces__is_the_row(n, values):
         "bits": rng.integers(0, 2**32, n, dtype=np.uint32).view(np.float32),
         "zero": np.zeros(n),
     }[values].astype(np.float32)
-    out = np.empty(n, dtype=np.float32)
-    pieces = list(map(bytes, (v for _, v in decode_pieces(room_of(encode_row(row)), out, "x"))))
-    assert b"".join(pieces) == row.tobytes()
-    if values == "whole" and n > 49_152:  # cut where blocks end
-        assert len(pieces) > 1
-    again = [v.tobytes() for _, v in decode_pieces(memoryview(encode_row(row)), out, "x")]
-    assert again == [row.tobytes()]  # what cannot be overwritten is decoded as a whole
+    encoded = memoryview(encode_row(row))
+    for own in (True, False):
+        monkeypatch.setattr(shards, "HAS_DECODER", own and HAS_DECODER)
+        out = np.full(n, np.nan, dtype=np.float32)
+        decode_row(encoded, out, "x")
+        assert out.tobytes() == row.tobytes()
 
 
-def room_of(encoded: bytes) -> memoryview:
-    """Encoded row where it can be written."""
-    return memoryview(bytearray(encoded))
+@needs_decoder
+def test_encoded_row__takes_what_the_ingest_writes():
+    rng = np.random.default_rng(0)
+    for n in (16_384, 49_153, 16_384 * 5 + 16):  # a row of one block is as long as it
+        row = rng.integers(0, 1800, n).astype(np.float32)
+        assert encoded_row(memoryview(encode_row(row)), n, 0, "x") is not None
+        assert encoded_row(memoryview(encode_row(row)), n + 1, 0, "x") is None
+    row = np.zeros(50_000, dtype=np.float32)
+    for other in (
+        blosc.compress(row, b"zstd", 1, blosc.BITSHUFFLE, 0, 4),
+        blosc.compress(row, b"lz4", 1, blosc.SHUFFLE, 0, 4),
+        blosc.compress(row, b"lz4", 0, blosc.BITSHUFFLE, 0, 4),
+        blosc.compress(row.astype(np.float64), b"lz4", 1, blosc.BITSHUFFLE, 0, 8),
+    ):
+        assert encoded_row(memoryview(other), row.size, 0, "x") is None
 
 
 @given(st.data())
-def test_decode_pieces__of_damaged_bytes_is_one_error_or_bytes(data):
+def test_decode_row__of_damaged_bytes_is_one_error_or_bytes(data):
     row = np.arange(60_000, dtype=np.float32)
     frame = bytearray(encode_row(row))
     for _ in range(data.draw(st.integers(1, 6))):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
-    out = np.empty_like(row)
     with contextlib.suppress(StoreError):
-        assert sum(v.size for _, v in decode_pieces(memoryview(frame), out, "shard")) == row.size
+        decode_row(memoryview(frame), np.empty_like(row), "shard")
+
+
+@needs_decoder
+@given(st.data())
+def test_decode_blocks__never_writes_beyond_its_room(data):
+    """Sizes of streams and LZ4's lengths are what a hostile store would change."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    n = data.draw(st.sampled_from([40_000, 49_152]))
+    row = rng.integers(0, 1800, n).astype(np.float32)
+    frame = bytearray(encode_row(row))
+    known = encoded_row(memoryview(frame), n, 0, "x")
+    assert known is not None
+    at = data.draw(st.integers(int(known.bounds[0]), len(frame) - 8))
+    frame[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
+    guarded = np.full(n + 64, 0xABABABAB, dtype=np.uint32)
+    content = np.frombuffer(frame, dtype=np.uint8)
+    decode_blocks(content, known.bounds, guarded[32:-32])
+    assert (guarded[:32] == 0xABABABAB).all()
+    assert (guarded[-32:] == 0xABABABAB).all()
 
 
 def test_row_source__reads_rows_that_did_not_shrink_or_come_out_of_order(tmp_path):

@@ -214,6 +214,9 @@ def test_simulate_cohort__other_files_are_not_touched(tmp_path):
         ({"resolution": 0.5}, "resolution is 0.5"),
         ({"resolution": 9}, "resolution is 9"),
         ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": None}, "seed is None"),
+        ({"reference": "many"}, "reference is many"),
+        ({"resolution": "2"}, "resolution is 2"),
         ({"truth": "truth.txt"}, "ends in .json"),
     ],
 )
