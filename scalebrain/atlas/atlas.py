@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.space import SPACE, Grid, resample
-from scalebrain.errors import GeometryError, LateralityError, TableError
+from scalebrain.errors import DataWarning, GeometryError, LateralityError, TableError
 
 __all__ = ["Atlas", "packed", "unpacked"]
 
@@ -20,6 +21,13 @@ _T = TypeVar("_T", bound=np.generic)
 _OWN_SIDE = 2 / 3
 _ACROSS_MM = 5.0
 _FAR_ACROSS = 0.1
+
+# Spaces of one person's scans, by their names in BIDS and what tools call them.
+_OF_ONE_PERSON = frozenset(
+    ("t1w", "t2w", "orig", "individual", "native", "subject", "scanner", "fsnative", "dwi", "bold")
+)
+#: Share of its volume below which a region deserves a look.
+_LEAST_THERE = 0.4
 
 
 Packed = tuple[str, tuple[int, ...], bytes]
@@ -101,6 +109,8 @@ class Atlas:
 
     def __post_init__(self) -> None:
         """Check names and codes, and prove left and right."""
+        object.__setattr__(self, "regions", tuple(map(str, self.regions)))
+        object.__setattr__(self, "codes", tuple(map(int, self.codes)))
         if (self.labels is None) == (self.maps is None):
             raise TableError(f"Atlas '{self.name}': give either labels or maps.")
         repeated = sorted({r for r in self.regions if self.regions.count(r) > 1})
@@ -147,7 +157,7 @@ class Atlas:
                 f"Atlas '{self.name}': no voxel of {', '.join(absent[:8])} in its image. Take "
                 "these rows out of its table."
             )
-        return _read_only(out)
+        return _read_only(out.copy() if np.shares_memory(out, labels) else out)
 
     def _checked_maps(self, maps: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Probability maps as float32 that cannot be written to, none of them empty."""
@@ -168,7 +178,7 @@ class Atlas:
         empty = [r for r, one in zip(self.regions, out, strict=True) if not one.any()]
         if empty:
             raise TableError(f"Atlas '{self.name}': the map of {', '.join(empty[:8])} is empty.")
-        return _read_only(out)
+        return _read_only(out.copy() if np.shares_memory(out, maps) else out)
 
     def _prove_sides(self) -> None:
         """Refuse a region that does not lie where its name says."""
@@ -244,6 +254,67 @@ class Atlas:
             out[i] = np.average(self.grid.coordinates(flat), axis=0, weights=one.ravel()[flat])
         return out
 
+    @functools.cached_property
+    def volumes(self) -> npt.NDArray[np.float64]:
+        """(region,) mm3, of probability maps their sum."""
+        if self.labels is not None:
+            _, member = self._members(self.labels)
+            size = np.bincount(member, minlength=len(self.regions)).astype(np.float64)
+        else:
+            maps = self.maps if self.maps is not None else ()
+            size = np.array([one.sum(dtype=np.float64) for one in maps])
+        return size * self.grid.voxel_volume
+
+    def check_in_template(self, size: npt.NDArray[np.float64], grid: Grid) -> None:
+        """Refuse regions without a voxel in a store, and tell of those that are hardly there.
+
+        Parameters
+        ----------
+        size
+            (region,) voxels, or the sum of the probabilities, in the store.
+        grid
+            Grid of the store.
+
+        Raises
+        ------
+        GeometryError
+            When a region has no voxel, or the atlas is in the space of one person's scan.
+
+        Warns
+        -----
+        DataWarning
+            When less than 40 % of the volume of a region is there.
+        """
+        if self.space.lower() in _OF_ONE_PERSON:
+            raise GeometryError(
+                f"Atlas '{self.name}' is in the space '{self.space}' of one person's scan; the "
+                "store is in template space. Warp it to the template, or give "
+                "read_atlas(space=...) the space that it is in."
+            )
+        why = (
+            f"voxels of {grid.spacing} are too coarse for them, or the atlas, drawn in the space "
+            f"'{self.space}', does not lie where the brains of the store do"
+        )
+        empty = [r for r, n in zip(self.regions, size, strict=True) if not n > 0]
+        if empty:
+            more = f" and {len(empty) - 8} more" if len(empty) > 8 else ""
+            raise GeometryError(
+                f"Atlas '{self.name}': no voxel of {', '.join(empty[:8])}{more} on the grid of the "
+                f"store: {why}. Give a finer store or another atlas, or leave these regions out "
+                "(`without`)."
+            )
+        share = size * grid.voxel_volume / self.volumes
+        little = np.flatnonzero(share < _LEAST_THERE)
+        if little.size:
+            some = ", ".join(f"{self.regions[i]} ({share[i]:.0%})" for i in little[:8])
+            warnings.warn(
+                f"Atlas '{self.name}': the store holds less than {_LEAST_THERE:.0%} of the volume "
+                f"of {little.size} of {share.size} regions, as {some}: {why}. Look at them, or "
+                "leave them out (`without`).",
+                DataWarning,
+                stacklevel=4,
+            )
+
     def without(self, *regions: str) -> "Atlas":
         """Leave regions out, as those that are too small for the grid of a store.
 
@@ -287,6 +358,8 @@ class Atlas:
 
     def labels_on(self, grid: Grid) -> npt.NDArray[np.int32]:
         """Labels on another grid, nearest neighbor along the affine; 0 outside.
+
+        Labels that no region has, as of those left out by :meth:`without`, are there as well.
 
         Parameters
         ----------

@@ -5,7 +5,7 @@ import re
 import warnings
 import zlib
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +15,7 @@ from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.space import Grid
 from scalebrain.atlas.tables import Row, read_rows
 from scalebrain.errors import DataWarning, ImageError, TableError, check_all
-from scalebrain.io.nifti import read_header, read_image
+from scalebrain.io.nifti import Image, read_header, read_image
 
 __all__ = ["read_atlas", "read_labels"]
 
@@ -27,9 +27,11 @@ _HEMISPHERES = {
 _BACKGROUND = {"", "background", "unknown", "none", "outside", "unlabeled", "???", "n/a"}
 _SPACE = re.compile(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9+]+)")
 _ENTITY = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_LOOKS_SIDED = re.compile(
-    r"(?:ctx[-_])?(?:left|right|lh|rh)[-_ .].*|.*[-_ .](?:left|right|lh|rh|l|r)", re.IGNORECASE
-)
+_LOOKS_SIDED = re.compile(r"(?:^|[-_ .])(?:left|right|lh|rh|l|r)(?:[-_ .]|$)", re.IGNORECASE)
+#: How far outside of 0-1 the probabilities of an image lie by rounding alone.
+_ROUNDING = 1e-4
+#: Up to where values above 1 are no percent.
+_NO_PERCENT = 1.5
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -46,8 +48,8 @@ def read_atlas(
     Parameters
     ----------
     image
-        NIfTI image in a template space. Of one frame: whole numbers, 0 outside. Of several
-        frames: one probability map a region, 0 to 1.
+        NIfTI image in a template space. Of one frame: whole numbers, 0 outside; or fractions
+        from 0 to 1, the probability map of one region. Of several frames: one such map a region.
     table
         A .tsv or .csv file with one row a region and the columns ``index`` (the label; of
         maps: the frame, from 0 or 1, or no such column and the rows in their order),
@@ -90,8 +92,10 @@ def read_atlas(
     said = _SPACE.search(path.name)
     space = space or (said[1] if said else "unknown")
     read_header(path, volume=0)  # names what is wrong with a header better than nibabel does
-    if math.prod(_loaded(path).shape[3:]) == 1:
-        labels, grid = read_labels(path)
+    one = math.prod(_loaded(path).shape[3:]) == 1
+    stored = read_image(path) if one else None
+    if stored is not None and not _is_map(_scaled(stored)):
+        labels, grid = _labels_of(path, stored)
         there = [int(code) for code in np.unique(labels) if code]
         if not there:
             raise ImageError(f"{path}: no voxel has a label. Give the image of the atlas.")
@@ -129,10 +133,26 @@ def read_labels(image: str | Path) -> tuple[npt.NDArray[np.int32], Grid]:
         When its header has no usable orientation.
     """
     path = Path(image)
-    stored = read_image(path)
-    values = stored.raw
-    if (stored.slope, stored.intercept) != (1.0, 0.0):
-        values = values * np.float64(stored.slope) + np.float64(stored.intercept)
+    return _labels_of(path, read_image(path))
+
+
+def _scaled(stored: Image) -> npt.NDArray[Any]:
+    """Values of an image as its header means them."""
+    if (stored.slope, stored.intercept) == (1.0, 0.0):
+        return stored.raw
+    return np.asarray(stored.raw * np.float64(stored.slope) + np.float64(stored.intercept))
+
+
+def _is_map(values: npt.NDArray[Any]) -> bool:
+    """Whether an image of one frame is a probability map: fractions from 0 to 1."""
+    if values.dtype.kind != "f" or not (values.min() >= -_ROUNDING and values.max() <= 1):
+        return False
+    return bool((np.abs(values - np.rint(values)) > _ROUNDING).any())
+
+
+def _labels_of(path: Path, stored: Image) -> tuple[npt.NDArray[np.int32], Grid]:
+    """Labels of an image, as :func:`read_labels` gives them."""
+    values = _scaled(stored)
     with np.errstate(invalid="ignore"):
         labels = values.astype(np.int32)
     unusable = (labels != values) | (labels < 0)
@@ -156,16 +176,19 @@ def _read_maps(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
         raise ImageError(f"{path}: cannot be read in full ({error}). Copy it again.") from error
     frames = np.moveaxis(stored.reshape(*stored.shape[:3], -1), -1, 0)
     low, high = float(frames.min()), float(frames.max())
-    if low >= 0 and 1 < high <= 100:
+    if low >= -_ROUNDING and _NO_PERCENT < high <= 100:
         raise ImageError(
             f"{path}: values from {low:.3g} to {high:.3g}, which look like percent; expected "
             f"probabilities in 0-1. Divide them: fslmaths {path.name} -div 100 OUT -odt float."
         )
-    if not (low >= 0 and high <= 1):
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        digits = ".5g" if high < _NO_PERCENT else ".3g"
         raise ImageError(
-            f"{path}: values from {low:.3g} to {high:.3g}, expected probabilities in 0-1. Scale "
-            "them so, without missing values."
+            f"{path}: values from {low:.3g} to {high:{digits}}, expected probabilities in 0-1. "
+            "Scale them so, without missing values."
         )
+    if low < 0 or high > 1:
+        frames = frames.clip(0, 1)
     empty = [i for i, one in enumerate(frames) if not one.any()]
     if empty:
         raise ImageError(
@@ -178,7 +201,13 @@ def _read_maps(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
 
 def _loaded(path: Path) -> nib.spatialimages.SpatialImage:
     """Open an image whose header has been checked, of any number of frames."""
-    return cast("nib.spatialimages.SpatialImage", nib.load(path))
+    try:
+        return cast("nib.spatialimages.SpatialImage", nib.load(path))
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error) as error:
+        raise ImageError(
+            f"{path}: cannot be opened ({error}). Let its name end in .nii.gz where it is "
+            "compressed by gzip, else in .nii."
+        ) from error
 
 
 def _canonical(
@@ -218,7 +247,7 @@ def _label_names(image: Path, table: Path | None, there: list[int]) -> dict[int,
     failures = []
     for row in read_rows(table, ("index", "name")):
         index = row.cells["index"]
-        code = int(float(index)) if re.fullmatch(r"[0-9]{1,9}(\.0)?", index) else -1
+        code = int(float(index)) if re.fullmatch(r"[0-9]{1,10}(\.0)?", index) else -1
         if code == 0 and row.cells["name"].lower() in _BACKGROUND:
             continue
         if code <= 0 or code in names:
@@ -284,7 +313,7 @@ def _name(table: Path, row: Row, failures: list[str]) -> str:
 def _warn_of_sides(path: Path, regions: list[str]) -> None:
     """Say that sides are not proved where they seem to be meant."""
     unsided = [region for region in regions if region[-2:] not in ("_L", "_R")]
-    meant = [region for region in unsided if _LOOKS_SIDED.fullmatch(region)]
+    meant = [region for region in unsided if _LOOKS_SIDED.search(region)]
     if meant or len(unsided) == len(regions):
         of = f" of {len(meant)} regions, as {meant[0]}," if meant else ""
         warnings.warn(

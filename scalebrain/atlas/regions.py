@@ -1,14 +1,18 @@
 """Region sets: named regions as sets of parcels, in homologous left/right pairs."""
 
+import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.errors import TableError
+from scalebrain.atlas.atlas import Atlas
+from scalebrain.errors import ConfigError, GeometryError, LateralityError, TableError
 
-__all__ = ["HEMISPHERES", "NETWORKS", "RegionSet", "default_regions"]
+__all__ = ["HEMISPHERES", "NETWORKS", "RegionSet", "check_regions", "default_regions"]
 
 HEMISPHERES: tuple[str, str] = ("L", "R")
 
@@ -24,6 +28,11 @@ NETWORKS: dict[str, str] = {
     "VIS": "visual",
     "LIM": "limbic",
 }
+
+# The AAL parcels of the vermis, which lie on both sides, and how far (mm) the center of another
+# one may seem to be across the midline on a coarse grid.
+_MIDLINE = range(109, 117)
+_ACROSS_MM = 3.0
 
 # AAL-90 codes of both hemispheres, odd left and even right. Angular (65, 66) belongs to
 # two networks; right Rolandic (18) joins ventral attention/language for symmetry.
@@ -58,7 +67,14 @@ class RegionSet:
 
     def __post_init__(self) -> None:
         """Check names, homologues and codes."""
-        for region, codes in self.parcels.items():
+        if not self.parcels:
+            raise TableError(
+                f"Region set '{self.name}': has no regions. Give the parcel codes of each by its "
+                'name, as {"SMN_L": (1, 57), "SMN_R": (2, 58)}.'
+            )
+        parcels = {region: self._codes(region, codes) for region, codes in self.parcels.items()}
+        object.__setattr__(self, "parcels", parcels)
+        for region, codes in parcels.items():
             if region[-2:] not in ("_L", "_R"):
                 raise TableError(
                     f"Region set '{self.name}': region '{region}' has no side. "
@@ -75,6 +91,24 @@ class RegionSet:
                     f"codes, got {tuple(codes)}."
                 )
 
+    def _codes(self, region: object, codes: Any) -> tuple[int, ...]:
+        """Codes as plain whole numbers."""
+        try:
+            if not isinstance(region, str):
+                raise TypeError
+            return tuple(operator.index(code) for code in codes)
+        except TypeError as error:
+            raise TableError(
+                f"Region set '{self.name}': region {region!r} has the parcels {codes!r}, expected "
+                "a name and AAL codes, as (1, 57). read_regions takes names of parcels too."
+            ) from error
+
+    @property
+    def sha256(self) -> str:
+        """Hash of names and codes: tells versions of a set apart."""
+        content = repr((self.name, tuple(self.parcels.items())))
+        return hashlib.sha256(content.encode()).hexdigest()
+
     @property
     def regions(self) -> tuple[str, ...]:
         """Names of the regions, in order."""
@@ -85,21 +119,103 @@ class RegionSet:
         """Name of the mirror region in the other hemisphere."""
         return region[:-1] + ("R" if region.endswith("_L") else "L")
 
-    def membership(self, parcels: Sequence[int]) -> npt.NDArray[np.bool_]:
+    def membership(
+        self, parcels: Sequence[int], *, way_out: str = "Correct the codes."
+    ) -> npt.NDArray[np.bool_]:
         """Which parcel belongs to which region.
 
         Parameters
         ----------
         parcels
-            Parcel codes, the rows of the result.
+            Parcel codes, the rows of the result; every one that a region has must be there.
+        way_out
+            What the user can do about one that is not, the end of the message.
 
         Returns
         -------
         ndarray of bool
             Shape (parcel, region).
+
+        Raises
+        ------
+        GeometryError
+            When parcels of a region are not there.
         """
         codes = np.asarray(parcels)
+        there = set(codes.tolist())
+        absent = {r: [c for c in self.parcels[r] if c not in there] for r in self.regions}
+        lost = [f"{r}: {', '.join(map(str, some))}" for r, some in absent.items() if some]
+        if lost:
+            more = f"; and of {len(lost) - 8} more regions" if len(lost) > 8 else ""
+            raise GeometryError(
+                f"Region set '{self.name}': these parcels are not there: {'; '.join(lost[:8])}"
+                f"{more}. {way_out}"
+            )
         return np.stack([np.isin(codes, self.parcels[r]) for r in self.regions], axis=1)
+
+    def check_sides(self, x: Mapping[int, float]) -> None:
+        """Prove that no parcel of a region lies in the other hemisphere.
+
+        Parameters
+        ----------
+        x
+            Center of parcels, mm from the midline, right positive.
+
+        Raises
+        ------
+        LateralityError
+            When a center is more than 3 mm across the midline. The vermis (109 to 116) has
+            no side.
+        """
+        wrong = []
+        for region, codes in self.parcels.items():
+            sign = -1 if region.endswith("_L") else 1
+            wrong += [
+                f"parcel {code} at x = {x[code]:.0f} mm in {region}"
+                for code in codes
+                if code in x and code not in _MIDLINE and sign * x[code] < -_ACROSS_MM
+            ]
+        if wrong:
+            raise LateralityError(
+                f"Region set '{self.name}': {len(wrong)} parcels lie in the other hemisphere than "
+                f"their regions say, as {'; '.join(wrong[:4])}. Of AAL's, odd codes are left and "
+                "even ones right: correct the codes, or the names.",
+                code="atlas-flipped",
+            )
+
+
+def check_regions(regions: object, *kinds: type[RegionSet] | type[Atlas]) -> None:
+    """Check that regions are given as what can be used.
+
+    Parameters
+    ----------
+    regions
+        What the user gave.
+    *kinds
+        What can be used.
+
+    Raises
+    ------
+    ConfigError
+        When it is something else: a name, a dict, or regions of the other kind.
+    """
+    if isinstance(regions, kinds):
+        return
+    if isinstance(regions, str):
+        found, way_out = f"'{regions}'", f"Load it: load_atlas('{regions}'); see available_atlases."
+    elif isinstance(regions, Mapping):
+        found, way_out = "a dict", "Give it a name: scalebrain.RegionSet('mine', {...})."
+    else:
+        found, way_out = f"a {type(regions).__name__}", "Load one by load_atlas or read_atlas."
+    if kinds == (Atlas,):
+        needs = "an Atlas, which has an image of its own"
+    elif kinds == (RegionSet,):
+        needs = "a RegionSet, made of the store's own parcels"
+        if isinstance(regions, Atlas):
+            way_out = "Write one with read_regions."
+    else:
+        needs = "an Atlas or a RegionSet"
+    raise ConfigError(f"regions is {found}, expected {needs}. {way_out}")
 
 
 def default_regions() -> RegionSet:

@@ -88,6 +88,12 @@ class Grid:
         return float(abs(np.linalg.det(self.matrix[:3, :3])))
 
     @property
+    def spacing(self) -> str:
+        """Edges of a voxel in words."""
+        edges = np.linalg.norm(self.matrix[:3, :3], axis=0)
+        return " x ".join(f"{edge:.3g}" for edge in edges) + " mm"
+
+    @property
     def size(self) -> int:
         """Number of voxels."""
         return int(np.prod(self.shape))
@@ -155,7 +161,7 @@ def template_grid(resolution: float = 1.0) -> Grid:
     Parameters
     ----------
     resolution
-        Edge of a voxel in mm, at least 1.
+        Edge of a voxel in mm, 1 to 10.
 
     Returns
     -------
@@ -165,11 +171,11 @@ def template_grid(resolution: float = 1.0) -> Grid:
     Raises
     ------
     GeometryError
-        When `resolution` is below 1 mm.
+        When `resolution` is below 1 mm or above 10 mm.
     """
-    if not resolution >= 1:
+    if not 1 <= resolution <= 10:
         raise GeometryError(
-            f"The template is at 1 mm; got a resolution of {resolution} mm. Use 1 mm or more."
+            f"The template is at 1 mm; got a resolution of {resolution} mm. Use 1 to 10 mm."
         )
     base = _base("mask")[1]
     shape = tuple(int(np.ceil((n - 1) / resolution - 1e-9)) + 1 for n in base.shape)
@@ -243,7 +249,7 @@ def resample(
             to_source[:3, 3],
             output_shape=target.shape,
             order=order,
-            mode="constant",
+            mode="grid-constant",  # "constant" would lose the outer half of the first voxels
             cval=0,
         )
     )

@@ -73,7 +73,7 @@ class SurfaceNodes:
     mirror
         (vertex,) the vertex of the other hemisphere nearest to the mirrored place.
     fingerprint
-        SHA-256 over the above.
+        SHA-256 over level, parcels, edges and pooling.
     """
 
     parcel: npt.NDArray[np.int32]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.atlas import Atlas
-from scalebrain.atlas.regions import RegionSet, default_regions
+from scalebrain.atlas.regions import RegionSet, check_regions, default_regions
 from scalebrain.errors import MissingVariableError, TableError
 from scalebrain.features.lesion_numba_fns import (
     column_counts,
@@ -105,13 +105,17 @@ def lesion_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) -> 
     With l the mask and p the region, 1 or 0 or a probability: ``sum(l p) / sum(p)`` over the
     voxels of the store.
     """
-    validate(ds, "lesion_mask", "parcel", way_out=_NO_LESIONS)
+    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
     segments = locate(ds, regions if regions is not None else default_regions())
     out = xr.Dataset({"lesion_load": _loads(ds, segments)}, coords={"region": list(segments.names)})
-    out["lesion_load"].attrs["atlas"] = segments.atlas
-    if segments.sha256:
-        out["lesion_load"].attrs["atlas_sha256"] = segments.sha256
+    out["lesion_load"].attrs |= _about(segments)
     return annotate(out)
+
+
+def _about(segments: Segments) -> dict[str, str]:
+    """Atlas of regions, as attributes."""
+    about = {"atlas": segments.atlas}
+    return about | ({"atlas_sha256": segments.sha256} if segments.sha256 else {})
 
 
 def network_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) -> xr.Dataset:
@@ -143,8 +147,9 @@ def network_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) ->
     Lesioned voxels of a region and its homologue over the voxels of both; of an atlas of
     probability maps, sums of probabilities.
     """
-    validate(ds, "lesion_mask", "parcel", way_out=_NO_LESIONS)
     chosen = regions if regions is not None else default_regions()
+    check_regions(chosen, RegionSet, Atlas)
+    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
     names, columns = _networks(chosen.name, chosen.regions)
     sided = locate(ds, chosen)
     if isinstance(chosen, Atlas):
@@ -160,6 +165,7 @@ def network_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) ->
         member = np.stack([sided.member[:, both].any(axis=1) for both in columns], axis=1)
         both = Segments("network", names, sided.starts, sided.stops, member, atlas=chosen.name)
         load = _loads(ds, both)
+    load.attrs |= _about(sided)
     return annotate(xr.Dataset({"network_load": load}, coords={"network": list(names)}))
 
 
@@ -262,7 +268,8 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
     ----------
     Feng et al. 2015, doi:10.1002/ana.24510
     """
-    validate(ds, "lesion_mask", "tract_probability", "x", way_out=_NO_LESIONS)
+    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
+    validate(ds, "tract_probability", "x")
     probability = np.ascontiguousarray(ds["tract_probability"].values, dtype=np.float32)
     inside = np.flatnonzero(probability.any(axis=0))
     span = (int(inside[0]), int(inside[-1]) + 1)

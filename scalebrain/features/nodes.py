@@ -1,6 +1,7 @@
 """Features of the nodes: what the network reads."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.atlas import packed, unpacked
+from scalebrain.errors import DataWarning, GeometryError
 from scalebrain.features.lesion_policy import (
     LesionPolicy,
     Mirror,
@@ -23,7 +25,7 @@ from scalebrain.features.parcellation_numba_fns import (
     tissue_means,
 )
 from scalebrain.features.rows import over_rows
-from scalebrain.features.segments import contiguous_runs
+from scalebrain.features.segments import contiguous_runs, store_grid
 from scalebrain.variables import FEATURES, annotate, validate
 
 __all__ = ["MAX_LESIONED", "node_features"]
@@ -106,7 +108,13 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     ConfigError
         When the policy is not known.
     GeometryError
-        When the grid has no mirror image and the policy needs one.
+        When the grid has no mirror image and the policy needs one, or is so coarse that no voxel
+        is white matter.
+
+    Warns
+    -----
+    DataWarning
+        When nodes have no voxel on the grid of the store, and so no features.
 
     Notes
     -----
@@ -125,6 +133,7 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     validate(ds, "t1w", "node_label", "white_reference", "node_x", "node_y", "node_z")
     check_policy(policy)
     starts, stops = contiguous_runs(ds["node_label"], np.arange(ds.sizes["node"]))
+    _check_grid(ds, int((stops == starts).sum()))
     grey = [ds["gm"]] if _has_gm(ds) else []
     names = tuple(name for name in FEATURES if name not in _OF_GREY or grey)
     nodes = _Nodes(
@@ -162,6 +171,23 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     )
     out["node_features"].attrs["lesion_policy"] = policy
     return annotate(out)
+
+
+def _check_grid(ds: xr.Dataset, n_empty: int) -> None:
+    """Refuse a grid without white matter, and tell of nodes without a voxel."""
+    if not ds["white_reference"].values.any():
+        raise GeometryError(
+            f"No voxel of {store_grid(ds).spacing} lies in the white matter of the template, which "
+            "intensities are divided by. Ingest at 4 mm or finer."
+        )
+    if n_empty:
+        warnings.warn(
+            f"{n_empty} of {ds.sizes['node']} nodes have no voxel on this grid of "
+            f"{store_grid(ds).spacing}, and so no features: what is said of their regions rests on "
+            "the others. Ingest at 4 mm or finer.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _has_gm(ds: xr.Dataset) -> bool:

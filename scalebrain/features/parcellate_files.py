@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.atlas import Atlas
+from scalebrain.atlas.regions import check_regions
 from scalebrain.atlas.space import Grid
 from scalebrain.errors import ConfigError, GeometryError, ScalebrainError, TableError, check_all
 from scalebrain.features.parcellation import (
@@ -89,7 +90,7 @@ def parcellate_files(
     TableError
         When two subjects have one name.
     ConfigError
-        When a statistic, quantile, `nan` or `errors` is unknown.
+        When a statistic, quantile, `nan` or `errors` is unknown, or `regions` is no atlas.
 
     Notes
     -----
@@ -100,6 +101,7 @@ def parcellate_files(
     import dask.array as da
     from dask.delayed import delayed
 
+    check_regions(regions, Atlas)
     check_nan(nan)
     if errors not in ("raise", "record"):
         raise ConfigError(f"errors is '{errors}': expected raise or record.")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.atlas import Atlas, packed, unpacked
-from scalebrain.atlas.regions import RegionSet
+from scalebrain.atlas.regions import RegionSet, check_regions
 from scalebrain.atlas.space import Grid
 from scalebrain.errors import GeometryError, TableError
 from scalebrain.io.shards_numba_fns import NUMBERS
@@ -59,7 +59,7 @@ class Segments:
     atlas
         Name of the region set or atlas, for attributes.
     sha256
-        Its hash; empty for a region set, which is defined by name and parcels.
+        Its hash; empty for the store's own parcels.
     """
 
     dim: str
@@ -250,6 +250,9 @@ def contiguous_runs(labels: xr.DataArray, codes: npt.NDArray[np.integer]) -> tup
     return starts, stops
 
 
+_NO_VOXELS = "Give a store of a finer grid, or correct the codes: AAL's are 1 to 116."
+
+
 def locate(ds: xr.Dataset, regions: RegionSet | Atlas | None) -> Segments:
     """Find the voxels of regions in a store.
 
@@ -271,8 +274,20 @@ def locate(ds: xr.Dataset, regions: RegionSet | Atlas | None) -> Segments:
     MissingVariableError
         When `ds` is not a store.
     GeometryError
-        When a region has no voxel in the store, or its voxels are not sorted.
+        When a region has no voxel in the store, or its voxels are not sorted; when the atlas is
+        in the space of one person's scan.
+    LateralityError
+        When a parcel lies in the other hemisphere than its region.
+    ConfigError
+        When `regions` is something else.
+
+    Warns
+    -----
+    DataWarning
+        When the store holds less than 40 % of the volume of a region of an atlas.
     """
+    if regions is not None:
+        check_regions(regions, RegionSet, Atlas)
     validate(ds, "parcel")
     if isinstance(regions, Atlas):
         grid = store_grid(ds)
@@ -282,6 +297,7 @@ def locate(ds: xr.Dataset, regions: RegionSet | Atlas | None) -> Segments:
         else:
             maps = (regions.map_on(i, grid).ravel()[index] for i in range(len(regions.regions)))
             found = segments_of_maps(regions, maps)
+        regions.check_in_template(found.size, grid)
     else:
         values = ds["parcel"].values
         codes = np.unique(values[_first_of_runs(values)])
@@ -290,13 +306,19 @@ def locate(ds: xr.Dataset, regions: RegionSet | Atlas | None) -> Segments:
         if regions is None:
             member = np.eye(codes.size, dtype=bool)
             return Segments("parcel", codes, starts, stops, member, atlas="AAL")
-        member = regions.membership(codes.tolist())
-        found = Segments("region", regions.regions, starts, stops, member, atlas=regions.name)
-    empty = [str(r) for r, n in zip(found.names, found.size, strict=True) if not n > 0]
-    if empty:
-        raise GeometryError(
-            f"Region set '{found.atlas}': no voxel of {', '.join(empty[:8])} on the grid of the "
-            "store. Give a finer store, or leave these regions out."
+        member = regions.membership(codes.tolist(), way_out=_NO_VOXELS)
+        if "x" in ds:
+            x = ds["x"].values
+            centers = [float(x[a:b].mean()) for a, b in zip(starts, stops, strict=True)]
+            regions.check_sides(dict(zip(codes.tolist(), centers, strict=True)))
+        found = Segments(
+            "region",
+            regions.regions,
+            starts,
+            stops,
+            member,
+            atlas=regions.name,
+            sha256=regions.sha256,
         )
     return found
 

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.errors import GeometryError
+from scalebrain.atlas.regions import RegionSet, check_regions, default_regions
 from scalebrain.variables import validate
 
 if TYPE_CHECKING:
@@ -20,6 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "build_graph"]
 
 Ints = npt.NDArray[np.int64]
+
+_NO_NODES = (
+    "Only parcels of the set networks-9x2 have nodes, and so brain ages: not the nuclei, parcels "
+    "61 and 62, and the cerebellum. Leave them out here; lesion_load and parcellate take them."
+)
 
 
 @dataclass(frozen=True)
@@ -156,14 +160,20 @@ def build_graph(ds: xr.Dataset, *, regions: RegionSet | None = None) -> Graph:
     Raises
     ------
     GeometryError
-        When a region has no node.
+        When a region has a parcel without nodes.
+    LateralityError
+        When a parcel lies in the other hemisphere than its region.
+    ConfigError
+        When `regions` is no region set.
     """
-    validate(ds, "node_parcel", "edge_source", "edge_target")
     regions = regions if regions is not None else default_regions()
-    member = regions.membership(ds["node_parcel"].values.tolist())
-    empty = [r for r, n in zip(regions.regions, member.sum(axis=0), strict=True) if n == 0]
-    if empty:
-        raise GeometryError(f"Region set '{regions.name}': no node in {', '.join(empty)}.")
+    check_regions(regions, RegionSet)
+    validate(ds, "node_parcel", "edge_source", "edge_target")
+    parcels = ds["node_parcel"].values
+    member = regions.membership(parcels.tolist(), way_out=_NO_NODES)
+    if "node_x" in ds:
+        x = ds["node_x"].values
+        regions.check_sides({int(c): float(x[parcels == c].mean()) for c in np.unique(parcels)})
     edges = np.stack([ds["edge_source"].values, ds["edge_target"].values], axis=1)
     return Graph(
         ds.sizes["node"],

@@ -380,7 +380,7 @@ def _resampled(
         to_file[:3, :3] @ low + to_file[:3, 3],
         output_shape=tuple(high - low),
         order=0,
-        mode="constant",
+        mode="grid-constant",  # with the outer half of the voxels at the faces of the file
         cval=0,
     )
     ijk = np.argwhere(box) + low

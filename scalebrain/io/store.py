@@ -607,9 +607,15 @@ def _save(ds: xr.Dataset, url: str | Path) -> None:
         if dim in ds.coords and dim in existing.coords:
             ours, theirs = ds[dim].values, existing[dim].values
             if not np.array_equal(ours.astype(str), theirs.astype(str)):
+                way_out = "Reindex to the store's."
+                if dim == "parcel" and existing[dim].dims != (dim,):
+                    way_out = (
+                        "There it is the parcel of every voxel: give the dimension another name, "
+                        "as ds.rename(parcel='aal')."
+                    )
                 raise StoreError(
                     f"{url}: the labels along '{dim}' differ from the store's, or their order. "
-                    "Reindex to the store's."
+                    f"{way_out}"
                 )
     keep = [name for name in ds.data_vars if not _is_image(ds[name])]
     new = ds[keep].drop_vars([c for c in ds.coords if c in existing.variables])

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 _BLOCK = 512
 _MEASURED = ("region", "tract", "network", "structure")
 _SEGMENTATIONS = {"region": "regions", "tract": "tracts", "network": "networks"}
+#: Labels of tables of other dimensions, which an atlas cannot have.
+_RESERVED = ("tracts", "networks", "structure")
 _OWN = ("phenotype", "group", "parquet")
 _ROOT = (
     "README.md",
@@ -91,7 +93,7 @@ def export_bids(
     Raises
     ------
     ConfigError
-        When the folder holds something else.
+        When the folder holds something else, or tables of two dimensions would be of one name.
     MissingVariableError
         When pages are asked for and nothing says who is included.
     StoreError
@@ -107,6 +109,7 @@ def export_bids(
         results = {}
     elif not isinstance(results, Mapping):
         results, _ = read_results(results)
+    segmentations = _segmentations(ds)
     _prepare(folder, BIDSIGNORE_PAGES if person_pages else BIDSIGNORE)
     people = bids_people(ds)
     about = {
@@ -115,7 +118,7 @@ def export_bids(
         "space": str(ds.attrs.get("space", "")),
     }
     try:
-        _write_people(ds, people, folder, about)
+        _write_people(ds, people, folder, about, segmentations)
         _write_results(results, people, folder, about)
         if person_pages:
             _write_pages(ds, people, results.get("motor"), folder)
@@ -157,14 +160,18 @@ def _prepare(folder: Path, ignored: str) -> None:
 
 
 def _write_people(
-    ds: xr.Dataset, people: pd.DataFrame, folder: Path, about: Mapping[str, Any]
+    ds: xr.Dataset,
+    people: pd.DataFrame,
+    folder: Path,
+    about: Mapping[str, Any],
+    segmentations: Mapping[str, str],
 ) -> None:
     """Everything that has one value a person, region or tract, block by block."""
     sessions = bool((people["session_id"] != "").any())
     ids = ["participant_id", *(["session_id"] if sessions else [])]
     tables = folder / ("group" if sessions else "phenotype")  # BIDS: one row a participant
     plain = _phenotypes(ds)
-    measured = {dim: names for dim in _MEASURED if (names := _over(ds, dim))}
+    measured = {dim: _over(ds, dim) for dim in segmentations}
     told: dict[str, dict[str, Any]] = {name: describe(name) for name in (*ids, "source_id")}
     told["source_subject"] = describe("source_subject")
     first = True
@@ -198,7 +205,8 @@ def _write_people(
                 key = keyed.loc[np.repeat(np.arange(len(who)), ds.sizes[dim])]
                 frame = _side_by_side(key.reset_index(drop=True), long, [dim, *variables])
                 parquet(f"{dim}s", columns).write(frame)
-                _write_each(ds, who, long, dim, variables, folder, first=first)
+                name = f"seg-{segmentations[dim]}_desc-scalebrain_morph"
+                _write_each(ds, who, long, dim, variables, folder / name, first=first)
                 for variable in variables:
                     wide = table(some, variable, wide=True)
                     spread = [str(c) for c in wide.columns if c != "subject"]
@@ -277,13 +285,12 @@ def _write_each(
     long: pd.DataFrame,
     dim: str,
     variables: list[str],
-    folder: Path,
+    root: Path,
     *,
     first: bool,
 ) -> None:
-    """One file a person (and session) that has any value."""
-    size = ds.sizes[dim]
-    name = f"seg-{_segmentation(ds, dim, variables)}_desc-scalebrain_morph"
+    """One file a person (and session) that has any value; `root` is what is common to all."""
+    size, folder, name = ds.sizes[dim], root.parent, root.name
     if first:
         sidecar = {dim: describe(dim)} | {v: describe(v, ds) for v in variables}
         write_json(sidecar, folder / f"{name}.json")
@@ -297,12 +304,32 @@ def _write_each(
         write_tsv(values.iloc[i * size : (i + 1) * size], place / f"{stem}_{name}.tsv")
 
 
+def _segmentations(ds: xr.Dataset) -> dict[str, str]:
+    """Label of the seg entity of every dimension that has a table a person."""
+    labels = {dim: _segmentation(ds, dim, names) for dim in _MEASURED if (names := _over(ds, dim))}
+    dims: dict[str, list[str]] = {}
+    for dim, label in labels.items():
+        dims.setdefault(label.lower(), []).append(dim)
+    same = [(label, some) for label, some in dims.items() if len(some) > 1]
+    if same:
+        label, some = same[0]
+        raise ConfigError(
+            f"The tables over {' and '.join(some)} would both be named seg-{label}, after "
+            "their atlases, and one would replace the other. Give one atlas another name."
+        )
+    return labels
+
+
 def _segmentation(ds: xr.Dataset, dim: str, variables: list[str]) -> str:
-    """Label of the seg entity: the region set where it is known."""
+    """Label of the seg entity: the region set where it is known, and the dimension."""
+    plain = _SEGMENTATIONS.get(dim, dim)
     names = {str(ds[v].attrs["atlas"]) for v in variables if ds[v].attrs.get("atlas")}
-    if len(names) == 1:
-        return re.sub("[^0-9a-zA-Z]", "", names.pop()) or _SEGMENTATIONS.get(dim, dim)
-    return _SEGMENTATIONS.get(dim, dim)
+    label = re.sub("[^0-9a-zA-Z]", "", names.pop()) if len(names) == 1 else ""
+    if not label:
+        return plain
+    if dim != "region":
+        return label + plain.capitalize()
+    return f"{label}Regions" if label.lower() in _RESERVED else label
 
 
 def _write_participants(

@@ -117,6 +117,7 @@ that of the draft for structural derivatives, BEP011). `.bidsignore` tells valid
 
 ## Licenses
 
-The license of the source datasets goes for what was derived from them. The regions are sets of AAL
-parcels (Tzourio-Mazoyer et al. 2002); this dataset holds their names and no image of an atlas.
+The license of the source datasets goes for what was derived from them. Regions of brain ages are
+sets of AAL parcels (Tzourio-Mazoyer et al. 2002); lesion loads may be of another atlas, which the
+names of the files in `sub-*/anat` say. There are names of regions here and no image of an atlas.
 """

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.atlas.regions import NETWORKS, RegionSet, default_regions
-from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.atlas.regions import NETWORKS, RegionSet, check_regions, default_regions
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError, TableError
 from scalebrain.io.fsaverage import Hemisphere
 from scalebrain.report import drawing
 from scalebrain.report.content import split_region
@@ -24,6 +24,7 @@ __all__ = [
     "check_reduce",
     "parcel_values",
     "plot_regions",
+    "regions_of",
     "side_words",
     "values_of_regions",
 ]
@@ -158,6 +159,8 @@ def plot_regions(
         When there is no such variable or subject.
     StatisticsError
         When the variable has other dimensions, or no region has a value.
+    TableError
+        When regions are to be drawn on the cortex that the region set does not have.
     """
     if kind not in ("both", "surface", "dots"):
         raise ConfigError(f"kind: '{kind}', expected both, surface or dots.")
@@ -180,7 +183,7 @@ def plot_regions(
         figure = drawing.canvas(9.6, top + bottom)
         figure.patch.set_facecolor("white")
         if surface:
-            _draw_cortex(figure, ds, value, regions or default_regions(), (low, high), colors)
+            _draw_cortex(figure, ds, value, regions_of(value, regions), (low, high), colors)
             bar = drawing.panel(figure, 2.8, 2.3, 4.0, 0.11)
             drawing.color_bar(bar, colors, (low, high), label)
             bar.xaxis.label.set_color(_INK)
@@ -270,6 +273,43 @@ def side_words(value: xr.DataArray) -> tuple[str, str]:
     """
     left, right = _sides(value)
     return _WORDS.get(left, left), _WORDS.get(right, right)
+
+
+def regions_of(value: xr.DataArray, regions: RegionSet | None) -> RegionSet:
+    """Region set that values are drawn by.
+
+    Parameters
+    ----------
+    value
+        (region,) values.
+    regions
+        Region set; the default one when None.
+
+    Returns
+    -------
+    RegionSet
+        The set, which has every region of `value`.
+
+    Raises
+    ------
+    TableError
+        When it does not have one of them, which would not be drawn.
+    ConfigError
+        When `regions` is no region set.
+    """
+    chosen = regions if regions is not None else default_regions()
+    check_regions(chosen, RegionSet)
+    networks = {region[:-2] for region in chosen.regions}
+    unknown = [r for r in value["region"].values.astype(str) if split_region(r)[0] not in networks]
+    if unknown:
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        raise TableError(
+            f"'{value.name}': {', '.join(unknown[:8])}{more} are no regions of the set "
+            f"'{chosen.name}', whose parcels are drawn. Give regions=... the RegionSet of these "
+            "values; those of an atlas with an image of its own cannot be drawn so "
+            "(plot_regions(kind='dots') draws them as dots)."
+        )
+    return chosen
 
 
 def parcel_values(value: xr.DataArray, regions: RegionSet) -> dict[int, float]:

@@ -14,12 +14,18 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup, escape
 
-from scalebrain.atlas.regions import RegionSet, default_regions
+from scalebrain.atlas.regions import RegionSet
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.io.fsaverage import N_SIDE, Hemisphere, read_mesh
 from scalebrain.report.content import count, number
 from scalebrain.report.niivue import viewer_scripts
-from scalebrain.report.regionplot import check_reduce, parcel_values, side_words, values_of_regions
+from scalebrain.report.regionplot import (
+    check_reduce,
+    parcel_values,
+    regions_of,
+    side_words,
+    values_of_regions,
+)
 from scalebrain.report.surface import vertex_nodes, vertex_parcels
 from scalebrain.report.templating import environment, script_hash, source
 from scalebrain.variables import REGISTRY
@@ -195,7 +201,7 @@ def _at_vertices(
     """Value of every vertex, left then right; NaN where there is none."""
     if "region" in array.dims:
         value, _ = values_of_regions(ds, array, subject=subject, reduce=reduce)
-        painted = parcel_values(value, regions or default_regions())
+        painted = parcel_values(value, regions_of(value, regions))
         codes = np.concatenate([vertex_parcels(ds, side) for side in _SIDES])
         return np.array([painted.get(int(code), np.nan) for code in codes])
     dim = "node" if "node" in array.dims else "vertex"

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.atlas.regions import RegionSet, default_regions
+from scalebrain.atlas.regions import RegionSet
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.io.store import unpack
-from scalebrain.report.regionplot import parcel_values, side_words, values_of_regions
+from scalebrain.report.regionplot import parcel_values, regions_of, side_words, values_of_regions
 from scalebrain.report.surface import nodes_on_surface
 from scalebrain.report.surfaceviewer import view_surface
 from scalebrain.report.volume import background_vector
@@ -84,7 +84,7 @@ def view(
         return view_surface(ds, array, subject=subject, reduce=reduce, regions=regions)
     if "region" in array.dims:
         value, _ = values_of_regions(ds, array, subject=subject, reduce=reduce)
-        painted = parcel_values(value, regions or default_regions())
+        painted = parcel_values(value, regions_of(value, regions))
         validate(ds, "parcel")
         codes = ds["parcel"].values
         lookup = {int(code): painted.get(int(code), np.nan) for code in np.unique(codes)}

@@ -184,3 +184,27 @@ def test_without__leaves_regions_out(kind):
         atlas.without("A_L", "B_L")
     with pytest.raises(TableError, match="got none"):
         atlas.without(*regions)
+
+
+def test_atlas__does_not_follow_what_the_caller_writes_later():
+    labels, regions, codes = painted(A_L=slice(2, 8), A_R=slice(13, 19))
+    maps = maps_of(labels, codes)
+    atlas, other = made(labels, regions, codes), Atlas("maps", GRID, regions, maps=maps)
+    before = atlas.labels.copy(), other.maps.copy()
+    labels[:], maps[:] = 0, 0
+    np.testing.assert_array_equal(atlas.labels, before[0])
+    np.testing.assert_array_equal(other.maps, before[1])
+
+
+def test_sha256__does_not_depend_on_python_types():
+    labels, regions, codes = painted(A_L=slice(2, 8), A_R=slice(13, 19))
+    plain = made(labels, regions, codes)
+    other = made(labels, list(np.array(regions)), np.array(codes, dtype=np.int64))
+    assert plain.sha256 == other.sha256
+
+
+def test_volumes__are_in_mm3():
+    labels, regions, codes = painted(A_L=slice(2, 8), A_R=slice(13, 17))
+    np.testing.assert_allclose(made(labels, regions, codes).volumes, [384, 256])
+    maps = Atlas("maps", GRID, regions, maps=maps_of(labels, codes))
+    np.testing.assert_allclose(maps.volumes, [192, 128])

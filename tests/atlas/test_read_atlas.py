@@ -276,3 +276,35 @@ def test_read_atlas__refuses_an_image_without_orientation_or_labels(save, tmp_pa
         read_atlas(tmp_path / "nowhere.nii")
     with pytest.raises(ImageError, match="no voxel has a label"):
         read_atlas(save(blocks() * 0, table=TABLE))
+
+
+@pytest.mark.parametrize("axes", [(), (None,)])
+def test_read_atlas__one_probability_map(save, axes):
+    one = probabilities()[..., 0][(..., *axes)]
+    atlas = read_atlas(save(one, table="name\nHand_L\n"))
+    assert atlas.regions == ("Hand_L",)
+    assert atlas.maps.max() == one.max()
+
+
+def test_read_atlas__rounding_outside_of_0_to_1_is_cut_and_no_percent(save):
+    maps = probabilities()
+    maps[5, 5, 6, 0], maps[0, 0, 0, 1] = 1.00005, -0.00005
+    atlas = read_atlas(save(maps, table="name\nA_L\nA_R\n"))
+    assert (atlas.maps.min(), atlas.maps.max()) == (0, 1)
+    maps[5, 5, 6, 0] = 1.01
+    with pytest.raises(ImageError, match=r"to 1\.01, expected probabilities in 0-1"):
+        read_atlas(save(maps, table="name\nA_L\nA_R\n"))
+
+
+def test_read_atlas__a_compressed_file_of_another_name_is_an_error_of_ours(save, tmp_path):
+    path = save(blocks(), table=TABLE)
+    (tmp_path / "other.nii").write_bytes(path.read_bytes())
+    with pytest.raises(ImageError, match=r"other\.nii: cannot be opened.*\.nii\.gz"):
+        read_atlas(tmp_path / "other.nii")
+
+
+@pytest.mark.parametrize("name", ["7Networks_LH_Vis_1", "R_V1_ROI", "thal_r", "Left Thalamus"])
+def test_read_atlas__sides_within_names_are_not_proved_and_told_of(save, name):
+    table = f"index\tname\n7\t{name}\n300\tThal_R\n2000\tVermis\n"
+    with pytest.warns(DataWarning, match=f"of 1 regions, as {name}, cannot be proved"):
+        read_atlas(save(blocks(), table=table))

@@ -13,7 +13,7 @@ from scipy import ndimage
 import scalebrain
 from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.atlas.space import Grid, template_grid
+from scalebrain.atlas.space import Grid, brain_mask, template_grid
 from scalebrain.errors import ConfigError, GeometryError, MissingVariableError
 from scalebrain.features import parcellation_numba_fns as kernels
 from scalebrain.features.parcellation import joined_moments, quantiles_of
@@ -49,7 +49,7 @@ def blocks_atlas(ds: xr.Dataset, *, grid: Grid | None = None) -> Atlas:
     grid = grid or template_grid(4.0)
     i, j, k = np.indices(grid.shape)
     labels = (1000 + (i // 9) * 100 + (j // 11) * 10 + k // 12).astype(np.int32)
-    labels[(i + j) % 13 == 0] = 0
+    labels[((i + j) % 13 == 0) | ~brain_mask(grid)] = 0
     ijk = np.linalg.inv(grid.matrix) @ np.stack([*(ds[a].values for a in "xyz"), ds.x * 0 + 1])
     ijk = np.clip(np.rint(ijk[:3]).astype(int), 0, np.array(grid.shape)[:, None] - 1)
     stored = np.unique(labels[tuple(ijk)])
@@ -184,7 +184,8 @@ def test_parcellate__does_not_depend_on_chunks_or_order(ds, rows):
 def test_parcellate__an_atlas_on_a_finer_grid_is_looked_up_by_coordinate(ds):
     fine = template_grid(2.0)
     x = fine.coordinates(np.arange(fine.size))[:, 0].reshape(fine.shape)
-    labels = np.where(x < 0, 1, 2).astype(np.int32)
+    around = ndimage.binary_dilation(brain_mask(fine), iterations=5)  # parcels reach out of it
+    labels = np.where(around, np.where(x < 0, 1, 2), 0).astype(np.int32)
     found = scalebrain.parcellate(
         ds, regions=Atlas("halves", fine, ("half_L", "half_R"), (1, 2), labels=labels)
     ).compute()

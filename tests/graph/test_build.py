@@ -3,8 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from scalebrain.atlas.parcels import nodes
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.errors import GeometryError
+from scalebrain.atlas.registry import load_atlas
+from scalebrain.errors import ConfigError, GeometryError, LateralityError
 from scalebrain.graph.build import build_graph
 
 
@@ -37,8 +39,26 @@ def test_build_graph__edges_are_the_induced_ones_and_never_join_regions(referenc
 
 def test_build_graph__region_without_nodes_is_named(references):
     regions = RegionSet("mine", {"A_L": (1,), "A_R": (2,), "B_L": (77,), "B_R": (78,)})
-    with pytest.raises(GeometryError, match=r"B_L, B_R"):
+    with pytest.raises(GeometryError, match=r"not there: B_L: 77; B_R: 78\. .* lesion_load"):
         build_graph(references, regions=regions)
+
+
+def test_build_graph__region_loses_no_parcel_without_a_word(references):
+    regions = RegionSet("mine", {"A_L": (1, 73, 61), "A_R": (2,)})
+    with pytest.raises(GeometryError, match=r"not there: A_L: 73, 61\. "):
+        build_graph(references, regions=regions)
+
+
+def test_build_graph__exchanged_sides_are_refused(references):
+    placed = references.assign(node_x=("node", nodes().centroid[:, 0]))
+    with pytest.raises(LateralityError, match=r"parcel 2 at x = .* in A_L"):
+        build_graph(placed, regions=RegionSet("mine", {"A_L": (2,), "A_R": (1,)}))
+
+
+def test_build_graph__needs_a_region_set(references):
+    for regions, says in ((load_atlas("aal"), r"a Atlas.*RegionSet"), ("aal", "'aal'.*load_atlas")):
+        with pytest.raises(ConfigError, match=says):
+            build_graph(references, regions=regions)
 
 
 def test_fingerprint__follows_edges_and_regions(references):

@@ -361,3 +361,24 @@ def test_export_bids__an_empty_bidsignore_of_others_protects_nothing_less(
     with pytest.raises(ConfigError, match="another BIDS dataset"):
         export_bids(cohort_of_sessions, tmp_path)
     assert "theirs" in (tmp_path / "participants.tsv").read_text()
+
+
+def test_export_bids__tables_of_two_dimensions_of_one_atlas_are_two(tmp_path):
+    def loads(dim, atlas):
+        labels = {"subject": ["sub-001"], dim: ["A_L", "A_R"]}
+        return xr.DataArray(
+            [[0.1, 0.2]], dims=("subject", dim), coords=labels, attrs={"atlas": atlas}
+        )
+
+    both = {"lesion_load": loads("region", "mine-1"), "tract_load": loads("tract", "mine-1")}
+    out = export_bids(xr.Dataset(both), tmp_path / "a")
+    names = sorted(path.name.split("_")[1] for path in (out / "sub-001" / "anat").iterdir())
+    assert names == ["seg-mine1", "seg-mine1Tracts"]
+    both = {"lesion_load": loads("region", "tracts"), "tract_load": loads("tract", "")}
+    out = export_bids(xr.Dataset(both), tmp_path / "b")
+    names = sorted(path.name.split("_")[1] for path in (out / "sub-001" / "anat").iterdir())
+    assert names == ["seg-tracts", "seg-tractsRegions"]
+    both = {"lesion_load": loads("region", "mine-Tracts"), "tract_load": loads("tract", "mine")}
+    with pytest.raises(ConfigError, match="both be named seg-minetracts"):
+        export_bids(xr.Dataset(both), tmp_path / "c")
+    assert not (tmp_path / "c").exists()

@@ -4,8 +4,8 @@ import pytest
 import xarray as xr
 
 import scalebrain
-from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
-from scalebrain.report.regionplot import parcel_values, values_of_regions
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError, TableError
+from scalebrain.report.regionplot import parcel_values, regions_of, values_of_regions
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,11 @@ def test_model__shows_its_card(whole_study):
     assert "Trained on simulated people" in page
     assert "MAE of predicting the mean" in page
     assert "SMN_L" in page
+
+
+def test_regions_of__refuses_regions_that_would_not_be_drawn():
+    value = xr.DataArray([1.0, 2.0], coords={"region": ["Precentral_L", "SMN_L"]}, name="load")
+    with pytest.raises(TableError, match=r"'load': Precentral_L are no regions .*kind='dots'"):
+        regions_of(value, None)
+    drawn = regions_of(value.assign_coords(region=["SMN_ipsilesional", "FPN_L"]), None)
+    assert drawn.name == "networks-9x2"
