@@ -477,7 +477,7 @@ def test_parcellate__propagate_keeps_maps_without_a_missing_voxel(ds):
     rng = np.random.default_rng(0)
     grid = template_grid(4.0)
     maps = rng.random((40, *grid.shape), dtype=np.float32)
-    maps[maps < 0.6] = 0
+    maps[(maps < 0.6) | ~brain_mask(grid)] = 0
     maps[20:] *= 1e-4  # small beside the sum of those before
     names = tuple(f"r{i}" for i in range(40))
     atlas = Atlas("many", grid, names, maps=maps)
