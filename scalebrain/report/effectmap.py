@@ -100,7 +100,7 @@ def effect_overlays(ds: xr.Dataset, results: StudyResults) -> list[Overlay]:
                 volume=volume,
                 colors=_diverging(),
                 limit=limit,
-                unit=f"years {effects.unit}".strip(),
+                unit=f"{effects.years} {effects.unit}".strip(),
                 step=limit / 100,
                 sides=SIDES,
                 signed=True,
@@ -118,10 +118,9 @@ def _strongest(effects: Effects) -> str:
         at = [i for i, r in enumerate(effects.regions) if known[i] and split_region(r)[1] == side]
         if at:
             values = effects.estimate[at]
-            parts.append(
-                f"{number(values.mean())} years on average in {side} regions ({span(values, 2)})"
-            )
-    return f"{effects.unit[:1].upper()}{effects.unit[1:]}, brain-PAD differs by {and_list(parts)}."
+            mean = f"{number(values.mean())} {effects.years}"
+            parts.append(f"{mean} on average in {side} regions ({span(values, 2)})")
+    return f"{effects.unit[:1].upper()}{effects.unit[1:]}, {effects.short} differs by {and_list(parts)}."
 
 
 def _limit(effects: Effects) -> float:
@@ -152,7 +151,7 @@ def _surface_blocks(
         key=f"surface-{effects.key}",
         limits=(-_limit(effects), _limit(effects)),
         colors=_diverging(),
-        label=f"years {effects.unit}".strip(),
+        label=f"{effects.years} {effects.unit}".strip(),
         alt=(
             "Four views of the cortex, lesioned hemisphere on the left, colored by the "
             f"estimated effect of {effects.cause}. {_strongest(effects)}"
@@ -239,7 +238,7 @@ def _panels(
             alts += _write_sides(axes, effects, network)
         bar_axes = drawing.panel(figure, 2.8, pitch * n_rows + 0.08, 4.0, 0.11)
         drawing.color_bar(
-            bar_axes, colors, (-limit, limit), f"years of brain-PAD {effects.unit}".strip()
+            bar_axes, colors, (-limit, limit), f"{effects.axis} {effects.unit}".strip()
         )
         svg = drawing.render(
             figure,
@@ -252,7 +251,7 @@ def _panels(
         svg,
         "Every network by itself, on the axial slice where it is largest; regions overlap, so one "
         "picture could not show them all. Left: ipsilesional. Right: contralesional. "
-        "Numbers: years; * and bold: q below 0.05.",
+        f"Numbers: {effects.years}; * and bold: q below 0.05.",
     )
 
 

@@ -40,7 +40,15 @@ __all__ = ["SIDES", "Effects", "focal_term", "forest_section", "read_effects", "
 
 FloatArray = npt.NDArray[np.float64]
 
-_NAMES = {"mixed": "lesion volume", "mixed_load": "the region's own lesion load"}
+# Of each model: the variable that it is about, its name, and how a sentence on it begins.
+_TOPICS = {
+    "mixed": ("lesion_volume", "lesion volume", "Larger lesions go"),
+    "mixed_load": (
+        "lesion_load",
+        "the region's own lesion load",
+        "More damage in a region goes",
+    ),
+}
 SIDES = ("ipsilesional", "contralesional")
 #: Sides of a forest plot; the last is the whole brain's.
 _ALL_SIDES = (*SIDES, "")
@@ -66,8 +74,32 @@ class Effects:
     @property
     def outcome(self) -> str:
         """What the effects are on."""
-        named = self.formula.partition("~")[0]
+        named = self.formula.partition("~")[0].strip()
+        if named and "brain_" not in named:
+            return named
         return "corrected brain-PAD" if "corrected" in named or not named else "brain-PAD"
+
+    @property
+    def years(self) -> str:
+        """What the outcome is counted in."""
+        return "years" if "brain-PAD" in self.outcome else "units"
+
+    @property
+    def short(self) -> str:
+        """The outcome in a word."""
+        return "brain-PAD" if self.years == "years" else self.outcome
+
+    @property
+    def axis(self) -> str:
+        """Label of an axis of effects."""
+        return f"{self.years} of {self.short}"
+
+    @property
+    def subject(self) -> str:
+        """Beginning of a sentence on what goes with the term."""
+        if self.cause != self.term:
+            return _TOPICS[self.key][2]
+        return f"{self.term} goes" if "[" in self.term else f"A higher {self.term} goes"
 
     def at(self, network: str, side: str) -> int | None:
         """Position of a network's region on a side; no side is that of the whole brain."""
@@ -80,33 +112,42 @@ class Effects:
         return list(dict.fromkeys(split_region(region)[0] for region in self.regions))
 
 
-def focal_term(mixed: xr.Dataset) -> str:
+def focal_term(mixed: xr.Dataset, key: str = "mixed") -> str:
     """Name the term of interest of a mixed model.
 
     Parameters
     ----------
     mixed
         Result of a mixed model. ``attrs["focal_term"]`` decides where it is there.
+    key
+        ``mixed``, the model of lesion volume, or ``mixed_load``, that of a region's lesion load.
 
     Returns
     -------
     str
-        The named term, else the first that speaks of a lesion, else the first that is not
-        the intercept.
+        The named term, else the first without an interaction that holds what the model is about,
+        else the first that is not the intercept.
     """
     terms = [str(term) for term in np.atleast_1d(mixed["term"].values)]
     named = str(mixed.attrs.get("focal_term", ""))
     if named in terms:
         return named
     slopes = [term for term in terms if term.lower() not in ("intercept", "1", "const")]
-    return next((term for term in slopes if "lesion" in term.lower()), (slopes or terms)[0])
+    return (_on_topic(slopes, key) or slopes or terms)[0]
+
+
+def _on_topic(terms: list[str], key: str) -> list[str]:
+    """Terms that hold what a model is about, without an interaction."""
+    variable = _TOPICS[key][0] if key in _TOPICS else ""
+    return [t for t in terms if ":" not in t and variable and re.search(rf"\b{variable}\b", t)]
 
 
 def read_effects(key: str, mixed: xr.Dataset) -> Effects:
-    """Read the term of interest of a mixed model."""
-    term = focal_term(mixed)
+    """Read the term of interest of a mixed model; one on another topic has its own name."""
+    term = focal_term(mixed, key)
     part = mixed.sel(term=term)
     regions = tuple(str(region) for region in np.atleast_1d(part["region"].values))
+    on_topic = _on_topic([str(t) for t in np.atleast_1d(mixed["term"].values)], key)
 
     def values(name: str) -> FloatArray:
         if name not in part.variables:
@@ -115,7 +156,7 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
 
     return Effects(
         key,
-        _NAMES.get(key, term),
+        _TOPICS[key][1] if on_topic == [term] else term,
         str(mixed.attrs.get("focal_unit", "")) or _unit(term),
         term,
         str(mixed.attrs.get("formula", "")),
@@ -151,7 +192,8 @@ def _plain_name(region: str) -> str:
 def _finding(effects: Effects) -> str:
     """Say what an effect is, from its numbers alone."""
     signs = []
-    for direction, word in ((1, "older"), (-1, "younger")):
+    higher, lower = ("older", "younger") if effects.years == "years" else ("higher", "lower")
+    for direction, word in ((1, higher), (-1, lower)):
         for side in _ALL_SIDES:
             hits = [
                 i
@@ -163,18 +205,21 @@ def _finding(effects: Effects) -> str:
             if hits:
                 names = and_list([_plain_name(effects.regions[i]) for i in hits], 9)
                 size = span(np.abs(effects.estimate[hits]), 2)
-                what = f"{side} regions ({names}; {size} years)" if side else f"{names} ({size})"
+                what = (
+                    f"{side} regions ({names}; {size} {effects.years})"
+                    if side
+                    else f"{names} ({size})"
+                )
                 signs.append(f"{word} {what}")
     tested = int(np.isfinite(effects.q).sum())
     if not signs:
         low = int((effects.p < 0.05).sum())
         return (
-            f"No association of {effects.cause} with brain-PAD passes the 5% false discovery "
+            f"No association of {effects.cause} with {effects.short} passes the 5% false discovery "
             f"rate over {plural(tested, 'region')}; {low} {'has' if low == 1 else 'have'} a raw p "
             "below 0.05."
         )
-    subject = "Larger lesions go" if effects.key == "mixed" else "More damage in a region goes"
-    return f"{subject} with {and_list(signs)} at a 5% false discovery rate."
+    return f"{effects.subject} with {and_list(signs)} at a 5% false discovery rate."
 
 
 def forest_section(results: StudyResults) -> Section:
@@ -239,12 +284,15 @@ def _forest_figure(effects: Effects) -> Figure:
                 limits = interval(effects.low[i], effects.high[i])
                 words = (f"{number(effects.estimate[i])} ({limits})", p_value(effects.q[i]))
                 _beside(axes, y, words, "bold" if passes else "normal")
-        _beside(axes, len(networks) - 0.3, ("years (95% CI)", "q"), "normal", drawing.MUTED)
+        _beside(
+            axes, len(networks) - 0.3, (f"{effects.years} (95% CI)", "q"), "normal", drawing.MUTED
+        )
         axes.axvline(0, color=drawing.INK, linewidth=0.9)
         labels = [f"{NETWORKS[n]} ({n})" if n in NETWORKS else long_region(n) for n in networks]
         axes.set_yticks(range(len(networks)), labels[::-1])
         axes.set_ylim(-0.5, len(networks) - 0.5)
-        axes.set_xlabel(f"years of brain-PAD {effects.unit}".strip() + " (right of 0: older)")
+        older = " (right of 0: older)" if effects.years == "years" else ""
+        axes.set_xlabel(f"{effects.axis} {effects.unit}".strip() + older)
         axes.grid(axis="x")
         if sides != [""]:
             _forest_legend(figure, sides)
@@ -256,7 +304,7 @@ def _forest_figure(effects: Effects) -> Figure:
         svg = drawing.render(
             figure,
             f"forest-{effects.key}",
-            f"Forest plot of the effect of {effects.cause} on regional brain-PAD. {alt}.",
+            f"Forest plot of the effect of {effects.cause} on regional {effects.outcome}. {alt}.",
         )
     return Figure(
         f"forest-{effects.key}",
@@ -317,7 +365,7 @@ def _forest_table(effects: Effects) -> Table:
     return Table(
         f"table-{effects.key}",
         f"Effect of {effects.cause} on {effects.outcome}, "
-        f"{' '.join(('years', effects.unit)).strip()}.",
+        f"{' '.join((effects.years, effects.unit)).strip()}.",
         [
             Column("Region", numeric=False),
             Column("estimate"),

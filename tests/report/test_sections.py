@@ -224,6 +224,41 @@ def test_lesion_section__says_when_there_is_nothing_to_draw(study: Study):
     assert "oblique" in notes(section)
 
 
+_VOLUME = "scale(log10(lesion_volume))"
+
+
+@pytest.mark.parametrize(
+    ("key", "terms", "term", "subject"),
+    [
+        ("mixed", ["Intercept", "lesion_hemisphere[T.R]", _VOLUME, "age"], _VOLUME, "Larger"),
+        ("mixed", ["Intercept", f"{_VOLUME}:age", _VOLUME], _VOLUME, "Larger"),
+        ("mixed", ["Intercept", "motor_score", "age"], "motor_score", "A higher motor_score goes"),
+        ("mixed", ["Intercept", "sex[T.male]"], "sex[T.male]", "sex[T.male] goes"),
+        ("mixed_load", ["Intercept", _VOLUME, "scale(lesion_load)"], "scale(lesion_load)", "More"),
+        ("mixed_load", ["Intercept", _VOLUME], _VOLUME, f"A higher {_VOLUME} goes"),
+    ],
+)
+def test_read_effects__a_term_has_its_own_name(key: str, terms: list[str], term: str, subject: str):
+    regions = ["SMN_ipsilesional", "SMN_contralesional"]
+    shape = (("term", "region"), np.ones((len(terms), 2)))
+    mixed = xr.Dataset(
+        dict.fromkeys(("estimate", "ci_low", "ci_high", "n"), shape)
+        | {"p": (shape[0], shape[1] * 0.001), "q": (shape[0], shape[1] * 0.01)},
+        coords={"term": terms, "region": regions},
+        attrs={"formula": "brain_pad_corrected ~ whatever"},
+    )
+    effects = read_effects(key, mixed)
+    assert effects.term == term
+    assert effects.subject.startswith(subject)
+    results = StudyResults(mixed=mixed) if key == "mixed" else StudyResults(mixed_load=mixed)
+    assert forest_section(results).takeaway.startswith(subject)
+    motor = mixed.assign_attrs(formula="motor_score ~ brain_pad_corrected")
+    other = forest_section(StudyResults(mixed=motor)).takeaway
+    assert "higher ipsilesional regions" in other
+    assert "units" in other
+    assert "older" not in other
+
+
 @pytest.mark.parametrize(
     ("terms", "attrs", "expected"),
     [

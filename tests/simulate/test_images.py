@@ -124,7 +124,7 @@ def test_anatomy__volume_curves_rise(brain):
 
 def test_anatomy__too_coarse_raises():
     with pytest.raises(ConfigError, match="have no voxel"):
-        anatomy(25.0, PARAMETERS)
+        anatomy(10.0, PARAMETERS)
 
 
 def test_draw_scan__grey_matter_falls_at_the_planted_rate(brain):
