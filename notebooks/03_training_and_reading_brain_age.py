@@ -294,10 +294,11 @@ axis.legend(frameon=False, ncols=4)
 plt.show()
 
 # %% [markdown]
-# Doing nothing makes even untouched regions look decades older: brightness is relative to white
-# matter, and part of that is in the lesion. With any other policy they hardly move, as no region
-# looks into another. How far a lesion alone moves an age is measured by putting lesions into
-# healthy scans (`sb.lesion_artifact`); the study's report has that table.
+# Doing nothing makes even untouched regions look several years older, and hit regions by decades:
+# brightness is relative to white matter, and part of that is in the lesion. With any other policy
+# untouched regions hardly move, as no region looks into another. How far a lesion alone moves an
+# age is measured by putting lesions into healthy scans (`sb.lesion_artifact`); the study's report
+# has that table.
 #
 # ## Save, load, and the model card
 #

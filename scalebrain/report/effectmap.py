@@ -120,7 +120,8 @@ def _strongest(effects: Effects) -> str:
             values = effects.estimate[at]
             mean = f"{number(values.mean())} {effects.years}"
             parts.append(f"{mean} on average in {side} regions ({span(values, 2)})")
-    return f"{effects.unit[:1].upper()}{effects.unit[1:]}, {effects.short} differs by {and_list(parts)}."
+    unit = f"{effects.unit[:1].upper()}{effects.unit[1:]}"
+    return f"{unit}, {effects.short} differs by {and_list(parts)}."
 
 
 def _limit(effects: Effects) -> float:

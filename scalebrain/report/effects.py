@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.regions import NETWORKS
+from scalebrain.errors import StatisticsError
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -144,6 +145,14 @@ def _on_topic(terms: list[str], key: str) -> list[str]:
 
 def read_effects(key: str, mixed: xr.Dataset) -> Effects:
     """Read the term of interest of a mixed model; one on another topic has its own name."""
+    names = [str(region) for region in np.atleast_1d(mixed["region"].values)]
+    native = [name for name in names if split_region(name)[1] in ("L", "R")]
+    if native:
+        raise StatisticsError(
+            f"Result '{key}': regions {and_list(native, 4)} are left or right, expected "
+            "ipsilesional and contralesional ones. Fit the model on "
+            "scalebrain.to_lesional_sides(ds)."
+        )
     term = focal_term(mixed, key)
     part = mixed.sel(term=term)
     regions = tuple(str(region) for region in np.atleast_1d(part["region"].values))
@@ -382,13 +391,15 @@ def _forest_table(effects: Effects) -> Table:
 def _model_note(effects: Effects, mixed: xr.Dataset) -> Note:
     parts = [f"Model: {effects.formula}." if effects.formula else "", f"Term: {effects.term}."]
     if "groups" in mixed.attrs:
-        parts.append(f"Random intercept by {mixed.attrs['groups']}.")
+        method = str(mixed.attrs.get("method") or "random intercept").rsplit(", ", 2)[0]
+        parts.append(f"{method[:1].upper()}{method[1:]} by {mixed.attrs['groups']}.")
     if "boundary" in mixed.variables:
         n = int(np.asarray(mixed["boundary"].values).sum())
-        parts.append(
-            f"The variance between groups was estimated as zero in {n} of "
-            f"{plural(len(effects.regions), 'region')}."
-        )
+        what = "The variance between groups was estimated as zero"
+        if "slope_variance" in mixed.variables:
+            what = "The random effects were estimated at the boundary, no variance or a perfect"
+            what += " correlation,"
+        parts.append(f"{what} in {n} of {plural(len(effects.regions), 'region')}.")
     failures = mixed.attrs.get("failures")
     if isinstance(failures, list | tuple) and failures:
         parts.append(_told_failures([str(failure) for failure in failures]))

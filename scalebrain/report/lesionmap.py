@@ -44,6 +44,12 @@ def lesion_section(
         return Section("lesions", title, "There is no lesion map.", [Note(reason, "missing")])
     frequency = np.asarray(ds["lesion_frequency"].values, dtype=np.float64)
     n_masks = _n_masks(ds["lesion_frequency"].attrs, table)
+    there = int((table["lesion_present"].to_numpy() & _included(ds)).sum())
+    if finite(ds["lesion_frequency"].attrs.get("n")) and there < n_masks:
+        reason = f"The map is of {plural(n_masks, 'lesion mask')}, of which {there} "
+        reason += f"{'is' if there == 1 else 'are'} of people here. For a map of these people "
+        reason += "compute it again: ds.assign(scalebrain.lesion_frequency(ds))."
+        return Section("lesions", title, "There is no lesion map.", [Note(reason, "missing")])
     if not np.isfinite(frequency).any() or np.nanmax(frequency) <= 0:
         reason = f"None of the {n_masks} lesion masks marks a voxel inside the brain mask."
         return Section("lesions", title, "There is no lesion map.", [Note(reason, "missing")])
@@ -114,9 +120,14 @@ def _count_colors(top: int) -> npt.NDArray[np.float64]:
 def _with_lesion(ds: xr.Dataset, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Whose masks the map shows: people included, those of extrapolated age too, with a lesion."""
     who = table["lesion_present"].to_numpy() & (table["lesion_hemisphere"] != "none").to_numpy()
-    if "included" in ds.variables:
-        who &= np.asarray(ds["included"].values, dtype=np.bool_)
-    return np.asarray(who)
+    return np.asarray(who & _included(ds))
+
+
+def _included(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """Who is included, those of extrapolated age too; everyone where nothing says so."""
+    if "included" not in ds.variables:
+        return np.ones(ds.sizes["subject"], dtype=np.bool_)
+    return np.asarray(ds["included"].values, dtype=np.bool_)
 
 
 def _n_masks(attrs: Mapping[Any, Any], table: pd.DataFrame) -> int:

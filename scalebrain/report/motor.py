@@ -102,7 +102,9 @@ def _takeaway(motor: xr.Dataset) -> str:
     if "baseline_score" in part.variables:
         out += f", against {number(part['baseline_score'])} for always guessing the mean"
     out += "."
-    if metric == "r2" and low <= 0:
+    if metric == "r2" and high < 0:
+        out += " The interval lies below zero: worse than guessing the mean of these people."
+    elif metric == "r2" and low <= 0:
         out += " The interval includes zero: no useful prediction was shown."
     return out
 

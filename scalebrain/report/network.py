@@ -133,16 +133,22 @@ def _takeaway(ds: xr.Dataset, found: xr.Dataset) -> str:
     if policy not in found["policy"].values:
         policy = "mask_nodes"
 
-    def size(name: str) -> str:
-        return number(found["shift_size"].sel(policy=name, reach="lesioned"), 1)
+    def size(name: str) -> float:
+        return float(found["shift_size"].sel(policy=name, reach="lesioned"))
 
+    here, undone = size(policy), size("as_is")
+    nothing = f"{number(undone, 1)} years if nothing is done"
+    if not np.isfinite(here):
+        words = (
+            f"How far a lesion alone moves the brain-PAD of a region that it hits, as this study "
+            f"treats it ({policy}), was not measured: no such region has a brain age then."
+        )
+        return words + (f" It moves it by {nothing}." if np.isfinite(undone) else "")
     words = (
-        f"A lesion alone moves the brain-PAD of a region that it hits by {size(policy)} years, up "
-        f"or down, as this study treats it ({policy})"
+        f"A lesion alone moves the brain-PAD of a region that it hits by {number(here, 1)} years, "
+        f"up or down, as this study treats it ({policy})"
     )
-    if policy == "as_is":
-        return f"{words}."
-    return f"{words}, and by {size('as_is')} years if nothing is done."
+    return f"{words}." if policy == "as_is" else f"{words}, and by {nothing}."
 
 
 def _table(found: xr.Dataset) -> Table:

@@ -44,6 +44,14 @@ _LABELS = {
     "days_post_stroke": "Days since stroke",
     "lesion_volume": "Lesion volume",
 }
+#: What the result tells of a variable that its label fits; the name itself for the others.
+_USUAL = {
+    "cst": r"tract_load(?!.* at tract=(?!CST)).*",
+    "ipsi": r"(?!.*_contralesional).*\bbrain_pad.*",
+    "contra": r"(?!.*_ipsilesional).*\bbrain_pad.*",
+    "brain": r"(?!.*region=).*\bbrain_pad.*",
+    "motor": r"motor(_score)?",
+}
 _MOST_BOXES = 9
 
 
@@ -86,9 +94,17 @@ def _labels_of(sem: xr.Dataset) -> dict[str, str]:
         if region and name in ("ipsi", "contra"):
             words = long_region(region.group(1))
             out[name] = f"{words[:1].upper()}{words[1:]} brain-PAD"
-        else:
+        elif _is_usual(name, str(told.get(name, ""))):
             out[name] = _label(name)
+        else:
+            out[name] = f"{name} ({told[name]})"
     return out
+
+
+def _is_usual(name: str, told: str) -> bool:
+    """Whether a variable is what its label says; so it is where nothing is told."""
+    usual = _USUAL.get(name, name)
+    return name not in _LABELS or not told or re.fullmatch(usual, told, re.DOTALL) is not None
 
 
 def _in_sentence(label: str) -> str:
@@ -120,7 +136,7 @@ def sem_section(results: StudyResults) -> Section:
                 else ". "
             )
             + f"{len(clear)} of {plural(len(known), 'path')} "
-            + f"{'has' if len(clear) == 1 else 'have'} an interval that excludes zero."
+            + f"{'has' if len(clear) == 1 else 'have'} {_clear_words(known)}."
         )
         blocks.append(_diagram(sem, known, labels))
     fit = _fit_note(sem)
@@ -151,6 +167,16 @@ def sem_section(results: StudyResults) -> Section:
     return Section("sem", title, takeaway, blocks)
 
 
+def _clear_words(paths: list[Path]) -> str:
+    """Say what makes a path clear: its interval, or p where there is none."""
+    with_interval = [finite(path.low) and finite(path.high) for path in paths]
+    if all(with_interval):
+        return "an interval that excludes zero"
+    if any(with_interval):
+        return "an interval that excludes zero, or without an interval p below 0.05"
+    return "p below 0.05"
+
+
 def _saturated(sem: xr.Dataset) -> bool:
     if "saturated" in sem.attrs:
         return bool(sem.attrs["saturated"])
@@ -166,6 +192,7 @@ def _diagram(sem: xr.Dataset, paths: list[Path], labels: Mapping[str, str]) -> B
             "missing",
         )
     n = f", {count(sem['n'])} people" if "n" in sem.variables else ""
+    intervals = any(finite(path.low) and finite(path.high) for path in paths)
     alt = "Path diagram. " + "; ".join(
         f"{labels[p.cause]} to {labels[p.outcome]} {number(p.std)} ({interval(p.low, p.high)})"
         for p in paths
@@ -173,9 +200,9 @@ def _diagram(sem: xr.Dataset, paths: list[Path], labels: Mapping[str, str]) -> B
     return Figure(
         "sem-diagram",
         path_diagram(paths, alt, labels),
-        f"Standardized path coefficients with 95% intervals{n}. Solid: the interval excludes "
-        "zero; dashed: it does not. Orange raises, blue lowers; the wider, the stronger. Arrows "
-        "are what the model assumes, not what the data prove.",
+        f"Standardized path coefficients{' with 95% intervals' if intervals else ''}{n}. Solid: "
+        f"{_clear_words(paths)}; dashed: not. Orange raises, blue lowers; the wider, the stronger. "
+        "Arrows are what the model assumes, not what the data prove.",
     )
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 from statsmodels.stats.proportion import proportion_confint
 
 from scalebrain.atlas.regions import default_regions
+from scalebrain.errors import StatisticsError
 from scalebrain.predict.motor import predict_motor
 from scalebrain.report import drawing
 from scalebrain.report.brainage import accuracy_section
@@ -32,6 +33,7 @@ from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.motor import motor_section, motor_summary
 from scalebrain.report.motorfigures import predictor_label
 from scalebrain.report.multiverse import multiverse_sections
+from scalebrain.report.network import network_section
 from scalebrain.report.page import render_report
 from scalebrain.report.pathdiagram import Path, causal_order, path_diagram
 from scalebrain.report.pathmodel import read_paths, sem_section
@@ -180,7 +182,7 @@ def test_lesion_section__names_the_side_and_count_of_the_peak(study: Study):
 
 def test_lesion_section__counts_people_with_a_lesion_alone(study: Study):
     ds = study.ds
-    healthy = ds["group"].values == "reference"
+    healthy = (ds["group"].values == "reference") & ds["included"].values
     ds = ds.assign(
         lesion_present=ds["lesion_present"] | healthy,
         lesion_hemisphere=ds["lesion_hemisphere"].where(~healthy, "none"),
@@ -189,6 +191,13 @@ def test_lesion_section__counts_people_with_a_lesion_alone(study: Study):
     ds["lesion_frequency"].attrs["n"] = int(16 + healthy.sum())
     section = lesion_section(ds, people(ds), np.full(ds.sizes["voxel"], 0.5))
     assert " of 16 people" in section.takeaway
+
+
+def test_lesion_section__map_of_more_people_than_are_here(study: Study):
+    one = study.ds.isel(subject=np.flatnonzero(study.ds["lesion_present"].values)[:1])
+    section = lesion_section(one, people(one), np.full(one.sizes["voxel"], 0.5))
+    assert section.takeaway == "There is no lesion map."
+    assert "of 16 lesion masks, of which 1 is of people here" in notes(section)
 
 
 def test_facts__count_people_not_scans(study: Study):
@@ -284,6 +293,27 @@ def test_read_effects__says_what_an_estimate_is_per(term: str, unit: str):
     assert read_effects("mixed", make_mixed(term)).unit == unit
 
 
+def test_read_effects__refuses_native_sides():
+    native = make_mixed("scale(lesion_volume)").isel(region=[0, 1])
+    native = native.assign_coords(region=["SMN_L", "SMN_R"])
+    with pytest.raises(StatisticsError, match=r"SMN_L and SMN_R are left or right.*to_lesional"):
+        read_effects("mixed", native)
+
+
+def test_forest_section__names_a_random_slope():
+    mixed = make_mixed("age")
+    mixed["boundary"] = ("region", np.arange(len(SIDED)) < 2)
+    said = notes(forest_section(StudyResults(mixed=mixed)))
+    assert "Random intercept by cohort. The variance between groups was estimated as zero" in said
+    mixed.attrs["method"] = (
+        "random intercept and slope of np.clip(age, 40, 80), REML, Satterthwaite"
+    )
+    mixed["slope_variance"] = ("region", np.zeros(len(SIDED)))
+    said = notes(forest_section(StudyResults(mixed=mixed)))
+    assert "Random intercept and slope of np.clip(age, 40, 80) by cohort. The random" in said
+    assert "The variance between groups" not in said
+
+
 def test_forest_section__tells_older_from_younger():
     mixed = make_mixed("scale(log10(lesion_volume))")
     takeaway = forest_section(StudyResults(mixed=mixed)).takeaway
@@ -361,6 +391,19 @@ def test_sem_section__names_the_strongest_path_and_the_limits_of_its_fit(study: 
     assert [row[0] for row in table(section, "rivals")] == ["specified", "reversed", "restricted"]
 
 
+def test_sem_section__says_what_a_variable_is_and_what_is_clear(study: Study):
+    sem = study.parts["sem"].copy()
+    told = {"cst": "lesion_volume", "contra": "lesion_load at region=FPN_contralesional"}
+    sem.attrs["variables"] = told | {"ipsi": "mean over ipsilesional regions of brain_pad"}
+    section = sem_section(StudyResults(sem=sem.drop_vars(["std_ci_low", "std_ci_high"])))
+    paths = [row[0] for row in table(section, "sem-table")]
+    assert "cst (lesion_volume) → Motor score" in paths
+    assert "Ipsilesional brain-PAD → contra (lesion_load at region=FPN_contralesional)" in paths
+    assert section.takeaway.endswith("6 of 6 paths have p below 0.05.")
+    drawn = next(b for b in section.blocks if isinstance(b, Figure))
+    assert "interval" not in drawn.caption
+
+
 def test_read_paths__leaves_out_covariances_and_loadings():
     sem = xr.Dataset(
         {"std_estimate": ("path", [0.1, 0.2, 0.3])},
@@ -409,6 +452,8 @@ def test_motor_section__names_the_best_model_and_when_it_is_of_no_use(study: Stu
     assert "against −0.05 for always guessing the mean" in takeaway
     weak = motor.assign(ci_low=motor["ci_low"] - 1)
     assert "no useful prediction" in motor_section(StudyResults(motor=weak)).takeaway
+    worse = motor.assign(ci_low=motor["ci_low"] - 9, ci_high=motor["ci_high"] - 8)
+    assert "lies below zero: worse than" in motor_section(StudyResults(motor=worse)).takeaway
 
 
 def test_motor_section__ranks_predictors_by_mean_importance(study: Study):
@@ -466,6 +511,24 @@ def test_predictor_label__reads_the_names_of_the_predictors():
         == "contralesional frontoparietal brain-PAD"
     )
     assert predictor_label("my_own") == "my own"
+
+
+@pytest.mark.parametrize(("undone", "words"), [(np.nan, ""), (4.0, "by 4.0 years if nothing")])
+def test_network_section__says_what_was_not_measured(study: Study, undone: float, words: str):
+    policies, reaches = ["as_is", "exclude_region"], ["lesioned", "touched", "untouched"]
+    dims = ("policy", "reach")
+    sizes = np.array([[undone] * 3, [np.nan] * 3])
+    names = ("mean", "sd", "size", "largest", "slope")
+    found = xr.Dataset(
+        {f"shift_{name}": (dims, sizes) for name in names} | {"n": (dims, np.zeros((2, 3)))},
+        coords={"policy": policies, "reach": reaches},
+    )
+    nodes = ("subject", np.zeros(study.ds.sizes["subject"]), {"lesion_policy": "exclude_region"})
+    ds = study.ds.assign(node_features=nodes)
+    takeaway = network_section(ds, StudyResults(artifact=found)).takeaway
+    assert "was not measured" in takeaway
+    assert "–" not in takeaway
+    assert words in takeaway
 
 
 def test_recovery_section__judges_by_the_interval_alone(study: Study):
