@@ -239,8 +239,10 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``on_surface``,
         ``imported`` and ``correction`` (``""`` where unknown), and ``formulas``. Whether there
         are ``own_ages`` (of a model of scalebrain), ``lesions``, and the results ``mixed``,
-        ``sem``, ``motor``, ``shap`` and ``site_shift``; how many specifications (``multiverse``),
-        ``permutations`` and decisions (``judged``), ``""`` where there are none.
+        ``sem`` (with ``rivals``), ``motor``, ``shap`` and ``site_shift``; the ``images``, and
+        the ``random_effects`` and ``criteria`` of the mixed models, in words; how many
+        specifications (``multiverse``), ``permutations`` and decisions (``judged``), ``""``
+        where there are none.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -268,6 +270,10 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "formulas": [str(m.attrs["formula"]) for m in models if m.attrs.get("formula")],
         "mixed": bool(models),
         "sem": results.sem is not None,
+        "rivals": results.sem is not None and results.sem.sizes.get("model", 1) > 1,
+        "random_effects": and_list(sorted({_random_effects(m) for m in models})),
+        "criteria": and_list(sorted({_criterion(m) for m in models})),
+        "images": _images(ds),
         "motor": results.motor is not None,
         "site_shift": results.site_shift is not None,
         "multiverse": _multiverse(results.multiverse),
@@ -275,6 +281,28 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "shap": results.motor is not None and "shap_importance" in results.motor,
         "judged": _judged(ds),
     }
+
+
+def _random_effects(mixed: xr.Dataset) -> str:
+    """Random effects of a mixed model, as its result tells them."""
+    effects = str(mixed.attrs.get("method") or "random intercept").rsplit(", ", 2)[0]
+    return f"a {effects} for each {mixed.attrs.get('groups', 'cohort')}"
+
+
+def _criterion(mixed: xr.Dataset) -> str:
+    """Name what a mixed model was fitted by."""
+    return "restricted maximum likelihood" if mixed.attrs.get("reml", 1) else "maximum likelihood"
+
+
+def _images(ds: xr.Dataset) -> str:
+    """Images of the store; empty where there are none."""
+    names = {
+        "t1w": "T1-weighted images",
+        "gm": "gray matter images",
+        "lesion_mask": "lesion masks",
+    }
+    words = and_list([words for name, words in names.items() if name in ds.variables])
+    return words[:1].upper() + words[1:]
 
 
 def _multiverse(result: xr.Dataset | None) -> str:

@@ -243,7 +243,15 @@ def _title(value: xr.DataArray, everyone: xr.DataArray, subject: str | None, red
 
 def _sides(value: xr.DataArray) -> tuple[str, str]:
     """Which pair of sides the regions have."""
-    found = {split_region(str(r))[1] for r in value["region"].values}
+    names = value["region"].values.astype(str)
+    unsided = [name for name in names if not split_region(name)[1]]
+    if unsided:
+        more = f" and {len(unsided) - 8} more" if len(unsided) > 8 else ""
+        raise StatisticsError(
+            f"'{value.name}': {', '.join(unsided[:8])}{more} have no side, expected names that "
+            "end in _L or _R, or in _ipsilesional or _contralesional. Select those that do."
+        )
+    found = {split_region(name)[1] for name in names}
     for pair in _SIDES:
         if found <= set(pair):
             return pair
@@ -293,7 +301,8 @@ def regions_of(value: xr.DataArray, regions: RegionSet | None) -> RegionSet:
     Raises
     ------
     TableError
-        When it does not have one of them, which would not be drawn.
+        When it does not have one of them, which would not be drawn, or the values say
+        (``attrs["atlas"]``) that they are of another set.
     ConfigError
         When `regions` is no region set.
     """
@@ -308,6 +317,13 @@ def regions_of(value: xr.DataArray, regions: RegionSet | None) -> RegionSet:
             f"'{chosen.name}', whose parcels are drawn. Give regions=... the RegionSet of these "
             "values; those of an atlas with an image of its own cannot be drawn so "
             "(plot_regions(kind='dots') draws them as dots)."
+        )
+    atlas = str(value.attrs.get("atlas") or chosen.name)
+    if atlas != chosen.name:
+        raise TableError(
+            f"'{value.name}' has regions of '{atlas}', expected those of the set '{chosen.name}', "
+            "whose parcels are drawn. Give regions=... the RegionSet of these values, or draw "
+            "dots: plot_regions(kind='dots')."
         )
     return chosen
 
@@ -382,6 +398,8 @@ def _draw_dots(
         rows = [(k, where[f"{n}_{side}"]) for k, n in enumerate(networks) if f"{n}_{side}" in where]
         y = np.array([k + shift for k, _ in rows])
         at = [i for _, i in rows]
+        if not np.isfinite(value.values[at]).any():
+            continue
         if "subject" in everyone.dims and everyone.sizes["subject"] > 1:
             spread = everyone.transpose("subject", "region").values[:, at]
             some = np.isfinite(spread).any(axis=0)

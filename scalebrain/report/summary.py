@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from markupsafe import escape
 
+from scalebrain.features.inclusion import same_people
 from scalebrain.graph.imported import imported_from
 from scalebrain.report.content import and_list, plural, span, text_values
 
@@ -89,8 +90,8 @@ def summary(ds: xr.Dataset) -> Summary:
     for name in ("group", "cohort", "sex", "dataset"):
         if name in ds and ds[name].dims == ("subject",):
             lines.append((name, _counts(ds[name])))
-    if "person" in ds and len(set(text_values(ds["person"]))) != n:
-        lines.append(("people", str(len(set(text_values(ds["person"]))))))
+    if "person" in ds and (n_people := np.unique(same_people(ds)).size) != n:
+        lines.append(("people", str(n_people)))
     if "age" in ds:
         lines.append(("age, years", span(ds["age"].values)))
     flags = {

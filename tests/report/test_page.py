@@ -306,6 +306,22 @@ def test_methods__tell_of_a_result_where_it_is(study: Study, name: str, page: st
         assert words in visible(page)
 
 
+def test_methods__tell_of_what_is_there_alone(study: Study):
+    text = visible(methods_text(study.ds, study.results))
+    assert "T1-weighted images in MNI152NLin2009aSym" in text
+    assert "lesion masks" not in text
+    assert "rival models fitted" in text
+    assert "with a random intercept for each cohort was fitted for every region by restr" in text
+    mixed = study.parts["mixed"].copy()
+    mixed.attrs |= {"method": "random intercept and slope of age, ML, Satterthwaite", "reml": 0}
+    alone = StudyResults(mixed=mixed, sem=study.parts["sem"].isel(model=[0]))
+    text = visible(methods_text(study.ds.drop_vars("t1w"), alone))
+    assert "a random intercept and slope of age for each cohort" in text
+    assert "by maximum likelihood, with Satterthwaite" in text
+    assert "rival" not in text
+    assert "T1-weighted" not in text
+
+
 def test_methods__tell_how_a_motor_prediction_was_tested_and_explained(study: Study):
     motor = study.parts["motor"]
     ds = study.ds

@@ -4,6 +4,7 @@ import pytest
 import xarray as xr
 
 import scalebrain
+from scalebrain.atlas.regions import RegionSet
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError, TableError
 from scalebrain.report.regionplot import parcel_values, regions_of, values_of_regions
 
@@ -118,6 +119,29 @@ def test_summary__counts_and_escapes():
     assert "<b>" not in found._repr_html_()
 
 
+def test_summary__people_of_one_name_in_two_datasets_are_two():
+    ds = xr.Dataset(
+        {"person": ("subject", ["01", "01", "01"]), "dataset": ("subject", ["a", "a", "b"])}
+    )
+    assert ("people", "2") in scalebrain.summary(ds).lines
+
+
+def test_plot_regions__one_side_alone(ds):
+    left = [r for r in ds["region"].values if r.endswith("_L")]
+    one = ds["brain_age"].sel(region=left)
+    figure = scalebrain.plot_regions(ds, one)
+    assert [t.get_text() for t in figure.axes[-1].get_legend().get_texts()] == ["left"]
+    missing = ds["brain_age"].where(ds["region"].isin(left))
+    figure = scalebrain.plot_regions(ds, missing, kind="dots")
+    assert [t.get_text() for t in figure.axes[-1].get_legend().get_texts()] == ["left"]
+
+
+def test_plot_regions__names_regions_without_a_side(ds):
+    value = xr.DataArray([1.0, 2.0], coords={"region": ["SMN_L", "Vermis"]}, name="load")
+    with pytest.raises(StatisticsError, match=r"'load': Vermis have no side"):
+        scalebrain.plot_regions(ds, value, kind="dots")
+
+
 def test_model__shows_its_card(whole_study):
     model = scalebrain.BrainAgeModel.load(whole_study / "model")
     page = model._repr_html_()
@@ -132,3 +156,10 @@ def test_regions_of__refuses_regions_that_would_not_be_drawn():
         regions_of(value, None)
     drawn = regions_of(value.assign_coords(region=["SMN_ipsilesional", "FPN_L"]), None)
     assert drawn.name == "networks-9x2"
+
+
+def test_regions_of__refuses_values_of_another_set_of_the_same_names():
+    value = xr.DataArray([1.0], coords={"region": ["SMN_L"]}, name="load", attrs={"atlas": "mine"})
+    with pytest.raises(TableError, match=r"'load' has regions of 'mine', expected .*networks-9x2"):
+        regions_of(value, None)
+    assert regions_of(value, RegionSet("mine", {"SMN_L": (43,), "SMN_R": (44,)})).name == "mine"
