@@ -58,6 +58,7 @@ from scalebrain.study import (
     Level,
     Stage,
     Study,
+    ages_about,
     fingerprint_of,
     has_ages,
     has_export,
@@ -71,6 +72,7 @@ from scalebrain.study import (
     problem_tables,
     record_of,
     seconds_of,
+    table_of_ages,
     write_record,
 )
 from scalebrain.variables import SURFACE_FEATURES, validate
@@ -257,11 +259,19 @@ def _open_study(
     )
     if study.truth is not None and not study.truth.is_file():
         raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
-    if study.config.ages and not _table_of_ages(study).is_file():
-        raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
+    if study.config.ages and not table_of_ages(study).is_file():
+        raise ConfigError(f"{table_of_ages(study)}: no such file. Give the table of ages.")
     decisions = study.config.qc_decisions
     if decisions and not Path(decisions).is_file():
         raise ConfigError(f"{decisions}: no such file. Give the table of decisions.")
+    if not study.config.ages and level != "participant" and ingested_from(study):
+        tool = ages_about(study).get("tool", "")
+        if tool and not record_of(study, "ages").is_file():  # not by this study
+            raise StoreError(
+                f"{study.store}: holds the brain ages of {tool}, imported by hand. Name their "
+                "table in the configuration (ages), or replace them by those of a model first: "
+                "scalebrain predict STORE MODEL --replace."
+            )
     if level == "group" and not (
         ingested_from(study) and fingerprint_of(record_of(study, "ingest"))
     ):
@@ -312,7 +322,7 @@ def _fingerprint(study: Study, stage: Stage, before: str) -> Any:
         if study.truth is not None:
             wanted.update(study.truth.read_bytes())
     if stage.name == "ages":
-        wanted.update(_table_of_ages(study).read_bytes())
+        wanted.update(table_of_ages(study).read_bytes())
     if stage.name == "features":
         wanted.update(
             ingested_from(study).encode()
@@ -490,13 +500,9 @@ def _train(study: Study) -> None:
 
 def _predict(study: Study) -> None:
     """Predict regional ages and save them."""
-    (study.out / "stages" / "ages.json").unlink(missing_ok=True)
-    predict_ages(study.store, study.model)
-
-
-def _table_of_ages(study: Study) -> Path:
-    """Table of the ages that are imported."""
-    return Path(study.config.ages["table"])
+    imported = record_of(study, "ages")
+    predict_ages(study.store, study.model, replace=imported.is_file())
+    imported.unlink(missing_ok=True)
 
 
 def _ages(study: Study) -> None:

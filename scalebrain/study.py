@@ -1,5 +1,6 @@
 """A study on disk: where its parts lie, and the records of its stages."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any, Literal
 from scalebrain.config import StudyConfig
 from scalebrain.ingestion.layout import stored_arrays
 from scalebrain.io.location import Location
-from scalebrain.io.store import INGEST, store_attributes
+from scalebrain.io.store import INGEST, open_store, store_attributes
 
 __all__ = [
     "Level",
     "Stage",
     "Study",
+    "ages_about",
     "fingerprint_of",
     "has_ages",
     "has_export",
@@ -29,6 +31,7 @@ __all__ = [
     "read_record",
     "record_of",
     "seconds_of",
+    "table_of_ages",
     "write_record",
 ]
 
@@ -76,8 +79,9 @@ class Study:
 class Stage:
     """One stage, the settings that it depends on, and whether what it leaves is there.
 
-    `outcome` is a hash of what it left, where the same inputs need not give the same; `has_tables`
-    says that tables are part of it, whose names its record keeps.
+    `outcome` is a hash of what it left, where the same inputs need not give the same, or someone
+    else may put another thing in its place; `has_tables` says that tables are part of it, whose
+    names its record keeps.
     """
 
     name: str
@@ -88,12 +92,13 @@ class Stage:
     has_tables: bool = False
 
     def is_done(self, study: Study, fingerprint: str) -> bool:
-        """Tell whether it was finished with this fingerprint, and nothing was removed since."""
+        """Tell whether it was finished with this fingerprint, and what it left is there still."""
         record = read_record(record_of(study, self.name))
         names = record.get("tables", ())
         return (
             record.get("fingerprint") == fingerprint
             and self.is_there(study)
+            and (self.outcome is None or record.get("outcome") == self.outcome(study))
             and all((study.tables / Path(str(name)).name).is_file() for name in names)
         )
 
@@ -130,9 +135,31 @@ def model_fingerprint(study: Study) -> str:
     return str(read_record(study.model / "model.json").get("fingerprint", ""))
 
 
+def ages_about(study: Study) -> dict[str, str]:
+    """Which model or table the brain ages of the store come from; empty where it has none."""
+    names = {"brain_age", "brain_age_global"} & _saved(study)
+    if not names:
+        return {}
+    ds = open_store(study.store)
+    keys = ("model_fingerprint", "tool", "table_sha256")
+    return {key: str(ds[name].attrs.get(key, "")) for name in sorted(names) for key in keys}
+
+
 def has_ages(study: Study) -> bool:
-    """Whether the store has brain ages."""
-    return bool({"brain_age", "brain_age_global"} & _saved(study))
+    """Whether the store has the brain ages of the study's model, or of its table."""
+    about = ages_about(study)
+    if not study.config.ages:
+        return bool(about) and about["model_fingerprint"] == model_fingerprint(study)
+    table = hashlib.sha256(table_of_ages(study).read_bytes()).hexdigest()
+    return (
+        about.get("table_sha256") == table
+        and about["tool"] == str(study.config.ages["tool"]).strip()
+    )
+
+
+def table_of_ages(study: Study) -> Path:
+    """Table that the configuration names."""
+    return Path(str(study.config.ages["table"]))
 
 
 def has_statistics(study: Study) -> bool:

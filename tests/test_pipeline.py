@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -477,10 +478,54 @@ def test_run_study__features_that_changed_train_again(study, tree, tmp_path, mon
     scalebrain.run_study(tree, out, CONFIG, **told)
     assert ran == ["predict"]  # the features had been of undamaged scans: the model stays
     ran.clear()
-    record = out / "stages" / "features.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"outcome": "other"}))
+    monkeypatch.setattr(pipeline, "_features_hash", lambda _: "other")
     scalebrain.run_study(tree, out, CONFIG, **told)
     assert ran == list(STAGES[1:])
+
+
+def test_run_study__sees_what_the_commands_of_single_stages_changed(
+    study, tree, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(study, out)
+    ran = only_tell(monkeypatch, *STAGES[1:])
+    told = {"truth": tree.parent / "truth.json"}
+    decisions = tmp_path / "decisions.tsv"
+    decisions.write_text("subject\tdecision\nsub-ref001\texclude\n")
+    pipeline.compute_features(out / "cohort.zarr", decisions=decisions)
+    scalebrain.run_study(tree, out, CONFIG, **told)
+    assert ran == ["predict"]  # features are as before, without decisions: the model stays
+    assert scalebrain.open_store(out / "cohort.zarr").sel(subject="sub-ref001")["included"]
+    shutil.rmtree(out)
+    shutil.copytree(study, out)
+    ran.clear()
+    model = json.loads((out / "model" / "model.json").read_text())
+    (out / "model" / "model.json").write_text(json.dumps(model | {"fingerprint": "another"}))
+    scalebrain.run_study(tree, out, CONFIG, **told)
+    assert ran[0] == "train"
+
+
+def test_run_study__ages_of_another_origin_are_noticed(study, tree, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(study, out)
+    ran = only_tell(monkeypatch, *STAGES[1:], "ages")
+    told = {"truth": tree.parent / "truth.json"}
+    people = scalebrain.open_store(out / "cohort.zarr")
+    table = tmp_path / "ages.tsv"
+    subjects, ages = people["subject"].values, people["age"].values
+    rows = [f"{s}\t{a:.1f}" for s, a in zip(subjects, ages, strict=True) if np.isfinite(a)]
+    table.write_text("\n".join(["subject\tbrain_age", *rows]) + "\n")
+    how = {"table": str(table), "tool": "brainageR", "tool_version": "2.1"}
+    how["trained_on"] = "unknown"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scalebrain.import_ages(out / "cohort.zarr", **how, replace=True)
+    with pytest.raises(StoreError, match="brainageR, imported by hand"):
+        scalebrain.run_study(tree, out, CONFIG, **told)
+    assert ran == []
+    (out / "stages" / "ages.json").write_text("{}")  # as if the study had imported them
+    scalebrain.run_study(tree, out, CONFIG, **told)
+    assert ran[0] == "predict"
 
 
 def test_run_study__group_sees_that_the_store_changed(study, tree, tmp_path, monkeypatch):
