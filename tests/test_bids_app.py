@@ -1,10 +1,8 @@
 import json
 import logging
 import re
-import shutil
 from itertools import product
 
-import numpy as np
 import pytest
 
 import scalebrain
@@ -162,46 +160,3 @@ def test_redact__blanks_out_what_is_secret():
     shown = redact("s3://key:word@host/a?X-Amz-Signature=abcdef and more")
     assert "word" not in shown.replace("more", "")
     assert "abcdef" not in shown
-
-
-@pytest.fixture(scope="module")
-def tree_of_sessions(bids_tree, tmp_path_factory):
-    """Three people: the first has session 1 alone, the others have two."""
-    tree = tmp_path_factory.mktemp("sessions") / "bids"
-    tree.mkdir()
-    for name in ("dataset_description.json", "participants.tsv"):
-        lines = (bids_tree / name).read_text().splitlines(keepends=True)
-        (tree / name).write_text("".join(lines[:4] if name.endswith("tsv") else lines))
-    for subject, sessions in (("sub-000", "1"), ("sub-001", "12"), ("sub-002", "12")):
-        for file in (bids_tree / subject).rglob("*.nii.gz"):
-            for session in sessions:
-                folder = tree / subject / f"ses-{session}" / "anat"
-                folder.mkdir(parents=True, exist_ok=True)
-                name = file.name.replace(f"{subject}_", f"{subject}_ses-{session}_")
-                shutil.copy(file, folder / name)
-    return tree
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "held"),
-    [
-        (("001", "--session-label", "1"), ("000",), "sub-001"),
-        (("000", "--session-label", "1"), ("002", "--session-label", "2"), "sub-000"),
-        (("001", "--session-label", "1"), ("002", "--session-label", "2"), "sub-001"),
-    ],
-)
-def test_bids_app__another_session_takes_nobody_away(
-    capsys, tree_of_sessions, tmp_path, first, second, held
-):
-    out = tmp_path / "out"
-    run_of = (tree_of_sessions, out, "participant", "--scheduler", "threads", "--participant-label")
-    assert run(capsys, cli.bids_main, *run_of, *first)[0] == 0
-    before = scalebrain.open_store(out / "cohort.zarr").sel(subject=held).compute()
-    code, _, err = run(capsys, cli.bids_main, *run_of, *second)
-    assert code == 1
-    assert held in err
-    assert "--session-label" in err
-    store = scalebrain.open_store(out / "cohort.zarr")
-    assert store["subject"].values.tolist() == [held]
-    assert store["session"].values.tolist() == ["ses-1"]
-    np.testing.assert_array_equal(store["t1w"][0], before["t1w"])

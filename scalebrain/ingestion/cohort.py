@@ -58,7 +58,7 @@ from scalebrain.ingestion.plan import (
     prepare,
     source_fingerprint,
 )
-from scalebrain.ingestion.selection import check_sessions, select_people
+from scalebrain.ingestion.selection import select_people
 from scalebrain.ingestion.subjects import (
     gather_problems,
     problem_table,
@@ -255,9 +255,6 @@ def _ingest(asked: _Request) -> bool:
         known,
     )
     check_ids(datasets, plan)
-    if asked.participants:
-        held = read_object(location, "tables") or {}
-        check_sessions(datasets, held, asked.participants, asked.prefix)
     changed = other_rows = True
     if attrs.get("complete") and plan is not None:
         records = read_records(location, plan)

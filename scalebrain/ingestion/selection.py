@@ -1,15 +1,14 @@
 """Some of the people of datasets, by their labels."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from scalebrain.errors import ConfigError, Problem, TableError, check_all
-from scalebrain.ingestion.plan import Dataset, person_of
+from scalebrain.errors import Problem, TableError, check_all
+from scalebrain.ingestion.plan import person_of
 from scalebrain.io.sources import Cohort
 
-__all__ = ["check_sessions", "select_people"]
+__all__ = ["select_people"]
 
 
 def select_people(
@@ -68,42 +67,3 @@ def _only(cohort: Cohort, people: set[str]) -> Cohort:
         rejected=tuple(filter(kept, cohort.rejected)),
         warnings=tuple(filter(kept, cohort.warnings)),
     )
-
-
-def check_sessions(
-    datasets: Sequence[Dataset],
-    tables: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    participants: Sequence[str],
-    prefix: str,
-) -> None:
-    """Refuse to add people where others, who are not named, would get another session by it.
-
-    Parameters
-    ----------
-    datasets
-        Datasets as they are found now.
-    tables
-        Rows that the store has of each, by subject.
-    participants, prefix
-        As for :func:`select_people`.
-
-    Raises
-    ------
-    ConfigError
-        When someone's row would become that of another session, or be lost.
-    """
-    named = {f"sub-{prefix}{label.removeprefix('sub-')}" for label in participants}
-    failures = []
-    for dataset in datasets:
-        there = {scan.person for scan in dataset.scans.values()}
-        there |= {person_of(p.subject) for p in dataset.rejected if p.code == "several-sessions"}
-        for subject, row in tables.get(dataset.name, {}).items():
-            scan = dataset.scans.get(subject)
-            is_other = row["person"] in there if scan is None else scan.session != row["session"]
-            if is_other and row["person"] not in named:
-                failures.append(
-                    f"{subject}: the store holds {row['session'] or 'the only session'}, which "
-                    "this call would replace. Give the session of that call (--session-label, "
-                    "session=), name everyone, or take another store for another session."
-                )
-    check_all(failures, ConfigError, "People of the store have another session")
