@@ -110,13 +110,14 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
             )
     mixed = results.mixed
     if mixed is not None and "q" in mixed.variables:
-        from scalebrain.report.effects import focal_term
+        from scalebrain.report.effects import read_effects
 
-        q = np.asarray(mixed["q"].sel(term=focal_term(mixed)).values, dtype=np.float64)
+        effects = read_effects("mixed", mixed)
+        q = effects.q
         out.append(
             (
                 f"{int((q < 0.05).sum())} of {int(np.isfinite(q).sum())}",
-                "regions linked to lesion volume",
+                f"regions linked to {effects.cause}",
                 "false discovery rate 5%",
             )
         )

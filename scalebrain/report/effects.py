@@ -41,6 +41,10 @@ __all__ = ["SIDES", "Effects", "focal_term", "forest_section", "read_effects", "
 FloatArray = npt.NDArray[np.float64]
 
 _NAMES = {"mixed": "lesion volume", "mixed_load": "the region's own lesion load"}
+_VARIABLES = {"mixed": "lesion_volume", "mixed_load": "lesion_load"}
+_SUBJECTS = {"mixed": "Larger lesions go", "mixed_load": "More damage in a region goes"}
+#: What may stand around a variable, so that more of it is more of the term.
+_RISING = r"(?:(?:np\.)?(?:scale|z|standardize|center|log|log2|log10|log1p|sqrt)\()*"
 SIDES = ("ipsilesional", "contralesional")
 #: Sides of a forest plot; the last is the whole brain's.
 _ALL_SIDES = (*SIDES, "")
@@ -80,31 +84,52 @@ class Effects:
         return list(dict.fromkeys(split_region(region)[0] for region in self.regions))
 
 
-def focal_term(mixed: xr.Dataset) -> str:
+def focal_term(mixed: xr.Dataset, key: str = "mixed") -> str:
     """Name the term of interest of a mixed model.
 
     Parameters
     ----------
     mixed
         Result of a mixed model. ``attrs["focal_term"]`` decides where it is there.
+    key
+        ``mixed`` for the model on lesion volume, ``mixed_load`` for that on lesion load.
 
     Returns
     -------
     str
-        The named term, else the first that speaks of a lesion, else the first that is not
-        the intercept.
+        The named term, else the first that holds the model's variable (main effects before
+        interactions), else the first that speaks of a lesion, else the first that is not the
+        intercept.
     """
     terms = [str(term) for term in np.atleast_1d(mixed["term"].values)]
     named = str(mixed.attrs.get("focal_term", ""))
     if named in terms:
         return named
     slopes = [term for term in terms if term.lower() not in ("intercept", "1", "const")]
-    return next((term for term in slopes if "lesion" in term.lower()), (slopes or terms)[0])
+    own = sorted(_holding(mixed, key), key=lambda term: ":" in term)
+    lesion = [term for term in slopes if "lesion" in term.lower()]
+    return (own or lesion or slopes or terms)[0]
+
+
+def _holding(mixed: xr.Dataset, key: str) -> list[str]:
+    """Terms that hold the variable that a model is about."""
+    variable = rf"\b{_VARIABLES[key]}\b" if key in _VARIABLES else r"(?!)"
+    terms = [str(term) for term in np.atleast_1d(mixed["term"].values)]
+    return [term for term in terms if re.search(variable, term)]
+
+
+def _cause(mixed: xr.Dataset, key: str, term: str) -> str:
+    """Name of what a model is about, where its term is the only one of it, and rises with it."""
+    if _holding(mixed, key) == [term] and re.fullmatch(
+        rf"{_RISING}{_VARIABLES[key]}(?: \+ [\d.]+)?\)*", term
+    ):
+        return _NAMES[key]
+    return term
 
 
 def read_effects(key: str, mixed: xr.Dataset) -> Effects:
     """Read the term of interest of a mixed model."""
-    term = focal_term(mixed)
+    term = focal_term(mixed, key)
     part = mixed.sel(term=term)
     regions = tuple(str(region) for region in np.atleast_1d(part["region"].values))
 
@@ -115,7 +140,7 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
 
     return Effects(
         key,
-        _NAMES.get(key, term),
+        _cause(mixed, key, term),
         str(mixed.attrs.get("focal_unit", "")) or _unit(term),
         term,
         str(mixed.attrs.get("formula", "")),
@@ -173,7 +198,8 @@ def _finding(effects: Effects) -> str:
             f"rate over {plural(tested, 'region')}; {low} {'has' if low == 1 else 'have'} a raw p "
             "below 0.05."
         )
-    subject = "Larger lesions go" if effects.key == "mixed" else "More damage in a region goes"
+    known = effects.cause == _NAMES.get(effects.key)
+    subject = _SUBJECTS[effects.key] if known else f"{effects.cause} goes"
     return f"{subject} with {and_list(signs)} at a 5% false discovery rate."
 
 
