@@ -49,6 +49,52 @@ def test_bids_app__takes_participants_and_adds_others_later(capsys, bids_tree, t
     assert all({"time", "level", "message"} <= set(line) for line in lines)
 
 
+@pytest.fixture(scope="module")
+def two_sessions(tmp_path_factory):
+    """Sessions 1 and 2 of everyone; sub-000 has no second one."""
+    tree = write_tree(tmp_path_factory.mktemp("sessions") / "bids", n=4)
+    for folder in sorted(tree.glob("sub-*")):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for session in ("1", "2") if folder.name != "sub-000" else ("1",):
+            for path in files:
+                name = path.name.replace(folder.name, f"{folder.name}_ses-{session}")
+                new = folder / f"ses-{session}" / "anat" / name
+                new.parent.mkdir(parents=True, exist_ok=True)
+                new.write_bytes(path.read_bytes())
+        for path in files:
+            path.unlink()
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (("001", "1"), ("000", None), {"sub-000": "ses-1", "sub-001": "ses-1"}),
+        (("000", "1"), ("001", "2"), {"sub-000": "ses-1", "sub-001": "ses-2"}),
+        (
+            ("001", "all"),
+            ("000", "1"),
+            {"sub-000": "ses-1", "sub-001_ses-1": "ses-1", "sub-001_ses-2": "ses-2"},
+        ),
+    ],
+)
+def test_bids_app__others_keep_their_session(
+    capsys, two_sessions, tmp_path, first, second, expected
+):
+    out = tmp_path / "out"
+    for label, session in (first, second, second):
+        more = ("--session-label", session) if session else ()
+        call = (two_sessions, out, "participant", "--participant-label", label, *more)
+        code, _, err = run(capsys, cli.bids_main, *call, "--scheduler", "threads")
+        assert code == 0, err
+    assert "nothing to do" in err
+    store = scalebrain.open_store(out / "cohort.zarr")
+    subjects, sessions = store["subject"].values.tolist(), store["session"].values.tolist()
+    assert dict(zip(subjects, sessions, strict=True)) == expected
+    assert store["scan_present"].values.all()
+    assert scalebrain.problems(out / "cohort.zarr").empty
+
+
 def test_bids_app__dry_run_writes_nothing(capsys, bids_tree, tmp_path):
     out = tmp_path / "out"
     code, told, _ = run(capsys, cli.bids_main, bids_tree, out, "participant", "--dry-run")

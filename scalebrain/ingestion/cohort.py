@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ from scalebrain.ingestion.plan import (
     prepare,
     source_fingerprint,
 )
-from scalebrain.ingestion.selection import select_people
+from scalebrain.ingestion.selection import keep_sessions, select_people
 from scalebrain.ingestion.subjects import (
     gather_problems,
     problem_table,
@@ -80,6 +81,7 @@ from scalebrain.io.store import (
 )
 
 __all__ = [
+    "held_sessions",
     "holds_rows",
     "ingest",
     "is_current",
@@ -253,6 +255,7 @@ def _ingest(asked: _Request) -> bool:
         gone,
         asked.participants,
         known,
+        held_sessions(location),
     )
     check_ids(datasets, plan)
     changed = other_rows = True
@@ -458,6 +461,12 @@ def known_people(location: Location, plan: Plan | None) -> frozenset[str]:
     return frozenset(map(person_of, [*(plan.subjects() if plan else ()), *told]))
 
 
+def held_sessions(location: Location) -> dict[str, str]:
+    """Session of every row that a store has or waits for."""
+    tables = read_object(location, "tables") or {}
+    return {s: row["session"] for rows in tables.values() for s, row in rows.items()}
+
+
 def prepare_all(
     source: Sources,
     session: str | None,
@@ -467,14 +476,26 @@ def prepare_all(
     withdrawn: frozenset[str],
     participants: Sequence[str] = (),
     known: frozenset[str] = frozenset(),
+    sessions: Mapping[str, str] | None = None,
 ) -> list[Dataset]:
-    """Find and fingerprint every dataset, or of each the participants and whom a store knows."""
+    """Find and fingerprint every dataset, or of each the participants and whom a store knows.
+
+    Whom it knows and who is no participant keeps the `sessions` that it has.
+    """
     given = [source] if isinstance(source, str | Path) else list(source)
-    cohorts = [
-        find_cohort(one, session=session, prefix=prefix, root=None if root is None else Path(root))
-        for one in given
-    ]
+
+    def find(one: str | Path, session: str | None) -> Cohort:
+        folder = None if root is None else Path(root)
+        return find_cohort(one, session=session, prefix=prefix, root=folder)
+
+    cohorts = [find(one, session) for one in given]
     if participants:
+        named = {f"sub-{prefix}{label.removeprefix('sub-')}" for label in participants}
+        held = {s: of for s, of in (sessions or {}).items() if person_of(s) not in named}
+        cohorts = [
+            keep_sessions(cohort, held, partial(find, one))
+            for one, cohort in zip(given, cohorts, strict=True)
+        ]
         chosen = select_people(cohorts, participants, known, prefix)
         pairs = [(one, c) for one, c in zip(given, chosen, strict=True) if c.scans or c.rejected]
     else:

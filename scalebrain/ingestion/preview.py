@@ -8,6 +8,7 @@ import numpy as np
 
 from scalebrain.ingestion.cohort import (
     Sources,
+    held_sessions,
     holds_rows,
     is_current,
     known_people,
@@ -110,7 +111,10 @@ volume, lesion_labels, min_lesion, strict, participants
     gone = withdrawn_people(location, withdrawn, prefix)
     plan = read_plan(location)
     known = known_people(location, plan) if participants else frozenset()
-    datasets = prepare_all(source, session, prefix, root, options, gone, participants, known)
+    sessions = held_sessions(location)
+    datasets = prepare_all(
+        source, session, prefix, root, options, gone, participants, known, sessions
+    )
     check_ids(datasets, plan)
     records = {} if plan is None else read_records(location, plan)
     mended = mended_subjects(records, datasets)

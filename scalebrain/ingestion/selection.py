@@ -1,14 +1,17 @@
 """Some of the people of datasets, by their labels."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+import pandas as pd
 
 from scalebrain.errors import Problem, TableError, check_all
 from scalebrain.ingestion.plan import person_of
+from scalebrain.io.sessions import ALL_SESSIONS
 from scalebrain.io.sources import Cohort
 
-__all__ = ["select_people"]
+__all__ = ["keep_sessions", "select_people"]
 
 
 def select_people(
@@ -66,4 +69,59 @@ def _only(cohort: Cohort, people: set[str]) -> Cohort:
         table=cohort.table.loc[[scan.subject for scan in scans]],
         rejected=tuple(filter(kept, cohort.rejected)),
         warnings=tuple(filter(kept, cohort.warnings)),
+    )
+
+
+def keep_sessions(cohort: Cohort, held: Mapping[str, str], find: Callable[[str], Cohort]) -> Cohort:
+    """Give people of a store the sessions that it has of them, whatever was asked for others.
+
+    Parameters
+    ----------
+    cohort
+        Cohort, by the session that is asked for now.
+    held
+        Session of every row of the people who keep theirs; empty without sessions.
+    find
+        Finds the same cohort by another session.
+
+    Returns
+    -------
+    Cohort
+        The cohort, with the scans of these people as the store has them.
+    """
+    sessions = {scan.subject: scan.session for scan in cohort.scans}
+    rows = {person_of(subject) for subject in sessions}
+    several = {p.subject for p in cohort.rejected if p.code == "several-sessions"}
+    moved: dict[str, set[str]] = {}
+    for subject, session in held.items():
+        person = person_of(subject)
+        other_row = person in rows and subject not in sessions
+        if session and (
+            sessions.get(subject, session) != session or other_row or person in several
+        ):
+            choice = session if subject == person else ALL_SESSIONS
+            moved.setdefault(choice, set()).add(person)
+    for choice, people in moved.items():
+        cohort = _joined(cohort, _only(find(choice), people), people)
+    return cohort
+
+
+def _joined(cohort: Cohort, other: Cohort, people: set[str]) -> Cohort:
+    """Cohort with some people as another one has them."""
+
+    def rest(problems: Sequence[Problem]) -> list[Problem]:
+        return [problem for problem in problems if person_of(problem.subject) not in people]
+
+    def of_people(problems: Sequence[Problem]) -> list[Problem]:
+        return [problem for problem in problems if person_of(problem.subject) in people]
+
+    kept = [scan for scan in cohort.scans if scan.person not in people]
+    scans = tuple(sorted([*kept, *other.scans], key=lambda scan: (scan.person, scan.session)))
+    table = pd.concat([cohort.table.loc[[scan.subject for scan in kept]], other.table])
+    return replace(
+        cohort,
+        scans=scans,
+        table=table.loc[[scan.subject for scan in scans]],
+        rejected=(*rest(cohort.rejected), *of_people(other.rejected)),
+        warnings=(*rest(cohort.warnings), *of_people(other.warnings)),
     )

@@ -41,15 +41,11 @@ __all__ = ["SIDES", "Effects", "focal_term", "forest_section", "read_effects", "
 
 FloatArray = npt.NDArray[np.float64]
 
-# Of each model: the variable that it is about, its name, and how a sentence on it begins.
-_TOPICS = {
-    "mixed": ("lesion_volume", "lesion volume", "Larger lesions go"),
-    "mixed_load": (
-        "lesion_load",
-        "the region's own lesion load",
-        "More damage in a region goes",
-    ),
-}
+_NAMES = {"mixed": "lesion volume", "mixed_load": "the region's own lesion load"}
+_VARIABLES = {"mixed": "lesion_volume", "mixed_load": "lesion_load"}
+_SUBJECTS = {"mixed": "Larger lesions go", "mixed_load": "More damage in a region goes"}
+#: What may stand around a variable, so that more of it is more of the term.
+_RISING = r"(?:(?:np\.)?(?:scale|z|standardize|center|log|log2|log10|log1p|sqrt)\()*"
 SIDES = ("ipsilesional", "contralesional")
 #: Sides of a forest plot; the last is the whole brain's.
 _ALL_SIDES = (*SIDES, "")
@@ -98,9 +94,8 @@ class Effects:
     @property
     def subject(self) -> str:
         """Beginning of a sentence on what goes with the term."""
-        if self.cause != self.term:
-            return _TOPICS[self.key][2]
-        return f"{self.term} goes" if "[" in self.term else f"A higher {self.term} goes"
+        known = self.cause == _NAMES.get(self.key)
+        return _SUBJECTS[self.key] if known else f"{self.cause} goes"
 
     def at(self, network: str, side: str) -> int | None:
         """Position of a network's region on a side; no side is that of the whole brain."""
@@ -121,26 +116,39 @@ def focal_term(mixed: xr.Dataset, key: str = "mixed") -> str:
     mixed
         Result of a mixed model. ``attrs["focal_term"]`` decides where it is there.
     key
-        ``mixed``, the model of lesion volume, or ``mixed_load``, that of a region's lesion load.
+        ``mixed`` for the model on lesion volume, ``mixed_load`` for that on lesion load.
 
     Returns
     -------
     str
-        The named term, else the first without an interaction that holds what the model is about,
-        else the first that is not the intercept.
+        The named term, else the first that holds the model's variable (main effects before
+        interactions), else the first that speaks of a lesion, else the first that is not the
+        intercept.
     """
     terms = [str(term) for term in np.atleast_1d(mixed["term"].values)]
     named = str(mixed.attrs.get("focal_term", ""))
     if named in terms:
         return named
     slopes = [term for term in terms if term.lower() not in ("intercept", "1", "const")]
-    return (_on_topic(slopes, key) or slopes or terms)[0]
+    own = sorted(_holding(mixed, key), key=lambda term: ":" in term)
+    lesion = [term for term in slopes if "lesion" in term.lower()]
+    return (own or lesion or slopes or terms)[0]
 
 
-def _on_topic(terms: list[str], key: str) -> list[str]:
-    """Terms that hold what a model is about, without an interaction."""
-    variable = _TOPICS[key][0] if key in _TOPICS else ""
-    return [t for t in terms if ":" not in t and variable and re.search(rf"\b{variable}\b", t)]
+def _holding(mixed: xr.Dataset, key: str) -> list[str]:
+    """Terms that hold the variable that a model is about."""
+    variable = rf"\b{_VARIABLES[key]}\b" if key in _VARIABLES else r"(?!)"
+    terms = [str(term) for term in np.atleast_1d(mixed["term"].values)]
+    return [term for term in terms if re.search(variable, term)]
+
+
+def _cause(mixed: xr.Dataset, key: str, term: str) -> str:
+    """Name of what a model is about, where its term is the only one of it, and rises with it."""
+    if _holding(mixed, key) == [term] and re.fullmatch(
+        rf"{_RISING}{_VARIABLES[key]}(?: \+ [\d.]+)?\)*", term
+    ):
+        return _NAMES[key]
+    return term
 
 
 def read_effects(key: str, mixed: xr.Dataset) -> Effects:
@@ -156,7 +164,6 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
     term = focal_term(mixed, key)
     part = mixed.sel(term=term)
     regions = tuple(str(region) for region in np.atleast_1d(part["region"].values))
-    on_topic = _on_topic([str(t) for t in np.atleast_1d(mixed["term"].values)], key)
 
     def values(name: str) -> FloatArray:
         if name not in part.variables:
@@ -165,7 +172,7 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
 
     return Effects(
         key,
-        _TOPICS[key][1] if on_topic == [term] else term,
+        _cause(mixed, key, term),
         str(mixed.attrs.get("focal_unit", "")) or _unit(term),
         term,
         str(mixed.attrs.get("formula", "")),

@@ -28,7 +28,7 @@ from scalebrain.report.content import (
     span,
 )
 from scalebrain.report.effectmap import _parcel_values, effect_map_section, effect_overlays
-from scalebrain.report.effects import focal_term, forest_section, read_effects
+from scalebrain.report.effects import _finding, focal_term, forest_section, read_effects
 from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.motor import motor_section, motor_summary
 from scalebrain.report.motorfigures import predictor_label
@@ -240,11 +240,11 @@ _VOLUME = "scale(log10(lesion_volume))"
     ("key", "terms", "term", "subject"),
     [
         ("mixed", ["Intercept", "lesion_hemisphere[T.R]", _VOLUME, "age"], _VOLUME, "Larger"),
-        ("mixed", ["Intercept", f"{_VOLUME}:age", _VOLUME], _VOLUME, "Larger"),
-        ("mixed", ["Intercept", "motor_score", "age"], "motor_score", "A higher motor_score goes"),
+        ("mixed", ["Intercept", f"{_VOLUME}:age", _VOLUME], _VOLUME, f"{_VOLUME} goes"),
+        ("mixed", ["Intercept", "motor_score", "age"], "motor_score", "motor_score goes"),
         ("mixed", ["Intercept", "sex[T.male]"], "sex[T.male]", "sex[T.male] goes"),
         ("mixed_load", ["Intercept", _VOLUME, "scale(lesion_load)"], "scale(lesion_load)", "More"),
-        ("mixed_load", ["Intercept", _VOLUME], _VOLUME, f"A higher {_VOLUME} goes"),
+        ("mixed_load", ["Intercept", _VOLUME], _VOLUME, f"{_VOLUME} goes"),
     ],
 )
 def test_read_effects__a_term_has_its_own_name(key: str, terms: list[str], term: str, subject: str):
@@ -324,6 +324,32 @@ def test_forest_section__tells_older_from_younger():
     none = forest_section(StudyResults(mixed=mixed.assign(q=mixed["q"] * 0 + 0.5)))
     assert none.takeaway.startswith("No association of lesion volume")
     assert "9 have a raw p below 0.05" in none.takeaway
+
+
+@pytest.mark.parametrize(
+    ("key", "others", "term", "starts"),
+    [
+        ("mixed", [], "motor_score", "motor_score goes with older"),
+        ("mixed", ["lesion_hemisphere[T.R]"], "scale(log10(lesion_volume))", "Larger lesions go"),
+        ("mixed", [], "lesion_hemisphere[T.R]", "lesion_hemisphere[T.R] goes with"),
+        ("mixed", [], "I(1 / lesion_volume)", "I(1 / lesion_volume) goes with"),
+        ("mixed", ["age:lesion_volume"], "lesion_volume", "lesion_volume goes with"),
+        ("mixed_load", ["log10(lesion_volume)"], "scale(lesion_load)", "More damage in a region"),
+    ],
+)
+def test_forest_section__names_the_cause_after_the_formula(
+    study: Study, key: str, others: list[str], term: str, starts: str
+):
+    mixed = make_mixed(term)
+    mixed = mixed.isel(term=[0, *[0] * len(others), 1])
+    mixed = mixed.assign_coords(term=["Intercept", *others, term])
+    effects = read_effects(key, mixed)
+    assert effects.term == term
+    assert _finding(effects).startswith(starts)
+    if key == "mixed":
+        told = [words for _, words, _ in facts(people(study.ds), StudyResults(mixed=mixed))]
+        assert f"regions linked to {effects.cause}" in told
+        assert ("regions linked to lesion volume" in told) == starts.startswith("Larger")
 
 
 def test_forest_section__shows_raw_p_beside_q():
