@@ -1,12 +1,13 @@
-"""The only place that names a numba decorator."""
+"""The only place that names a numba decorator, and C functions that kernels call."""
 
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["inner_kernel", "inner_reduction", "kernel", "read_only"]
+__all__ = ["inner_kernel", "inner_reduction", "kernel", "lz4_decoder", "read_only"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _compiling = threading.RLock()
@@ -88,3 +89,24 @@ def inner_kernel(function: F) -> F:
 def inner_reduction(function: F) -> F:
     """Compile a sum that only other kernels call, in the order that is fastest here."""
     return cast(F, numba.njit(nogil=True, error_model="numpy", fastmath=_REASSOCIATE)(function))
+
+
+def lz4_decoder() -> Any:
+    """Find the decoder of LZ4 that numcodecs has, as a function that kernels can call.
+
+    Returns
+    -------
+    function
+        ``LZ4_decompress_safe(source, target, source bytes, target bytes)``, which looks at all
+        bounds and returns how many bytes it wrote, negative for damaged ones; None where the
+        library does not show it.
+    """
+    import numcodecs.lz4
+
+    try:
+        function = ctypes.CDLL(numcodecs.lz4.__file__).LZ4_decompress_safe
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+    function.restype = ctypes.c_int
+    return function

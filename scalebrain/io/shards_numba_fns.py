@@ -9,14 +9,10 @@ The decoder of LZ4 is that of numcodecs, which looks at all bounds. Blosc's own 
 the GIL for each piece of a row: two threads that decode get in each other's way.
 """
 
-import ctypes
-from typing import Any
-
-import numcodecs.lz4
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.accelerate import inner_kernel, kernel, read_only
+from scalebrain.accelerate import inner_kernel, kernel, lz4_decoder, read_only
 
 __all__ = ["BLOCK", "HAS_DECODER", "NUMBERS", "decode_block", "decode_blocks", "room_for_block"]
 
@@ -31,18 +27,7 @@ _WORDS = _PLANE // 8  # words of 64 bits in a plane
 _U = np.uint64
 
 
-def _decoder_of_lz4() -> Any:
-    """``LZ4_decompress_safe``; None where the library does not show it."""
-    try:
-        function = ctypes.CDLL(numcodecs.lz4.__file__).LZ4_decompress_safe
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
-    function.restype = ctypes.c_int
-    return function
-
-
-_lz4 = _decoder_of_lz4()
+_lz4 = lz4_decoder()
 #: Whether the kernels of this module can be used here.
 HAS_DECODER = _lz4 is not None
 
