@@ -50,6 +50,8 @@ _TOPICS = {
         "More damage in a region goes",
     ),
 }
+#: What may stand around a variable, so that more of it is more of the term.
+_RISING = r"(?:(?:np\.)?(?:scale|z|standardize|center|log|log2|log10|log1p|sqrt)\()*"
 SIDES = ("ipsilesional", "contralesional")
 #: Sides of a forest plot; the last is the whole brain's.
 _ALL_SIDES = (*SIDES, "")
@@ -143,6 +145,13 @@ def _on_topic(terms: list[str], key: str) -> list[str]:
     return [t for t in terms if ":" not in t and variable and re.search(rf"\b{variable}\b", t)]
 
 
+def _cause(terms: list[str], key: str, term: str) -> str:
+    """Name what a model is about, where the term is the only one of it and rises with it."""
+    variable, name, _ = _TOPICS[key]
+    rises = re.fullmatch(rf"{_RISING}{variable}(?: \+ [\d.]+)?\)*", term)
+    return name if rises and _on_topic(terms, key) == [term] else term
+
+
 def read_effects(key: str, mixed: xr.Dataset) -> Effects:
     """Read the term of interest of a mixed model; one on another topic has its own name."""
     names = [str(region) for region in np.atleast_1d(mixed["region"].values)]
@@ -156,7 +165,7 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
     term = focal_term(mixed, key)
     part = mixed.sel(term=term)
     regions = tuple(str(region) for region in np.atleast_1d(part["region"].values))
-    on_topic = _on_topic([str(t) for t in np.atleast_1d(mixed["term"].values)], key)
+    terms = [str(t) for t in np.atleast_1d(mixed["term"].values)]
 
     def values(name: str) -> FloatArray:
         if name not in part.variables:
@@ -165,7 +174,7 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
 
     return Effects(
         key,
-        _TOPICS[key][1] if on_topic == [term] else term,
+        _cause(terms, key, term),
         str(mixed.attrs.get("focal_unit", "")) or _unit(term),
         term,
         str(mixed.attrs.get("formula", "")),

@@ -234,6 +234,7 @@ def test_lesion_section__says_when_there_is_nothing_to_draw(study: Study):
 
 
 _VOLUME = "scale(log10(lesion_volume))"
+_INVERSE = "I(1 / lesion_volume)"
 
 
 @pytest.mark.parametrize(
@@ -242,12 +243,16 @@ _VOLUME = "scale(log10(lesion_volume))"
         ("mixed", ["Intercept", "lesion_hemisphere[T.R]", _VOLUME, "age"], _VOLUME, "Larger"),
         ("mixed", ["Intercept", f"{_VOLUME}:age", _VOLUME], _VOLUME, "Larger"),
         ("mixed", ["Intercept", "motor_score", "age"], "motor_score", "A higher motor_score goes"),
+        ("mixed", ["Intercept", "np.log1p(lesion_volume)"], "np.log1p(lesion_volume)", "Larger"),
+        ("mixed", ["Intercept", _INVERSE], _INVERSE, f"A higher {_INVERSE} goes"),
         ("mixed", ["Intercept", "sex[T.male]"], "sex[T.male]", "sex[T.male] goes"),
         ("mixed_load", ["Intercept", _VOLUME, "scale(lesion_load)"], "scale(lesion_load)", "More"),
         ("mixed_load", ["Intercept", _VOLUME], _VOLUME, f"A higher {_VOLUME} goes"),
     ],
 )
-def test_read_effects__a_term_has_its_own_name(key: str, terms: list[str], term: str, subject: str):
+def test_read_effects__a_term_has_its_own_name(
+    study: Study, key: str, terms: list[str], term: str, subject: str
+):
     regions = ["SMN_ipsilesional", "SMN_contralesional"]
     shape = (("term", "region"), np.ones((len(terms), 2)))
     mixed = xr.Dataset(
@@ -261,6 +266,9 @@ def test_read_effects__a_term_has_its_own_name(key: str, terms: list[str], term:
     assert effects.subject.startswith(subject)
     results = StudyResults(mixed=mixed) if key == "mixed" else StudyResults(mixed_load=mixed)
     assert forest_section(results).takeaway.startswith(subject)
+    told = [label for _, label, _ in facts(people(study.ds), results)]
+    named = f"regions linked to {'lesion volume' if subject == 'Larger' else term}"
+    assert (named in told) == (key == "mixed")
     motor = mixed.assign_attrs(formula="motor_score ~ brain_pad_corrected")
     other = forest_section(StudyResults(mixed=motor)).takeaway
     assert "higher ipsilesional regions" in other
