@@ -19,7 +19,7 @@ from scalebrain.atlas.parcels import nodes as volume_nodes
 from scalebrain.atlas.surface import surface_nodes
 from scalebrain.cluster.tasks import on_gpu_workers
 from scalebrain.config import StudyConfig, read_config
-from scalebrain.errors import ConfigError, StatisticsError, StoreError
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError, StoreError
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.laterality import to_lesional_sides
 from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
@@ -562,14 +562,14 @@ def predict_outcome(
     from scalebrain.predict.motor import predict_motor
 
     folder = Path(out)
-    table = None if extra is None else read_measures(extra)
-    result = predict_motor(open_store(store), extra=table, **options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{out}: cannot be made: {error.strerror}. Give another folder."
         ) from error
+    table = None if extra is None else read_measures(extra)
+    result = predict_motor(open_store(store), extra=table, **options)
     write_results({"motor": result}, folder / "motor.zarr", attrs={})
     for dims, tidy in tidy_tables(result).items():
         write_table(tidy, folder / f"motor_{dims}.tsv")
@@ -689,9 +689,9 @@ def _fit(
         logger.info("statistics: %s", name)
         try:
             results[name] = step()
-        except StatisticsError as error:
-            missing[name] = str(error)
-            logger.warning("%s: %s", name, error)
+        except (MissingVariableError, StatisticsError) as error:
+            missing[name] = str(error.args[0])
+            logger.warning("%s: %s", name, missing[name])
 
 
 def _on_pad(formula: str, pad: Pad) -> str:

@@ -24,6 +24,33 @@ def test_config_schema__is_a_schema_of_every_setting_with_its_default():
     assert {k: v["default"] for k, v in keys["training"]["properties"].items()} == training
 
 
+def test_config_schema__bounds_are_those_of_the_training():
+    bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    for name, key in config_schema()["properties"]["training"]["properties"].items():
+        if key["type"] in ("integer", "number"):
+            limits = [(bound, key[bound]) for bound in bounds if bound in key]
+            for bound, value in limits:
+                nudge = {"exclusiveMinimum": 1e-9, "exclusiveMaximum": -1e-9}.get(bound, 0)
+                assert Training(**{name: value + nudge})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"training": {"validation": 0.95}},
+        {"training": {"learning_rate": 2000}},
+        {"training": {"decay": 1e7}},
+        {"training": {"seed": 2**32 - 1}},
+        {"seed": 2**32},
+        {"ages": {"table": "a.tsv", "tool": "  "}},
+        {"ages": {"table": "a.tsv", "tool": "x", "tool_version": " "}},
+    ],
+)
+def test_read_config__refuses_what_a_stage_would_refuse_later(settings):
+    with pytest.raises(ConfigError, match="expected"):
+        read_config(settings)
+
+
 def test_default_yaml__means_the_defaults(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(default_yaml())

@@ -620,3 +620,15 @@ def test_read_config__ages_need_a_table_and_a_tool(tmp_path):
         scalebrain.run_study(
             tmp_path, tmp_path / "out", {"ages": {"table": str(tmp_path / "x.tsv"), "tool": "y"}}
         )
+
+
+def test_fit__a_variable_that_is_missing__leaves_its_reason():
+    from scalebrain.errors import MissingVariableError
+    from scalebrain.pipeline import _fit
+
+    def step():
+        raise MissingVariableError("no variable 'ag'")
+
+    missing = {}
+    _fit({"mixed": step}, {}, missing)
+    assert missing == {"mixed": "no variable 'ag'"}

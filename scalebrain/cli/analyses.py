@@ -96,7 +96,7 @@ def import_ages(store: str, table: Path, **options: Any) -> None:
 @click.option(
     "--permutations", "n_permutations", default=100, show_default=True, type=click.IntRange(0)
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @computing()
 def motor(store: str, out: Path, client: Client, learners: tuple[str, ...], **options: Any) -> None:
     """Predict motor outcome of STORE in cohorts not trained on; results go to OUT."""
@@ -122,7 +122,7 @@ def motor(store: str, out: Path, client: Client, learners: tuple[str, ...], **op
     type=click.Path(path_type=Path),
     help="Results of a study, for its motor prediction; else one is made here.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @computing()
 def person(
     store: str, subject: str, out: Path, results: Path | None, seed: int, client: Client
@@ -169,6 +169,10 @@ def qc(
 ) -> None:
     """Write a page of each subject of STORE for a quality control, and an index, to OUT."""
     chosen = [label.strip() for text in subjects for label in text.split(",") if label.strip()]
+    if subjects and not chosen:
+        raise click.UsageError(
+            "--subjects names nobody. Give labels, or leave it out for everyone."
+        )
     with client():
         index = scalebrain.write_qc_pages(store, out, subjects=chosen, decisions=decisions)
     click.echo(index)

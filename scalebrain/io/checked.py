@@ -147,6 +147,14 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
+#: Patterns of text in words.
+_PATTERNS = {
+    "^[A-Za-z0-9]{0,32}$": "up to 32 letters and digits",
+    r"^\S(.{0,98}\S)?$": "1 to 100 characters without a space at either end",
+    r"^(\S(.{0,98}\S)?)?$": "up to 100 characters without a space at either end",
+}
+
+
 def expected(schema: Mapping[str, Any]) -> str:
     """Say in words what a key takes.
 
@@ -164,8 +172,7 @@ def expected(schema: Mapping[str, Any]) -> str:
         return f"one of {', '.join(schema['enum'])}"
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     words = _WORDS[types[0]]
-    if schema.get("pattern") == "^[A-Za-z0-9]{0,32}$":
-        words = "up to 32 letters and digits"
+    words = _PATTERNS.get(schema.get("pattern", ""), words)
     if types[0] == "array":
         words = f"a list of {_WORDS[schema['items']['type']].removeprefix('a ')}s"
     if "minLength" in schema:
