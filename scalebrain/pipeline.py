@@ -58,21 +58,27 @@ from scalebrain.study import (
     Level,
     Stage,
     Study,
-    ages_about,
+    check_imported,
+    check_settings,
+    chosen_settings,
     fingerprint_of,
-    has_ages,
     has_export,
     has_features,
+    has_imported,
     has_model,
+    has_predicted,
     has_report,
     has_statistics,
+    imported_ages,
+    imported_itself,
+    ingest_settings,
     ingested_from,
     model_fingerprint,
     outcome_of,
     problem_tables,
     record_of,
     seconds_of,
-    table_of_ages,
+    told_settings,
     write_record,
 )
 from scalebrain.variables import SURFACE_FEATURES, validate
@@ -183,6 +189,8 @@ def run_study(
             if name == "ingest":
                 wanted.update(ingested_from(study).encode())
             left = {"fingerprint": wanted.hexdigest()} | stage.left(study)
+            if name == "ingest":  # the level group tells them, and who resumes is held to them
+                left["settings"] = ingest_settings(study)
             write_record(record, left | spent)
         before = outcome_of(record)
     if not ran:
@@ -259,25 +267,21 @@ def _open_study(
     )
     if study.truth is not None and not study.truth.is_file():
         raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
-    if study.config.ages and not table_of_ages(study).is_file():
-        raise ConfigError(f"{table_of_ages(study)}: no such file. Give the table of ages.")
+    if study.config.ages and not _table_of_ages(study).is_file():
+        raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
     decisions = study.config.qc_decisions
     if decisions and not Path(decisions).is_file():
         raise ConfigError(f"{decisions}: no such file. Give the table of decisions.")
-    if not study.config.ages and level != "participant" and ingested_from(study):
-        tool = ages_about(study).get("tool", "")
-        if tool and not record_of(study, "ages").is_file():  # not by this study
-            raise StoreError(
-                f"{study.store}: holds the brain ages of {tool}, imported by hand. Name their "
-                "table in the configuration (ages), or replace them by those of a model first: "
-                "scalebrain predict STORE MODEL --replace."
-            )
     if level == "group" and not (
         ingested_from(study) and fingerprint_of(record_of(study, "ingest"))
     ):
         raise StoreError(
             f"{study.store}: no finished store of the level participant. Run that level first."
         )
+    if level != "group":
+        check_settings(study)
+    if level != "participant" and not study.config.ages:
+        check_imported(study)
     return study
 
 
@@ -285,10 +289,10 @@ def _stages(study: Study) -> list[Stage]:
     """Stages of a level, in order."""
     ages = [
         Stage("train", _train, ("training", "coverage"), has_model, model_fingerprint),
-        Stage("predict", _predict, (), has_ages),
+        Stage("predict", _predict, (), has_predicted),
     ]
     if study.config.ages:
-        ages = [Stage("ages", _ages, ("ages",), has_ages)]
+        ages = [Stage("ages", _ages, ("ages",), has_imported, imported_ages)]
     settings = ("formula", "load_formula", "sem_model", "n_boot", "n_permutations", "seed")
     stages = [
         Stage("ingest", _ingest, ("ingest",), lambda study: bool(ingested_from(study))),
@@ -315,6 +319,7 @@ def _before(study: Study) -> str:
 def _fingerprint(study: Study, stage: Stage, before: str) -> Any:
     """Hash over everything that a stage depends on."""
     settings = study.config.as_dict()
+    settings |= {name: chosen_settings(settings[name], name) for name in ("ingest", "training")}
     chosen = json.dumps({key: settings[key] for key in stage.keys}, sort_keys=True, default=str)
     wanted = hashlib.sha256(f"{before}{stage.name}{chosen}{version('scalebrain')}".encode())
     if stage.name == "report":
@@ -322,7 +327,7 @@ def _fingerprint(study: Study, stage: Stage, before: str) -> Any:
         if study.truth is not None:
             wanted.update(study.truth.read_bytes())
     if stage.name == "ages":
-        wanted.update(table_of_ages(study).read_bytes())
+        wanted.update(_table_of_ages(study).read_bytes())
     if stage.name == "features":
         wanted.update(
             ingested_from(study).encode()
@@ -500,9 +505,13 @@ def _train(study: Study) -> None:
 
 def _predict(study: Study) -> None:
     """Predict regional ages and save them."""
-    imported = record_of(study, "ages")
-    predict_ages(study.store, study.model, replace=imported.is_file())
-    imported.unlink(missing_ok=True)
+    predict_ages(study.store, study.model, replace=imported_itself(study))
+    record_of(study, "ages").unlink(missing_ok=True)
+
+
+def _table_of_ages(study: Study) -> Path:
+    """Table of the ages that are imported."""
+    return Path(study.config.ages["table"])
 
 
 def _ages(study: Study) -> None:
@@ -562,14 +571,15 @@ def predict_outcome(
     from scalebrain.predict.motor import predict_motor
 
     folder = Path(out)
+    table = None if extra is None else read_measures(extra)
+    ds = open_store(store)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{out}: cannot be made: {error.strerror}. Give another folder."
         ) from error
-    table = None if extra is None else read_measures(extra)
-    result = predict_motor(open_store(store), extra=table, **options)
+    result = predict_motor(ds, extra=table, **options)
     write_results({"motor": result}, folder / "motor.zarr", attrs={})
     for dims, tidy in tidy_tables(result).items():
         write_table(tidy, folder / f"motor_{dims}.tsv")
@@ -748,7 +758,7 @@ def _report(study: Study) -> None:
             recovery=recovery,
             rejected=problems(study.store),
             warnings=problems(study.store, "warnings"),
-            provenance=study_provenance(ds, study.config.as_dict(), _wall_times(study)),
+            provenance=study_provenance(ds, told_settings(study), _wall_times(study)),
             missing=missing,
         ),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scalebrain.config import StudyConfig
+from scalebrain.config import StudyConfig, config_schema
+from scalebrain.errors import StoreError
 from scalebrain.ingestion.layout import stored_arrays
 from scalebrain.io.location import Location
 from scalebrain.io.store import INGEST, open_store, store_attributes
@@ -16,14 +17,21 @@ __all__ = [
     "Level",
     "Stage",
     "Study",
-    "ages_about",
+    "check_imported",
+    "check_settings",
+    "chosen_settings",
     "fingerprint_of",
     "has_ages",
     "has_export",
     "has_features",
+    "has_imported",
     "has_model",
+    "has_predicted",
     "has_report",
     "has_statistics",
+    "imported_ages",
+    "imported_itself",
+    "ingest_settings",
     "ingested_from",
     "model_fingerprint",
     "outcome_of",
@@ -31,7 +39,7 @@ __all__ = [
     "read_record",
     "record_of",
     "seconds_of",
-    "table_of_ages",
+    "told_settings",
     "write_record",
 ]
 
@@ -92,14 +100,18 @@ class Stage:
     has_tables: bool = False
 
     def is_done(self, study: Study, fingerprint: str) -> bool:
-        """Tell whether it was finished with this fingerprint, and what it left is there still."""
+        """Tell whether it was finished with this fingerprint, and what it left is there."""
         record = read_record(record_of(study, self.name))
         names = record.get("tables", ())
         return (
             record.get("fingerprint") == fingerprint
             and self.is_there(study)
-            and (self.outcome is None or record.get("outcome") == self.outcome(study))
             and all((study.tables / Path(str(name)).name).is_file() for name in names)
+            and (
+                self.outcome is None
+                or "outcome" not in record  # of an earlier version
+                or record["outcome"] == self.outcome(study)
+            )
         )
 
     def left(self, study: Study) -> dict[str, Any]:
@@ -135,31 +147,47 @@ def model_fingerprint(study: Study) -> str:
     return str(read_record(study.model / "model.json").get("fingerprint", ""))
 
 
-def ages_about(study: Study) -> dict[str, str]:
-    """Which model or table the brain ages of the store come from; empty where it has none."""
-    names = {"brain_age", "brain_age_global"} & _saved(study)
-    if not names:
-        return {}
-    ds = open_store(study.store)
-    keys = ("model_fingerprint", "tool", "table_sha256")
-    return {key: str(ds[name].attrs.get(key, "")) for name in sorted(names) for key in keys}
-
-
 def has_ages(study: Study) -> bool:
-    """Whether the store has the brain ages of the study's model, or of its table."""
-    about = ages_about(study)
-    if not study.config.ages:
-        return bool(about) and about["model_fingerprint"] == model_fingerprint(study)
-    table = hashlib.sha256(table_of_ages(study).read_bytes()).hexdigest()
-    return (
-        about.get("table_sha256") == table
-        and about["tool"] == str(study.config.ages["tool"]).strip()
+    """Whether the store has brain ages."""
+    return bool({"brain_age", "brain_age_global"} & _saved(study))
+
+
+def _about_ages(study: Study) -> list[dict[str, Any]]:
+    """Attributes of the brain ages that a finished store has."""
+    if not (ingested_from(study) and has_ages(study)):
+        return []
+    ds = open_store(study.store)
+    names = ("brain_age", "brain_age_global")
+    return [dict(ds[name].attrs) for name in names if name in ds.variables]
+
+
+def has_predicted(study: Study) -> bool:
+    """Whether the store has the brain ages of the model that is there."""
+    model = model_fingerprint(study)
+    return bool(model) and any(
+        about.get("model_fingerprint") == model for about in _about_ages(study)
     )
 
 
-def table_of_ages(study: Study) -> Path:
-    """Table that the configuration names."""
-    return Path(str(study.config.ages["table"]))
+def has_imported(study: Study) -> bool:
+    """Whether the store has the brain ages of the tool and table in the configuration."""
+    ages = study.config.ages
+    wanted = {
+        "tool": ages["tool"],
+        "tool_version": ages.get("tool_version", ""),
+        "table_sha256": hashlib.sha256(Path(ages["table"]).read_bytes()).hexdigest(),
+    }
+    return any(wanted.items() <= about.items() for about in _about_ages(study))
+
+
+def imported_ages(study: Study) -> str:
+    """Tools and hashes of the tables whose brain ages the store has; empty where there are none."""
+    told = [
+        f"{about['tool']} {about.get('tool_version', '')} {about.get('table_sha256', '')}"
+        for about in _about_ages(study)
+        if about.get("tool")
+    ]
+    return "; ".join(told)
 
 
 def has_statistics(study: Study) -> bool:
@@ -229,3 +257,59 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def check_settings(study: Study) -> None:
+    """Refuse settings that leave out what the grid of the store was made with."""
+    asked = study.config.ingest
+    made = read_record(record_of(study, "ingest")).get("settings", {})
+    whole = bool(store_attributes(study.store).get("whole_head"))
+    failures = []
+    if whole and not asked.get("whole_head"):
+        failures.append("keeps the whole head, and ingest.whole_head is false")
+    if made.get("resolution") is not None and asked.get("resolution") is None:
+        failures.append(f"was made at {made['resolution']:g} mm, and ingest.resolution is null")
+    if failures and ingested_from(study):
+        raise StoreError(
+            f"{study.store}: {'; it '.join(failures)}. Give the settings that it was made with, or "
+            "a new folder for results."
+        )
+
+
+def check_imported(study: Study) -> None:
+    """Refuse to replace ages that were imported by hand, before anything is trained."""
+    if imported_ages(study) and not imported_itself(study):
+        tool = next(about["tool"] for about in _about_ages(study) if about.get("tool"))
+        raise StoreError(
+            f"{study.store}: holds the brain ages of {tool}, which this study did not import, and "
+            "the configuration names none: those of a model trained here would replace them. Name "
+            "them under 'ages', or give a new folder for results."
+        )
+
+
+def imported_itself(study: Study) -> bool:
+    """Whether the imported ages that the store has are those of the study's own stage."""
+    record, held = read_record(record_of(study, "ages")), imported_ages(study)
+    return bool(record and held) and record.get("outcome", held) == held
+
+
+def chosen_settings(section: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Take the settings of a section of the configuration that are not the defaults."""
+    keys = config_schema()["properties"][name]["properties"]
+    return {k: v for k, v in section.items() if k not in keys or v != keys[k]["default"]}
+
+
+def ingest_settings(study: Study) -> dict[str, Any]:
+    """Take the settings of the ingest that are not the defaults, of files the names."""
+    chosen = chosen_settings(study.config.ingest, "ingest")
+    names = {k: Path(chosen[k]).name for k in ("root", "withdrawn") if k in chosen}
+    return chosen | names
+
+
+def told_settings(study: Study) -> dict[str, Any]:
+    """Tell the settings of the results: the level group takes a store as it is."""
+    settings = study.config.as_dict()
+    made = read_record(record_of(study, "ingest")).get("settings")
+    if study.level == "group" and made is not None:
+        settings["ingest"] = made
+    return settings

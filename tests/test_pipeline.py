@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import nibabel as nib
 import numpy as np
@@ -15,13 +14,20 @@ import pytest
 
 import scalebrain
 from scalebrain import pipeline
-from scalebrain.config import StudyConfig, read_config
-from scalebrain.errors import ConfigError, DataWarning, StoreError, TableError
+from scalebrain.config import StudyConfig, config_schema, read_config
+from scalebrain.errors import (
+    ConfigError,
+    DataWarning,
+    MissingVariableError,
+    StoreError,
+    TableError,
+)
 from scalebrain.graph.artifact import artifact_summary, lesion_artifact
 from scalebrain.graph.policies import ages_by_policy
 from scalebrain.ingestion import cohort
 from scalebrain.io.results import read_results
 from scalebrain.report.versions import versions
+from scalebrain.study import told_settings
 from tests.conftest import CONFIG
 from tests.phantom import image_path, save, tree_bytes, write_tree
 
@@ -483,49 +489,102 @@ def test_run_study__features_that_changed_train_again(study, tree, tmp_path, mon
     assert ran == list(STAGES[1:])
 
 
-def test_run_study__sees_what_the_commands_of_single_stages_changed(
+def test_run_study__what_the_commands_of_stages_changed_is_done_again(
     study, tree, tmp_path, monkeypatch
 ):
-    out = tmp_path / "out"
+    out, decisions = tmp_path / "out", tmp_path / "decisions.tsv"
     shutil.copytree(study, out)
-    ran = only_tell(monkeypatch, *STAGES[1:])
     told = {"truth": tree.parent / "truth.json"}
-    decisions = tmp_path / "decisions.tsv"
-    decisions.write_text("subject\tdecision\nsub-ref001\texclude\n")
+    assert previewed(tree, out, **told) == []
+    write_decisions(decisions, stroke001="exclude")
     pipeline.compute_features(out / "cohort.zarr", decisions=decisions)
+    assert previewed(tree, out, **told) == list(STAGES)
+    ran = only_tell(monkeypatch, *STAGES[1:])
     scalebrain.run_study(tree, out, CONFIG, **told)
-    assert ran == ["predict"]  # features are as before, without decisions: the model stays
-    assert scalebrain.open_store(out / "cohort.zarr").sel(subject="sub-ref001")["included"]
-    shutil.rmtree(out)
-    shutil.copytree(study, out)
-    ran.clear()
-    model = json.loads((out / "model" / "model.json").read_text())
-    (out / "model" / "model.json").write_text(json.dumps(model | {"fingerprint": "another"}))
-    scalebrain.run_study(tree, out, CONFIG, **told)
-    assert ran[0] == "train"
+    assert "qc_decision" not in scalebrain.open_store(out / "cohort.zarr")
+    assert "predict" in ran  # decisions were taken back: the model is of the same people
 
 
-def test_run_study__ages_of_another_origin_are_noticed(study, tree, tmp_path, monkeypatch):
+def test_run_study__another_model_is_trained_and_its_ages_predicted_again(study, tree, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(study, out)
-    ran = only_tell(monkeypatch, *STAGES[1:], "ages")
     told = {"truth": tree.parent / "truth.json"}
-    people = scalebrain.open_store(out / "cohort.zarr")
-    table = tmp_path / "ages.tsv"
-    subjects, ages = people["subject"].values, people["age"].values
-    rows = [f"{s}\t{a:.1f}" for s, a in zip(subjects, ages, strict=True) if np.isfinite(a)]
-    table.write_text("\n".join(["subject\tbrain_age", *rows]) + "\n")
-    how = {"table": str(table), "tool": "brainageR", "tool_version": "2.1"}
-    how["trained_on"] = "unknown"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scalebrain.import_ages(out / "cohort.zarr", **how, replace=True)
-    with pytest.raises(StoreError, match="brainageR, imported by hand"):
-        scalebrain.run_study(tree, out, CONFIG, **told)
-    assert ran == []
-    (out / "stages" / "ages.json").write_text("{}")  # as if the study had imported them
-    scalebrain.run_study(tree, out, CONFIG, **told)
-    assert ran[0] == "predict"
+    about = out / "model" / "model.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"fingerprint": "other"}))
+    assert previewed(tree, out, **told) == list(STAGES[1:])
+
+
+def test_run_study__explicit_defaults_change_nothing(study, tree):
+    keys = config_schema()["properties"]
+    config = {
+        **CONFIG,
+        "ingest": {k: v["default"] for k, v in keys["ingest"]["properties"].items()},
+    }
+    defaults = {k: v["default"] for k, v in keys["training"]["properties"].items()}
+    config["training"] = defaults | CONFIG["training"]
+    preview = pipeline.preview_study(tree, study, config, truth=tree.parent / "truth.json")
+    assert all(is_done for _, is_done in preview.stages)
+
+
+def test_run_study__imported_ages_are_replaced_only_where_the_study_imported_them(
+    study, tree, tmp_path, monkeypatch
+):
+    out, table = tmp_path / "out", tmp_path / "ages.tsv"
+    shutil.copytree(study, out)
+    ds = scalebrain.open_store(out / "cohort.zarr")
+    ages = {"subject": ds["subject"].values, "brain_age": ds["brain_age"].mean("region").values}
+    pd.DataFrame(ages).to_csv(table, sep="\t", index=False)
+    told = {"truth": tree.parent / "truth.json"}
+    named = CONFIG | {"ages": {"table": str(table), "tool": "brainageR"}}
+    with monkeypatch.context() as patched:
+        only_tell(patched, "statistics", "report", "export")
+        scalebrain.run_study(tree, out, named, **told)
+        ran = only_tell(patched, "train", "statistics", "report", "export")
+        scalebrain.run_study(tree, out, CONFIG, **told)  # predicts with the model that is there
+    assert "train" not in ran
+    store = out / "cohort.zarr"
+    assert not scalebrain.open_store(store)["brain_age"].attrs.get("tool")
+    scalebrain.import_ages(store, table, tool="other", replace=True)
+    for call in (scalebrain.run_study, pipeline.preview_study):
+        with pytest.raises(StoreError, match="brain ages of other, which this study did not"):
+            call(tree, out, CONFIG, **told)
+    assert "brain_age_global" in scalebrain.open_store(store)
+    only_tell(monkeypatch, "statistics", "report", "export")
+    scalebrain.run_study(tree, out, named, **told)
+    assert scalebrain.open_store(store)["brain_age_global"].attrs["tool"] == "brainageR"
+    scalebrain.import_ages(store, table, tool="other", replace=True)
+    preview = pipeline.preview_study(tree, out, named, **told)
+    assert not dict(preview.stages)["ages"]
+
+
+def test_run_study__settings_of_the_ingest_are_held_to_and_told(tmp_path, monkeypatch):
+    tree, out = write_tree(tmp_path / "bids", n=4), tmp_path / "out"
+    made = {"ingest": {"whole_head": True, "resolution": 5, "withdrawn": str(tmp_path / "gone")}}
+    (tmp_path / "gone").write_text("sub-999\n")
+    monkeypatch.setattr(pipeline, "_features", lambda _: None)
+    scalebrain.run_study(tree, out, made, level="participant")
+    for left_out in ({"whole_head": True}, {"resolution": 5}):
+        for call in (scalebrain.run_study, pipeline.preview_study):
+            with pytest.raises(
+                StoreError, match=r"(whole_head is false|resolution is null)\. Give"
+            ):
+                call(tree, out, {"ingest": left_out}, level="participant")
+    scalebrain.run_study(tree, out, made, level="participant")
+    group = pipeline._open_study(tree, out, {}, None, "group", ())
+    assert told_settings(group)["ingest"] == {
+        "whole_head": True,
+        "resolution": 5.0,
+        "withdrawn": "gone",
+    }
+
+
+def test_predict_outcome__a_folder_that_cannot_be_made_is_told_first(study, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(
+        "scalebrain.predict.motor.predict_motor", lambda *_, **__: pytest.fail("ran")
+    )
+    with pytest.raises(ConfigError, match="cannot be made"):
+        pipeline.predict_outcome(study / "cohort.zarr", tmp_path / "file" / "out")
 
 
 def test_run_study__group_sees_that_the_store_changed(study, tree, tmp_path, monkeypatch):
@@ -622,8 +681,7 @@ def test_read_config__ages_need_a_table_and_a_tool(tmp_path):
         )
 
 
-def test_fit__a_variable_that_is_missing__leaves_its_reason():
-    from scalebrain.errors import MissingVariableError
+def test_fit__a_variable_that_is_missing_leaves_its_reason():
     from scalebrain.pipeline import _fit
 
     def step():

@@ -150,8 +150,8 @@ def _shown(value: Any) -> str:
 #: Patterns of text in words.
 _PATTERNS = {
     "^[A-Za-z0-9]{0,32}$": "up to 32 letters and digits",
-    r"^\S(.{0,98}\S)?$": "1 to 100 characters without a space at either end",
-    r"^(\S(.{0,98}\S)?)?$": "up to 100 characters without a space at either end",
+    r"^\S(.{0,98}\S)?$": "text of 1 to 100 characters without a space at either end",
+    r"^(\S(.{0,98}\S)?)?$": "text of up to 100 characters without a space at either end",
 }
 
 
