@@ -478,10 +478,8 @@ def prepare_all(
     known: frozenset[str] = frozenset(),
     sessions: Mapping[str, str] | None = None,
 ) -> list[Dataset]:
-    """Find and fingerprint every dataset, or of each the participants and whom a store knows.
-
-    Whom it knows and who is no participant keeps the `sessions` that it has.
-    """
+    """Find and fingerprint every dataset, or of each the participants and whom a store knows."""
+    # whom it knows and who is no participant keeps the session that it has
     given = [source] if isinstance(source, str | Path) else list(source)
 
     def find(one: str | Path, session: str | None) -> Cohort:

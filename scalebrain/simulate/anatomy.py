@@ -93,12 +93,10 @@ class Anatomy:
         return abs(self.grid.affine[0])
 
     def shift(self, log_volume: Array) -> Array:
-        """Shift of the tissue border that gives each parcel a log volume (parcel,).
-
-        The curves end at the largest shifts: a parcel that should be larger or smaller than
-        there, as some of the youngest people's, is drawn as there. Surfaces and the oracle
-        have no such end.
-        """
+        """Shift of the tissue border that gives each parcel a log volume (parcel,)."""
+        # The curves end at the largest shifts: a parcel that should be larger or smaller than
+        # there, as some of the youngest people's, is drawn as there. Surfaces and the oracle
+        # have no such end.
         return np.array(
             [
                 np.interp(value, curve, _SHIFTS)

@@ -119,6 +119,6 @@ def test_parcellate_files__one_path_is_one_file_and_words_are_checked(ds, bids_t
     for given in (one, str(one)):
         assert scalebrain.parcellate_files(given, regions=atlas).sizes["subject"] == 1
     with pytest.raises(ConfigError, match="omit or propagate"):
-        scalebrain.parcellate_files(one, regions=atlas, nan="propogate")
+        scalebrain.parcellate_files(one, regions=atlas, nan="omitted")
     with pytest.raises(ConfigError, match="raise or record"):
         scalebrain.parcellate_files(one, regions=atlas, errors="ignore")

@@ -488,8 +488,8 @@ def test_parcellate__propagate_keeps_maps_without_a_missing_voxel(ds):
 
 
 def test_parcellate__a_mistyped_nan_raises(ds):
-    with pytest.raises(ConfigError, match=r"propogate.*omit or propagate"):
-        scalebrain.parcellate(ds, nan="propogate")
+    with pytest.raises(ConfigError, match=r"omitted.*omit or propagate"):
+        scalebrain.parcellate(ds, nan="omitted")
 
 
 def test_parcellate__takes_images_that_cannot_be_written(ds):
