@@ -730,6 +730,9 @@ def _report(study: Study) -> None:
     missing = dict(attrs.get("missing", {}))
     accuracy = results.get("accuracy")
     recovery = None
+    if study.truth is None and accuracy is not None:  # without columns of an earlier truth
+        for table in tidy_tables(accuracy).values():
+            write_table(table, study.tables / "accuracy.tsv")
     if study.truth is not None and accuracy is None:
         missing["recovery"] = "The planted effects are those of the ages of a model trained here."
     elif study.truth is not None and accuracy is not None:
@@ -742,6 +745,8 @@ def _report(study: Study) -> None:
             write_table(recovery, study.tables / "recovery.tsv")
         except StatisticsError as error:
             missing["recovery"] = str(error)
+    if recovery is None:  # that of an earlier run with a truth
+        (study.tables / "recovery.tsv").unlink(missing_ok=True)
     write_report(
         ds,
         study.out / "report.html",

@@ -145,6 +145,15 @@ def test_open_client__unknown_scheduler__is_one_clear_error(spec, told):
         pass
 
 
+@pytest.mark.parametrize("spec", [None, "threads", "tcp://127.0.0.1:1"])
+def test_open_client__profiles_without_slurm__are_refused(spec):
+    with (
+        pytest.raises(ConfigError, match=r"slurm:PROFILE"),
+        open_client(spec, profiles="profiles.yaml"),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("spec", ["tcp://127.0.0.1:9", "slurm:cpu", "threads"])
 def test_open_client__memory_of_workers_elsewhere__is_refused(spec):
     with pytest.raises(ConfigError, match=r"[Mm]emory"), open_client(spec, memory="8GB"):

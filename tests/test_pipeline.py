@@ -633,6 +633,16 @@ def test_run_study__what_is_gone_is_made_again(study, tree, tmp_path, monkeypatc
     assert ran[0] == stage
 
 
+def test_run_study__without_the_truth_its_table_goes(study, tree, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(study, out)
+    told = (out / "tables" / "accuracy.tsv").read_text().splitlines()[0]
+    scalebrain.run_study(tree, out, CONFIG)
+    assert not (out / "tables" / "recovery.tsv").exists()
+    plain = (out / "tables" / "accuracy.tsv").read_text().splitlines()[0]
+    assert set(plain.split("\t")) < set(told.split("\t"))
+
+
 def test_compute_features__other_ones_take_our_own_ages_away(study, tmp_path, caplog):
     store = tmp_path / "c.zarr"
     shutil.copytree(study / "cohort.zarr", store)

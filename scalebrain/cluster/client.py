@@ -69,7 +69,8 @@ def open_client(
     ------
     ConfigError
         When `spec` is none of these, its profile or file is not valid, no scheduler answers, the
-        engine refuses the jobs, or `n_workers` or `memory` is given where it means nothing.
+        engine refuses the jobs, or `n_workers`, `memory` or `profiles` is given where it means
+        nothing.
     ScalebrainError
         When all jobs ended before a worker came, and in the block when workers or their scheduler
         are lost for good.
@@ -77,6 +78,11 @@ def open_client(
     if n_workers is not None and n_workers < 1:
         raise ConfigError(f"{n_workers} workers: expected 1 or more.")
     limit = None if memory is None else parsed_memory(memory)
+    if profiles is not None and not (spec or "").startswith("slurm:"):
+        raise ConfigError(
+            f"{profiles}: profiles are those of slurm:PROFILE. Give it as the scheduler, or leave "
+            "the profiles out."
+        )
     if spec is None:
         with _settings_kept(), local_client(n_workers, limit) as client, _losses_told(client):
             yield client
