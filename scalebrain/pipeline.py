@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -573,13 +574,11 @@ def predict_outcome(
     folder = Path(out)
     table = None if extra is None else read_measures(extra)
     ds = open_store(store)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{out}: cannot be made: {error.strerror}. Give another folder."
-        ) from error
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(f"{out}: cannot be made in {there}. Give another folder.")
     result = predict_motor(ds, extra=table, **options)
+    folder.mkdir(parents=True, exist_ok=True)
     write_results({"motor": result}, folder / "motor.zarr", attrs={})
     for dims, tidy in tidy_tables(result).items():
         write_table(tidy, folder / f"motor_{dims}.tsv")

@@ -7,6 +7,7 @@ import pytest
 import scalebrain
 from scalebrain import BrainAgeModel
 from scalebrain.atlas.space import SPACE
+from scalebrain.errors import DataWarning
 from scalebrain.graph.train import Training
 from tests.phantom import save
 
@@ -53,7 +54,8 @@ def test_real_scan__has_loads_and_18_regional_ages(real_tree, tmp_path, capsys):
     features = scalebrain.node_features(references)
     trained_on = references.assign(features.sel(feature=T1W_FEATURES).compute().data_vars)
     model = BrainAgeModel.fit(trained_on, training=Training(epochs=3, folds=3))
-    ages = model.predict(ds).compute()
+    with pytest.warns(DataWarning, match="voxels of 3 mm, the data have 1 mm"):
+        ages = model.predict(ds).compute()
     values = ages["brain_age"].squeeze("subject")
     assert values.sizes["region"] == 18
     assert np.isfinite(values).all()
