@@ -31,9 +31,8 @@ _lz4 = lz4_decoder()
 #: Whether the kernels of this module can be used here.
 HAS_DECODER = _lz4 is not None
 
-# which parts of a word are exchanged: every second bit, pair and half byte; byte, pair and half
-_BITS = (_U(0x5555555555555555), _U(0x3333333333333333), _U(0x0F0F0F0F0F0F0F0F))
-_BYTES = (_U(0x00FF00FF00FF00FF), _U(0x0000FFFF0000FFFF), _U(0x00000000FFFFFFFF))
+# which parts of a word are exchanged: every second bit, pair and half byte
+_MASKS = (_U(0x5555555555555555), _U(0x3333333333333333), _U(0x0F0F0F0F0F0F0F0F))
 
 
 @inner_kernel
@@ -44,50 +43,41 @@ def _swap(a, b, shift, mask):  # type: ignore[no-untyped-def]
 
 
 @inner_kernel
-def _transposed(a, b, c, d, e, f, g, h, one, masks):  # type: ignore[no-untyped-def]
-    """Eight words as an 8 x 8 matrix, transposed; its cells have `one` bits."""
-    two, four = one + one, one + one + one + one
-    a, b = _swap(a, b, one, masks[0])
-    c, d = _swap(c, d, one, masks[0])
-    e, f = _swap(e, f, one, masks[0])
-    g, h = _swap(g, h, one, masks[0])
-    a, c = _swap(a, c, two, masks[1])
-    b, d = _swap(b, d, two, masks[1])
-    e, g = _swap(e, g, two, masks[1])
-    f, h = _swap(f, h, two, masks[1])
-    a, e = _swap(a, e, four, masks[2])
-    b, f = _swap(b, f, four, masks[2])
-    c, g = _swap(c, g, four, masks[2])
-    d, h = _swap(d, h, four, masks[2])
+def _transposed(a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
+    """Eight words as eight matrices of 8 x 8 bits, one a byte, transposed."""
+    a, b = _swap(a, b, _U(1), _MASKS[0])
+    c, d = _swap(c, d, _U(1), _MASKS[0])
+    e, f = _swap(e, f, _U(1), _MASKS[0])
+    g, h = _swap(g, h, _U(1), _MASKS[0])
+    a, c = _swap(a, c, _U(2), _MASKS[1])
+    b, d = _swap(b, d, _U(2), _MASKS[1])
+    e, g = _swap(e, g, _U(2), _MASKS[1])
+    f, h = _swap(f, h, _U(2), _MASKS[1])
+    a, e = _swap(a, e, _U(4), _MASKS[2])
+    b, f = _swap(b, f, _U(4), _MASKS[2])
+    c, g = _swap(c, g, _U(4), _MASKS[2])
+    d, h = _swap(d, h, _U(4), _MASKS[2])
     return a, b, c, d, e, f, g, h
 
 
 @inner_kernel
-def _bits(planes, out):  # type: ignore[no-untyped-def]
+def _bytes(planes, out):  # type: ignore[no-untyped-def]
     """Eight planes of bits to eight rows of bytes: byte m of row k is that of number 8 m + k."""
+    some = _U(0)
+    for w in range(planes.size):
+        some |= planes[w]
+    if some == _U(0):  # as of the last bits of whole numbers
+        out[:] = _U(0)
+        return
     for w in range(_WORDS):
         a, b, c, d, e, f, g, h = _transposed(
             planes[w], planes[_WORDS + w], planes[2 * _WORDS + w], planes[3 * _WORDS + w],
             planes[4 * _WORDS + w], planes[5 * _WORDS + w], planes[6 * _WORDS + w],
-            planes[7 * _WORDS + w], _U(1), _BITS,
+            planes[7 * _WORDS + w],
         )  # fmt: skip
         out[w], out[_WORDS + w], out[2 * _WORDS + w], out[3 * _WORDS + w] = a, b, c, d
         out[4 * _WORDS + w], out[5 * _WORDS + w] = e, f
         out[6 * _WORDS + w], out[7 * _WORDS + w] = g, h
-
-
-@inner_kernel
-def _bytes(rows, out):  # type: ignore[no-untyped-def]
-    """Eight rows of bytes to one, in the order of the numbers."""
-    for w in range(_WORDS):
-        a, b, c, d, e, f, g, h = _transposed(
-            rows[w], rows[_WORDS + w], rows[2 * _WORDS + w], rows[3 * _WORDS + w],
-            rows[4 * _WORDS + w], rows[5 * _WORDS + w], rows[6 * _WORDS + w],
-            rows[7 * _WORDS + w], _U(8), _BYTES,
-        )  # fmt: skip
-        v = 8 * w
-        out[v], out[v + 1], out[v + 2], out[v + 3] = a, b, c, d
-        out[v + 4], out[v + 5], out[v + 6], out[v + 7] = e, f, g, h
 
 
 @inner_kernel
@@ -103,17 +93,13 @@ def _joined(low, second, third, high, out):  # type: ignore[no-untyped-def]
 
 
 @inner_kernel
-def _unshuffle(planes, rows, ordered, out):  # type: ignore[no-untyped-def]
-    """Put the bits of a block back in place; `out` may be shorter than the block."""
-    parts = ordered.view(np.uint8)
-    for j in range(4):
-        eight = planes[8 * _WORDS * j : 8 * _WORDS * (j + 1)]
-        if j == 0 and not eight.any():  # whole numbers have no bits there
-            ordered[0] = 0
-            continue
-        _bits(eight, rows)
-        _bytes(rows, ordered[j])
-    _joined(parts[0], parts[1], parts[2], parts[3], out)
+def _numbers(rows, mixed, out):  # type: ignore[no-untyped-def]
+    """Numbers in their order from rows of their bytes; `out` may be shorter than the block."""
+    parts = rows.view(np.uint8)
+    _joined(parts[0], parts[1], parts[2], parts[3], mixed)
+    for m in range(out.size // 8):
+        for k in range(8):
+            out[8 * m + k] = mixed[_PLANE * k + m]
 
 
 @inner_kernel
@@ -137,12 +123,12 @@ def _stream(encoded, start, stop, out):  # type: ignore[no-untyped-def]
 
 @inner_kernel
 def room_for_block():  # type: ignore[no-untyped-def]
-    """Room that :func:`decode_block` needs: what LZ4 gives, planes, rows and bytes in order."""
+    """Room that :func:`decode_block` needs: what LZ4 gives, planes, rows, numbers out of order."""
     return (
         np.empty(BLOCK, dtype=np.uint8),
         np.zeros(BLOCK, dtype=np.uint8),
-        np.empty(8 * _WORDS, dtype=np.uint64),
         np.empty((4, 8 * _WORDS), dtype=np.uint64),
+        np.empty(NUMBERS, dtype=np.uint32),
     )
 
 
@@ -152,15 +138,17 @@ def decode_block(encoded, start, stop, room, out):  # type: ignore[no-untyped-de
 
     `out`, the bits of its numbers, is (16384,), or shorter for the last block of a row.
     """
-    raw, planes, rows, ordered = room
+    raw, planes, rows, mixed = room
     n = out.size
     if n == NUMBERS:
         at = start
+        stream = raw[:_STREAM]  # each in the same place, where it lies in the nearest cache
         for j in range(4):
-            at = _stream(encoded, at, stop, raw[j * _STREAM : (j + 1) * _STREAM])
+            at = _stream(encoded, at, stop, stream)
             if at < 0:
                 return False
-        _unshuffle(raw.view(np.uint64), rows, ordered, out)
+            _bytes(stream.view(np.uint64), rows[j])
+        _numbers(rows, mixed, out)
         return True
     if _stream(encoded, start, stop, raw[: 4 * n]) < 0:
         return False
@@ -173,7 +161,10 @@ def decode_block(encoded, start, stop, room, out):  # type: ignore[no-untyped-de
     for plane in range(32):
         for k in range(short):
             planes[plane * _PLANE + k] = raw[plane * short + k]
-    _unshuffle(planes.view(np.uint64), rows, ordered, out)
+    words = planes.view(np.uint64)
+    for j in range(4):
+        _bytes(words[8 * _WORDS * j : 8 * _WORDS * (j + 1)], rows[j])
+    _numbers(rows, mixed, out)
     return True
 
 
