@@ -135,17 +135,21 @@ def parcellate(
             "Leave them out."
         )
     reduction = _Reduction(names, tuple(q.tolist()), nan == "propagate")
+    dims = {segments.dim: len(segments.names), "statistic": len(names) + q.size}
+    if reduction.is_one:  # to take it apart afterwards would be a task more for each
+        del dims["statistic"]
     common: dict[str, Any] = {
         "shared": segments.within_span(),
         "span": segments.span,
-        "dims": {segments.dim: len(segments.names), "statistic": len(names) + q.size},
+        "dims": dims,
     }
     if reduction.at_once(segments):
         found = over_encoded(reduction.of_encoded, ds[variable], **common)
     else:
         found = over_rows(reduction.of_rows, ds[variable], **common)
     if variable == "lesion_mask":  # stored without a mask as no lesion
-        found = known_masks(ds, found, _without_image(names, q))
+        without = _without_image(names, q)
+        found = known_masks(ds, found, without[0] if reduction.is_one else without)
     return statistics_dataset(
         found, variable, ds[variable].attrs, segments.dim, segments.names, names, q,
         segments.atlas, segments.sha256,
@@ -194,14 +198,14 @@ def statistics_dataset(
     atlas: str,
     sha256: str,
 ) -> xr.Dataset:
-    """Take what was computed, (subject, region, statistic), apart into variables."""
+    """Take what was computed apart: (subject, region, statistic), or (subject, region) of one."""
     known = REGISTRY.get(variable)
     source = attrs.get("long_name", known.long_name if known else variable)
     units = attrs.get("units", known.units if known else "")
     out = xr.Dataset(coords={dim: list(labels)})
     of = {"variance": f"{units}^2" if units not in ("", "1") else units, "count": "1"}
     for i, name in enumerate(names):
-        array = found.isel(statistic=i)
+        array = found.isel(statistic=i) if "statistic" in found.dims else found
         array.attrs = {"long_name": f"{source}: {name} of the {dim}"}
         if units:
             array.attrs["units"] = of.get(name, units)
@@ -233,6 +237,11 @@ class _Reduction:
         return max((STATISTICS[name] for name in self.names), default=0)
 
     @property
+    def is_one(self) -> bool:
+        """Whether it is one statistic, and no quantile."""
+        return len(self.names) == 1 and not self.q
+
+    @property
     def probabilities(self) -> Floats:
         """Quantiles that are needed, the median first."""
         return np.array([*([0.5] if "median" in self.names else []), *self.q])
@@ -245,11 +254,11 @@ class _Reduction:
         )
 
     def of_encoded(self, segments: Segments, rows: Iterable[Rows | EncodedRow]) -> Floats:
-        """Statistics (row, region, statistic) of rows that may be encoded."""
+        """Statistics of rows that may be encoded."""
         return self._columns(segments, _moments_at_once(rows, segments, self.level))
 
     def of_rows(self, segments: Segments, rows: Rows) -> Floats:
-        """Statistics (row, region, statistic) of rows."""
+        """Statistics of rows."""
         rows = np.asarray(rows, dtype=np.float32)
         parts = _moments(rows, segments, self.level) if self.level else None
         found = quantiles_of(rows, segments, self.probabilities, propagate=self.propagate)
@@ -258,7 +267,10 @@ class _Reduction:
     def _columns(
         self, segments: Segments, parts: Floats | None, found: Floats | None = None
     ) -> Floats:
-        """Statistics from moments of segments, and from quantiles."""
+        """Statistics from moments of segments, and from quantiles: (row, region, statistic).
+
+        One statistic alone is (row, region).
+        """
         if parts is not None:
             joined = joined_moments(parts, segments.member, self.level)
             if self.propagate:
@@ -272,7 +284,7 @@ class _Reduction:
                 columns.append(statistic_of(joined, name)[..., None])
         if found is not None:
             columns.append(found[..., found.shape[-1] - len(self.q) :])
-        return np.concatenate(columns, axis=-1)
+        return columns[0][..., 0] if self.is_one else np.concatenate(columns, axis=-1)
 
 
 def _moments(rows: Rows, segments: Segments, level: int) -> Floats:

@@ -15,6 +15,7 @@ from scalebrain.io.shards import EncodedRow
 __all__ = ["bare", "over_encoded", "over_rows", "task_bounds"]
 
 _TASK_BYTES = 2**27
+_QUICK_BYTES = 2**28  # of a task that does little more than to decode them
 _MOST_ROWS = 512
 _LEAST_TASKS = 16
 _ROWS_A_CALL = 32  # of encoded ones, whose results wait for each other
@@ -184,7 +185,9 @@ def _over_blocks(
     )
 
 
-def task_bounds(sources: Sequence[RowSource], *, least: int = 1) -> list[int]:
+def task_bounds(
+    sources: Sequence[RowSource], *, least: int = 1, is_quick: bool = False
+) -> list[int]:
     """Choose which rows a task reads: Dask should cost little, and all workers have some.
 
     Parameters
@@ -193,19 +196,23 @@ def task_bounds(sources: Sequence[RowSource], *, least: int = 1) -> list[int]:
         Images that are read together.
     least
         Fewest rows of a task, even in a small cohort.
+    is_quick
+        Whether the rows are used as fast as they are decoded.
 
     Returns
     -------
     list of int
         First row of every task, and last the number of rows. A task has rows that are 128 MiB
-        when decoded, fewer in a small cohort; a voxel of a mask counts as a bit, since masks are
-        nearly empty and read in a moment. One that has a shard's worth has whole shards: a
-        bucket gives a shard as a whole, and two tasks that share one would both fetch it.
+        when decoded, twice as many of quick work, fewer in a small cohort; a voxel of a mask
+        counts as a bit, since masks are nearly empty and read in a moment. One that has a
+        shard's worth has whole shards: a bucket gives a shard as a whole, and two tasks that
+        share one would both fetch it.
     """
     slots = sources[0].slots
     widest = max(source.n * _bits(source.dtype) for source in sources) // 8
+    most = _QUICK_BYTES if is_quick else _TASK_BYTES
     share = -(-len(slots) // _LEAST_TASKS)
-    size = max(least, min(_TASK_BYTES // max(widest, 1), _MOST_ROWS, share))
+    size = max(least, min(most // max(widest, 1), _MOST_ROWS, share))
     whole = max((s.per_shard for s in sources if s.per_shard <= size), default=0)
     if not whole:
         return [*range(0, len(slots), size), len(slots)]
@@ -232,7 +239,7 @@ def _over_sources(
     from dask.delayed import delayed
     from dask.highlevelgraph import HighLevelGraph
 
-    bounds = task_bounds(sources)
+    bounds = task_bounds(sources, is_quick=isinstance(function, _Encoded))
     common = delayed(shared, pure=True, traverse=False)
     read = delayed(tuple(sources), pure=True, traverse=False)
     name = f"rows-{tokenize(function, common.key, read.key, span, shape, dtype)}"

@@ -450,6 +450,13 @@ def test_parcellate__of_encoded_rows_is_that_of_rows_in_memory(
         np.testing.assert_allclose(found["t1w_mean"][:, 3], values, rtol=1e-11)
 
 
+def test_parcellate__one_statistic_is_one_task_a_block(ds):
+    found = scalebrain.parcellate(ds)["t1w_mean"]
+    several = scalebrain.parcellate(ds, statistics=("mean", "sd"))["t1w_mean"]
+    assert len(found.data.__dask_graph__().layers) < len(several.data.__dask_graph__().layers)
+    xr.testing.assert_identical(found.compute(), several.compute())
+
+
 def test_parcellate__of_nobody_is_empty(ds):
     nobody = ds.isel(subject=[])
     assert scalebrain.parcellate(nobody)["t1w_mean"].compute().shape[0] == 0

@@ -51,5 +51,11 @@ def test_task_bounds__masks_are_counted_by_bits():
     assert set(np.diff(task_bounds([images, masks])).tolist()) == {16}
 
 
+def test_task_bounds__quick_work_has_twice_as_many_rows_a_task():
+    images = [source(np.arange(1000), per_shard=16)]
+    assert np.diff(task_bounds(images, is_quick=True)).max() == 32
+    assert np.diff(task_bounds(images)).max() == 16
+
+
 def test_task_bounds__no_rows():
     assert task_bounds([source(np.arange(0), per_shard=16)]) == [0]
