@@ -258,10 +258,12 @@ def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
         if has_pairs:
             row.append(cell(count(at("n_pairs", i)), at("n_pairs", i)))
         rows.append(row)
+    known = "std_ci_low" in sem.variables and bool(np.isfinite(sem["std_ci_low"].values).any())
+    intervals = ", with bootstrap intervals that resample whole cohorts" if known else ""
     return Table(
         "sem-table",
-        "Paths of the model. Standardized: in standard deviations, with bootstrap intervals that "
-        "resample whole cohorts. Raw: in the units of the variables.",
+        f"Paths of the model. Standardized: in standard deviations{intervals}. Raw: in the units of "
+        "the variables.",
         [
             Column("Path", numeric=False),
             Column("standardized"),

@@ -13,6 +13,13 @@ def test_fit_bias__finds_the_line_despite_outliers():
     np.testing.assert_allclose(intercept, 20, atol=2)
 
 
+def test_fit_bias__of_errors_that_lie_on_a_line_is_that_line():
+    age = np.random.default_rng(0).uniform(45, 80, 200)
+    intercept, slope = fit_bias(age, np.stack([age + 3, 1.2 * age - 3], axis=1))
+    np.testing.assert_allclose(slope, [0, 0.2], atol=1e-9)
+    np.testing.assert_allclose(intercept, [3, -3], atol=1e-7)
+
+
 def test_conformal_radius__is_the_finite_sample_quantile():
     residuals = np.arange(1.0, 20.0)[::-1, None]  # 19 residuals: the 18th smallest at 90%
     assert conformal_radius(residuals, 0.9)[0] == 18

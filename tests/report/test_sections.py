@@ -428,6 +428,8 @@ def test_sem_section__says_what_a_variable_is_and_what_is_clear(study: Study):
     assert section.takeaway.endswith("6 of 6 paths have p below 0.05.")
     drawn = next(b for b in section.blocks if isinstance(b, Figure))
     assert "interval" not in drawn.caption
+    told = next(b for b in section.blocks if isinstance(b, Table) and b.key == "sem-table")
+    assert "interval" not in told.caption
 
 
 def test_read_paths__leaves_out_covariances_and_loadings():
