@@ -262,8 +262,8 @@ def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
     intervals = ", with bootstrap intervals that resample whole cohorts" if known else ""
     return Table(
         "sem-table",
-        f"Paths of the model. Standardized: in standard deviations{intervals}. Raw: in the units of "
-        "the variables.",
+        f"Paths of the model. Standardized: in standard deviations{intervals}. Raw: in the units "
+        "of the variables.",
         [
             Column("Path", numeric=False),
             Column("standardized"),
