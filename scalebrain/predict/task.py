@@ -105,10 +105,10 @@ class MotorTask:
         no_score = keep & ~np.isfinite(score)
         no_cohort = keep & frame[str(groups)].isna().to_numpy()
         used = keep & ~no_score & ~no_cohort
-        told = (
-            f"{int((keep & ~used).sum())} of {int(keep.sum())} eligible subjects left out "
-            f"({target} missing: {int(no_score.sum())}; {groups} missing: {int(no_cohort.sum())})"
-        )
+        gaps = {target: int(no_score.sum()), groups: int(no_cohort.sum())}
+        reasons = "; ".join(f"{name} missing: {n}" for name, n in gaps.items() if n)
+        told = f"{int((keep & ~used).sum())} of {int(keep.sum())} eligible subjects left out"
+        told += f" ({reasons})" if reasons else ""
         if not used.any():
             raise StatisticsError(f"No subject with a value of '{target}': {told}.")
         if (keep & ~used).any():

@@ -35,6 +35,7 @@ __all__ = [
     "long_region",
     "number",
     "p_value",
+    "p_words",
     "percent",
     "plural",
     "shorten",
@@ -234,10 +235,19 @@ def percent(value: Any, digits: int = 0) -> str:
 
 
 def p_value(value: Any) -> str:
-    """Write a p or q value: three decimals, never zero."""
+    """Write a p or q value: three decimals, never zero, and never 0.05 for what is below it."""
     if not finite(value):
         return _MISSING
-    return "<0.001" if float(value) < 0.001 else f"{float(value):.3f}"
+    p = float(value)
+    if p < 0.001:
+        return "<0.001"
+    return "<0.05" if p < 0.05 <= round(p, 3) else f"{p:.3f}"
+
+
+def p_words(value: Any) -> str:
+    """Write a p value in a sentence: ``p = 0.030``, ``p < 0.001``."""
+    shown = p_value(value)
+    return f"p < {shown[1:]}" if shown.startswith("<") else f"p = {shown}"
 
 
 def interval(low: Any, high: Any, digits: int = 2) -> str:

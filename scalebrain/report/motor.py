@@ -21,6 +21,7 @@ from scalebrain.report.content import (
     interval,
     number,
     p_value,
+    p_words,
     percent,
     plural,
     text,
@@ -142,9 +143,9 @@ def _null(motor: xr.Dataset) -> str:
     of = motor.attrs.get("permutation_of", "")
     if "learner" in motor["p_permutation"].dims:
         named = zip(labels(motor, "learner"), values, strict=True)
-        shown = and_list([f"p = {p_value(p)} for {as_words(learner)}" for learner, p in named])
+        shown = and_list([f"{p_words(p)} for {as_words(learner)}" for learner, p in named])
     else:
-        shown = f"p = {p_value(values[0])}"
+        shown = p_words(values[0])
     out = f"Permutation test{f' ({of})' if of else ''}: {shown}"
     if n:
         out += (

@@ -24,6 +24,7 @@ from scalebrain.report.content import (
     long_region,
     number,
     p_value,
+    p_words,
     plural,
     text,
 )
@@ -218,7 +219,7 @@ def _fit_note(sem: xr.Dataset) -> Note | None:
     low, high = _scalar(sem, "rmsea_low"), _scalar(sem, "rmsea_high")
     parts = [
         f"chi-squared {number(get['chi2'])} on {count(get['df'])} degrees of freedom"
-        + (f" (p {_p(p)})" if finite(p) else ""),
+        + (f" ({p_words(p)})" if finite(p) else ""),
         f"CFI {number(get['cfi'], 3)}",
         f"TLI {number(get['tli'], 3)}",
         f"RMSEA {number(get['rmsea'], 3)}"
@@ -229,11 +230,6 @@ def _fit_note(sem: xr.Dataset) -> Note | None:
         f"n {count(_scalar(sem, 'n'))}",
     ]
     return Note("Fit: " + "; ".join(part for part in parts if "–" not in part) + ".")
-
-
-def _p(value: float) -> str:
-    shown = p_value(value)
-    return shown if shown.startswith("<") else f"= {shown}"
 
 
 def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:

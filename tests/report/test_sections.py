@@ -25,6 +25,7 @@ from scalebrain.report.content import (
     interval,
     number,
     p_value,
+    p_words,
     span,
 )
 from scalebrain.report.effectmap import _parcel_values, effect_map_section, effect_overlays
@@ -64,6 +65,11 @@ def test_p_value__is_never_zero():
         "0.050",
         "–",
     )
+
+
+def test_p_value__below_five_percent_is_told_from_it():
+    assert (p_value(0.0496), p_value(0.0494), p_value(0.0504)) == ("<0.05", "0.049", "0.050")
+    assert [p_words(p) for p in (0.0, 0.03, np.nan)] == ["p < 0.001", "p = 0.030", "p = –"]
 
 
 def test_texts__join_ranges_and_lists():
