@@ -26,10 +26,14 @@ class Decision:
         One of `DECISIONS`, or empty where there is a note alone.
     note
         What the rater wrote; several raters' notes are joined by ``; ``.
+    rater, date
+        Who decided and when, as the table says; those of several raters are joined likewise.
     """
 
     word: str
     note: str
+    rater: str = ""
+    date: str = ""
 
 
 def read_decisions(
@@ -41,9 +45,10 @@ def read_decisions(
     ----------
     path
         Tab-separated (.tsv) or comma-separated (.csv) UTF-8 text with the columns
-        ``participant_id`` (or ``subject``), with or without ``sub-``, and ``decision``; ``note``
-        is read where it is there. A decision that is empty or ``n/a`` is none. Decisions of one
-        subject have to agree; its notes are all kept, also those without a decision.
+        ``participant_id`` (or ``subject``), with or without ``sub-``, and ``decision``; ``note``,
+        ``rater`` and ``date`` are read where they are there. A decision that is empty or ``n/a`` is
+        none, and so is a table without rows. Decisions of one subject have to agree; its notes are
+        all kept, also those without a decision.
     subjects
         Labels of the store.
     absent
@@ -62,17 +67,23 @@ def read_decisions(
     """
     path = Path(path)
     lines, text = read_delimited(
-        path, expected=_EXPECTED, check_header=lambda names: _check_header(path, names), keep=bool
+        path,
+        expected=_EXPECTED,
+        check_header=lambda names: _check_header(path, names),
+        keep=bool,
+        needs_rows=False,
     )
     cells = {name.lower(): column for name, column in text.items()}
     ids = next(cells[name] for name in IDS if name in cells)
-    notes = cells.get("note", [""] * len(lines))
+    notes, raters, dates = (cells.get(n, [""] * len(lines)) for n in ("note", "rater", "date"))
     failures: list[str] = []
     decided: dict[str, tuple[int, str]] = {}
     noted: dict[str, list[str]] = {}
+    signed: dict[str, tuple[list[str], list[str]]] = {}
     unknown: dict[str, None] = {}
     known = frozenset(subjects)
-    for line, who, cell, note in zip(lines, ids, cells["decision"], notes, strict=True):
+    rows = zip(lines, ids, cells["decision"], notes, raters, dates, strict=True)
+    for line, who, cell, note, *signature in rows:
         if is_missing(who):
             failures.append(f"no participant_id in line {line}. Write the subject.")
             continue
@@ -88,8 +99,10 @@ def read_decisions(
                 f"{', '.join(DECISIONS)}, or n/a."
             )
             continue
-        if not is_missing(note) and note not in noted.setdefault(subject, []):
-            noted[subject].append(note)
+        if word or not is_missing(note):
+            for one, told in zip(signature, signed.setdefault(subject, ([], [])), strict=True):
+                _add(told, one)
+            _add(noted.setdefault(subject, []), note)
         if not word:
             continue
         first, held = decided.setdefault(subject, (line, word))
@@ -104,10 +117,20 @@ def read_decisions(
         )
     check_all([f"{path}: {one}" for one in failures], TableError, f"{path}: not read")
     return {
-        subject: Decision(decided.get(subject, (0, ""))[1], "; ".join(noted.get(subject, ())))
+        subject: Decision(
+            decided.get(subject, (0, ""))[1],
+            "; ".join(noted[subject]),
+            *("; ".join(told) for told in signed[subject]),
+        )
         for subject in subjects
-        if subject in decided or subject in noted
+        if subject in noted
     }
+
+
+def _add(told: list[str], text: str) -> None:
+    """Add a text that is not missing and not there yet."""
+    if not is_missing(text) and text not in told:
+        told.append(text)
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ def read_delimited(
     expected: str,
     check_header: Callable[[list[str]], None],
     keep: Callable[[str], bool],
+    needs_rows: bool = True,
 ) -> tuple[list[int], dict[str, Sequence[str]]]:
     """Read the cells of a table as text.
 
@@ -45,6 +46,8 @@ def read_delimited(
         alone, or an empty header, have been refused before.
     keep
         Which columns are wanted; the cells of the others are not held.
+    needs_rows
+        Whether a header alone is refused.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def read_delimited(
     Raises
     ------
     TableError
-        When the file is unreadable, ragged, without rows, or not such text.
+        When the file is unreadable, ragged, without rows that it needs, or not such text.
     """
     separator = _SEPARATORS.get(path.suffix.lower())
     if separator is None:
@@ -84,9 +87,12 @@ def read_delimited(
         raise TableError(
             f"{path}: not a table: {error}. Look for a quote without its partner; save it again."
         ) from error
+    wanted = [names[i] for i in kept]
     if not rows:
-        raise TableError(f"{path}: no row below the header. Write one row a subject.")
-    return lines, dict(zip([names[i] for i in kept], zip(*rows, strict=True), strict=True))
+        if needs_rows:
+            raise TableError(f"{path}: no row below the header. Write one row a subject.")
+        return [], dict.fromkeys(wanted, ())
+    return lines, dict(zip(wanted, zip(*rows, strict=True), strict=True))
 
 
 def _check_names(path: Path, names: Sequence[str], expected: str) -> None:

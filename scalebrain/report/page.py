@@ -1,7 +1,7 @@
 """The report page: gathers the sections and writes one self-contained file."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.errors import GeometryError
+from scalebrain.errors import ConfigError, GeometryError, check_all
 from scalebrain.graph.imported import imported_from
 from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.cohort import cohort_section, facts, people
@@ -32,6 +32,8 @@ from scalebrain.variables import validate
 
 __all__ = [
     "StudyResults",
+    "check_replaceable",
+    "is_made_by",
     "render_page",
     "render_report",
     "trained_on_simulated",
@@ -209,6 +211,36 @@ def write_text(words: str, path: str | os.PathLike[str]) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def is_made_by(path: Path, command: str) -> bool:
+    """Tell whether a page is of a command, by the mark in its head."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return f'<meta name="generator" content="scalebrain {command}">' in file.read(2000)
+
+
+def check_replaceable(paths: Iterable[Path], command: str) -> None:
+    """Refuse to write pages over files that the same command has not made.
+
+    Parameters
+    ----------
+    paths
+        Pages that are to be written.
+    command
+        Name of the command.
+
+    Raises
+    ------
+    ConfigError
+        With every file that would be lost.
+    """
+    failures = [
+        f"{path} was not made by 'scalebrain {command}', which would replace it. Give another "
+        "folder, or move the file."
+        for path in paths
+        if path.is_file() and not is_made_by(path, command)
+    ]
+    check_all(failures, ConfigError, "Pages of something else")
 
 
 def trained_on_simulated(ds: xr.Dataset) -> bool:

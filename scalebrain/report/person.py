@@ -15,7 +15,12 @@ import xarray as xr
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.predict.motor import predict_motor
 from scalebrain.report.filenames import page_name
-from scalebrain.report.page import render_page, trained_on_simulated, write_text
+from scalebrain.report.page import (
+    check_replaceable,
+    render_page,
+    trained_on_simulated,
+    write_text,
+)
 from scalebrain.report.personfacts import People, person_facts
 from scalebrain.report.personpage import header, person_sections
 from scalebrain.stats.normative import normative
@@ -131,6 +136,7 @@ def _report(ds: xr.Dataset, people: People, scan: xr.Dataset, subject: str) -> P
     sections = person_sections(facts, scan)
     html = render_page(
         "person.html.j2",
+        generator="scalebrain person",
         title=subject,
         simulated=facts["simulated"],
         trained_on_simulated=trained_on_simulated(ds),
@@ -190,7 +196,13 @@ def write_person(report: PersonReport, folder: str | os.PathLike[str]) -> Path:
     -------
     Path
         The page.
+
+    Raises
+    ------
+    ConfigError
+        When there is a page of that name that is no page of a person.
     """
     name = page_name(report.subject)
+    check_replaceable([Path(folder) / f"{name}.html"], "person")
     write_text(report.json, Path(folder) / f"{name}.json")
     return write_text(report.html, Path(folder) / f"{name}.html")

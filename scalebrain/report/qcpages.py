@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
@@ -27,17 +28,19 @@ from scalebrain.io.decisions import Decision, read_decisions
 from scalebrain.io.store import open_store, rejected_subjects
 from scalebrain.report.content import count, finite, number, text_values
 from scalebrain.report.filenames import page_name
-from scalebrain.report.page import render_page, write_text
+from scalebrain.report.page import check_replaceable, is_made_by, render_page, write_text
 from scalebrain.report.quality import LIMIT, Quality, quality, warning_words
+from scalebrain.report.scanmarks import scan_marks
 from scalebrain.report.scanpictures import Frame, Layers, Rows, frame_of, jpeg, layers, thumbnail
+from scalebrain.report.volume import background_vector
 from scalebrain.variables import validate
 
 __all__ = ["write_qc_pages"]
 
 Facts = Mapping[str, Any]
 
-#: What the head of a page of ours holds; of no other page in the folder anything is removed.
-_MARK = '<meta name="generator" content="scalebrain qc">'
+#: Flag of a lesion mask that marks nothing.
+_EMPTY = "lesion mask empty"
 _THUMBNAILS = "thumbnails"
 _SIDES = {"L": "left", "R": "right"}
 _CUTS = 7
@@ -56,10 +59,14 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class _Shared:
-    """What every page needs: rows of the store, its grid, where pages go, what they share."""
+    """What every page needs: rows of the store, its grid, where pages go, what they share.
+
+    `template` (voxel,) has the gray values that masks without a scan are drawn on.
+    """
 
     rows: Rows
     frame: Frame | None
+    template: npt.NDArray[np.float64] | None
     folder: str
     content: Facts
 
@@ -72,6 +79,15 @@ class _Task:
     name: str
     has_lesion: bool
     content: Facts
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What came out of a page: size of the thumbnail, zeros without one, and what it shows."""
+
+    size: tuple[int, int]
+    is_empty: bool = False
+    on_template: bool = False
 
 
 def write_qc_pages(
@@ -108,23 +124,29 @@ def write_qc_pages(
         If there is no such subject, or `store` is none.
     TableError
         When `decisions` is wrong.
+    ConfigError
+        When `out` cannot be made, or has pages of these names that are no such pages.
 
     Notes
     -----
     The pages load nothing from elsewhere. Decisions stay in the browser until the index exports
-    them as ``decisions.tsv``, with those of subjects that are not among `subjects`.
+    them as ``decisions.tsv``, with those of subjects that are not among `subjects`. One that was
+    made on another scan, or with another lesion mask, is not taken for one about this.
     """
     ds = open_store(store)
     validate(ds, "cohort", "group", dims=("subject",))
     labels = [str(label) for label in ds["subject"].values]
     chosen = _positions(labels, subjects)
     rejected = rejected_subjects(store)
-    aside: dict[str, Decision] = {}  # of those without a scan, for the export alone
+    table: dict[str, Decision] = {}  # with those without a scan, for the export alone
     if decisions is not None:
         decided = quality_decisions(ds, decisions, absent=rejected)
-        aside = read_decisions(decisions, sorted(rejected - set(labels)), absent=labels)
+        table = read_decisions(decisions, [*labels, *sorted(rejected - set(labels))])
         ds = ds.drop_vars(list(decided.data_vars), errors="ignore").assign(decided.data_vars)
     folder = Path(out)
+    names = _page_names([labels[at] for at in chosen])
+    pages = ["index.html", *(f"{name}.html" for name in names)]
+    check_replaceable([folder / page for page in pages], "qc")
     try:
         (folder / _THUMBNAILS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,12 +154,16 @@ def write_qc_pages(
             f"{out}: cannot be made: {error.strerror}. Give another folder."
         ) from error
     found = quality(ds)
-    names = _page_names([labels[at] for at in chosen])
-    people = _people(ds, found, chosen, names)
+    marks = scan_marks(ds, store)
+    people = [
+        person | _signed(table, person["subject"]) | {"scan": marks[at]}
+        for at, person in zip(chosen, _people(ds, found, chosen, names), strict=True)
+    ]
     content = {
         "simulated": str(ds.attrs.get("simulated", "false")).lower() == "true",
         "trained_on_simulated": False,
         "key": hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+        "pages": hashlib.sha256("\n".join(pages).encode()).hexdigest()[:16],
         "limit": number(LIMIT, 1),
     }
     has_lesion = _flags(ds, "lesion_present")
@@ -161,25 +187,27 @@ def write_qc_pages(
         )
         for k, at in enumerate(chosen)
     ]
-    try:
-        frame = frame_of(ds) if {"t1w", "x"} <= set(ds.variables) else None
-    except GeometryError:
-        frame = None
-    shared = _Shared(Rows.of(ds), frame, str(folder.resolve()), content)
+    frame, template = _frame(ds, [at for at in chosen if has_lesion[at]])
+    shared = _Shared(Rows.of(ds), frame, template, str(folder.resolve()), content)
     drawn = map_tasks(_write_subject, tasks, label="quality control", shared=shared)
-    _remove_others(folder, {"index.html", *(f"{name}.html" for name in names)})
+    _remove_others(folder, set(pages))
+    people = [
+        _flagged(person, one) | {"size": one.size, "on_template": one.on_template}
+        for person, one in zip(people, drawn, strict=True)
+    ]
     index = render_page(
         "qc_index.html.j2",
         parts=("qc.css", "qc.js"),
         title="Quality control",
-        people=[person | {"size": size} for person, size in zip(people, drawn, strict=True)],
+        people=people,
         measures=found.measures,
         order=_index_order(found, chosen),
         data=_json(
             {
                 "key": content["key"],
+                "pages": content["pages"],
                 "people": [_light(person) for person in people],
-                "others": _others(ds, chosen, aside),
+                "others": _others(ds, chosen, table, marks),
             }
         ),
         n_rejected=len(rejected),
@@ -216,6 +244,42 @@ def _page_names(labels: Sequence[str]) -> list[str]:
     return names
 
 
+def _frame(
+    ds: xr.Dataset, lesioned: Sequence[int]
+) -> tuple[Frame | None, npt.NDArray[np.float64] | None]:
+    """Grid of the images, and the template where one of those with a mask has no scan."""
+    if "x" not in ds.variables or not {"t1w", "lesion_mask"} & set(ds.variables):
+        return None, None
+    try:
+        frame = frame_of(ds)
+    except (GeometryError, MissingVariableError):
+        return None, None
+    has_scan = np.full(ds.sizes["subject"], "t1w" in ds.variables)
+    if "scan_present" in ds.variables:
+        has_scan &= _flags(ds, "scan_present")
+    if has_scan[list(lesioned)].all():
+        return frame, None
+    return frame, background_vector(ds.drop_vars("t1w", errors="ignore"))
+
+
+def _signed(table: Mapping[str, Decision], subject: str) -> dict[str, str]:
+    """Who decided of a subject, and when, as the table says."""
+    one = table.get(subject, Decision("", ""))
+    return {"rater": one.rater, "date": one.date}
+
+
+def _flagged(person: dict[str, Any], drawn: _Drawn) -> dict[str, Any]:
+    """Flag someone whose lesion mask marks nothing, and say what the thumbnail shows."""
+    subject = person["subject"]
+    if drawn.on_template:
+        known = person["alt"].partition(", lesion outlined")[2]
+        return person | {"alt": f"Lesion mask of {subject} on the template{known}"}
+    if not drawn.is_empty:
+        return person
+    more = {name: [*person[name], _EMPTY] for name in ("flags", "chips")}
+    return person | more | {"alt": f"Scan of {subject}"}
+
+
 def _flags(ds: xr.Dataset, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Read a flag of everyone, False where the store has none."""
     if name not in ds.variables:
@@ -238,6 +302,7 @@ def _people(
 
     words = {name: text(name) for name in _TEXTS}
     age, days = numbers("age"), numbers("days_post_stroke")
+    is_bound = _flags(ds, "age_censored")
     volume = numbers("lesion_volume")
     has_lesion = _flags(ds, "lesion_present")
     out = []
@@ -245,10 +310,10 @@ def _people(
         own = {key: str(column[at]) for key, column in words.items()}
         side = own["lesion_hemisphere"] if has_lesion[at] else ""
         facts = [
-            (f"{number(age[at], 0)} years" if finite(age[at]) else "age not known"),
+            _age(float(age[at]), is_bound=bool(is_bound[at])),
             {"F": "female", "M": "male"}.get(own["sex"], "sex not known"),
             f"{count(days[at])} days after the stroke" if finite(days[at]) else "",
-            f"lesion: {_SIDES.get(side, side)}" if side else "no lesion mask",
+            _lesion(side) if has_lesion[at] else "no lesion mask",
             f"side by the table: {_SIDES.get(own['lesion_side'], own['lesion_side'])}"
             if own["lesion_side"]
             else "",
@@ -279,6 +344,20 @@ def _people(
     return out
 
 
+def _age(age: float, *, is_bound: bool) -> str:
+    """Age in words; one that is a lower bound says so."""
+    if not finite(age):
+        return "age not known"
+    return f"{number(age, 0)} or older" if is_bound else f"{number(age, 0)} years"
+
+
+def _lesion(side: str) -> str:
+    """Side of a lesion that has a mask."""
+    if side in ("", "unknown"):
+        return "lesion: side not known"
+    return _EMPTY if side == "none" else f"lesion: {_SIDES.get(side, side)}"
+
+
 def _alt(subject: str, side: str, volume: float) -> str:
     """Say what a thumbnail shows; `side` is empty where there is no lesion mask."""
     if not side or side == "none":
@@ -289,7 +368,7 @@ def _alt(subject: str, side: str, volume: float) -> str:
 
 
 def _others(
-    ds: xr.Dataset, chosen: Sequence[int], aside: Mapping[str, Decision]
+    ds: xr.Dataset, chosen: Sequence[int], table: Mapping[str, Decision], marks: Sequence[str]
 ) -> list[dict[str, str]]:
     """Collect what was decided of those without a page, for the export to be complete."""
     absent = np.full(ds.sizes["subject"], "", dtype=object)
@@ -299,9 +378,18 @@ def _others(
         for key, name in names.items()
     }
     others = sorted(set(range(ds.sizes["subject"])) - set(chosen))
-    return [{key: str(column[at]) for key, column in columns.items()} for at in others] + [
-        {"subject": subject, "decision": one.word, "note": one.note}
-        for subject, one in aside.items()
+    labels = [str(label) for label in ds["subject"].values]
+    held = [
+        {key: str(column[at]) for key, column in columns.items()}
+        | _signed(table, labels[at])
+        | {"scan": marks[at]}
+        for at in others
+    ]
+    return held + [
+        {"subject": subject, "decision": one.word, "note": one.note, "scan": ""}
+        | _signed(table, subject)
+        for subject, one in table.items()
+        if subject not in set(labels)
     ]
 
 
@@ -358,7 +446,7 @@ def _messages(store: str | Path) -> dict[tuple[str, str], list[str]]:
 
 def _light(person: Facts) -> dict[str, Any]:
     """Choose what the script needs of a subject."""
-    names = ("subject", "page", "cohort", "flags", "decision", "note")
+    names = ("subject", "page", "cohort", "flags", "decision", "note", "rater", "date", "scan")
     return {name: person[name] for name in names}
 
 
@@ -368,10 +456,14 @@ def _json(content: Mapping[str, Any]) -> Markup:
     return Markup(words.replace("<", "\\u003c").replace("&", "\\u0026"))  # nosec B704 # noqa: S704
 
 
-def _write_subject(task: _Task, shared: _Shared) -> tuple[int, int]:
-    """Draw a subject, and write the page and the thumbnail; size of the thumbnail or zeros."""
+def _write_subject(task: _Task, shared: _Shared) -> _Drawn:
+    """Draw a subject, and write the page and the thumbnail."""
     folder = Path(shared.folder)
     scan = shared.rows.scan(task.at, has_lesion=task.has_lesion)
+    on_template = scan.gray is None and scan.lesion is not None and shared.frame is not None
+    if on_template and scan.lesion is not None:
+        gray = shared.template
+        scan = replace(scan, gray=np.full(scan.lesion.shape, 0.5) if gray is None else gray)
     pictures: list[tuple[str, str, Layers]] = []
     size = (0, 0)
     if shared.frame is not None and scan.gray is not None:
@@ -388,30 +480,36 @@ def _write_subject(task: _Task, shared: _Shared) -> tuple[int, int]:
         small = thumbnail(shared.frame, scan)
         (folder / _THUMBNAILS / f"{task.name}.jpg").write_bytes(jpeg(small))
         size = small.size
-    person = task.content["person"]
+    else:  # one of an earlier call shows what is there no more
+        (folder / _THUMBNAILS / f"{task.name}.jpg").unlink(missing_ok=True)
+    drawn = _Drawn(size, scan.is_empty, on_template)
+    person = _flagged(task.content["person"], drawn)
     page = render_page(
         "qc.html.j2",
         parts=("qc.css", "qc.js"),
         title=person["subject"],
         pictures=pictures,
         has_lesion=scan.lesion is not None,
+        is_empty=scan.is_empty,
+        on_template=on_template,
         data=_json(
-            {"key": shared.content["key"], "people": [_light(person)], "here": person["page"]}
+            {
+                "key": shared.content["key"],
+                "pages": shared.content["pages"],
+                "people": [_light(person)],
+                "here": person["page"],
+            }
         ),
-        **task.content,
+        **{**task.content, "person": person},
         **shared.content,
     )
     write_text(page, folder / f"{task.name}.html")
-    return size
+    return drawn
 
 
 def _remove_others(folder: Path, pages: set[str]) -> None:
     """Remove pages of an earlier call that are of nobody of this one, and their thumbnails."""
     for path in folder.glob("*.html"):
-        if path.name in pages:
-            continue
-        with path.open(encoding="utf-8", errors="replace") as file:
-            is_ours = _MARK in file.read(1000)
-        if is_ours:
+        if path.name not in pages and is_made_by(path, "qc"):
             path.unlink()
             (folder / _THUMBNAILS / f"{path.stem}.jpg").unlink(missing_ok=True)

@@ -62,29 +62,40 @@ class Rows:
 
     def scan(self, at: int, *, has_lesion: bool) -> "Scan":
         """Read the scan of one subject, and its lesion mask where there is one."""
-        values = _row(self.t1w, at)
-        if values is None or not np.isfinite(values).any():
-            return Scan(None, None)
-        mask = _row(self.lesion_mask, at) if has_lesion else None
-        mask = None if mask is None else np.asarray(mask, dtype=np.bool_)
-        return Scan(scaled(values), mask if mask is not None and mask.any() else None)
+        values = self.row(self.t1w, at)
+        is_there = values is not None and bool(np.isfinite(values).any())
+        gray = scaled(values) if values is not None and is_there else None
+        row = self.row(self.lesion_mask, at) if has_lesion else None
+        if row is None:
+            return Scan(gray, None)
+        mask = np.asarray(row, dtype=np.bool_)
+        return Scan(gray, mask) if mask.any() else Scan(gray, None, is_empty=True)
 
-
-def _row(rows: "RowSource | xr.DataArray | None", at: int) -> npt.NDArray[Any] | None:
-    """One row, copied."""
-    if rows is None:
-        return None
-    if isinstance(rows, RowSource):
-        return np.array(next(rows.read(at, at + 1)))
-    return np.asarray(rows.isel(subject=at).compute(scheduler="synchronous").values)
+    @staticmethod
+    def row(rows: "RowSource | xr.DataArray | None", at: int) -> npt.NDArray[Any] | None:
+        """One row of an image, copied; None where the store has no such image."""
+        if rows is None:
+            return None
+        if isinstance(rows, RowSource):
+            return np.array(next(rows.read(at, at + 1)))
+        return np.asarray(rows.isel(subject=at).compute(scheduler="synchronous").values)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Gray values (voxel,) in 0..1 and a lesion mask that is not empty; None where missing."""
+    """Gray values (voxel,) in 0..1 and a lesion mask that is not empty; None where missing.
+
+    Parameters
+    ----------
+    gray, lesion
+        Gray values and mask.
+    is_empty
+        Whether there is a lesion mask that marks no voxel.
+    """
 
     gray: FloatArray | None
     lesion: BoolArray | None
+    is_empty: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,20 @@ def test_read_decisions__takes_words_notes_and_ids_without_sub(tmp_path):
     rows = 'sub-001\tExclude\t"motion, ""ringing"""\tAB\t2026-01-01\n002\taccept\tn/a\tAB\t\n'
     found = read_decisions(written(tmp_path, rows + "sub-003_ses-1\tn/a\t\t\t\n"), SUBJECTS)
     assert found == {
-        "sub-001": Decision("exclude", 'motion, "ringing"'),
-        "sub-002": Decision("accept", ""),
+        "sub-001": Decision("exclude", 'motion, "ringing"', "AB", "2026-01-01"),
+        "sub-002": Decision("accept", "", "AB"),
     }
+
+
+@pytest.mark.parametrize("rows", ["", "\n\n", "\t\t\t\t\n"])
+def test_read_decisions__a_table_without_rows_decides_nothing(tmp_path, rows):
+    assert read_decisions(written(tmp_path, rows), SUBJECTS) == {}
 
 
 def test_read_decisions__raters_who_agree_are_one(tmp_path):
     rows = "sub-001\tunsure\tmotion\tA\t\nsub-001\tunsure\tartifact\tB\t\nsub-001\tunsure\t\tC\t\n"
     found = read_decisions(written(tmp_path, rows), SUBJECTS)
-    assert found == {"sub-001": Decision("unsure", "motion; artifact")}
+    assert found == {"sub-001": Decision("unsure", "motion; artifact", "A; B; C")}
 
 
 def test_read_decisions__keeps_notes_without_a_decision(tmp_path):
@@ -39,8 +44,8 @@ def test_read_decisions__keeps_notes_without_a_decision(tmp_path):
     )
     found = read_decisions(written(tmp_path, rows), SUBJECTS)
     assert found == {
-        "sub-001": Decision("exclude", "look; again; motion"),
-        "sub-002": Decision("", "blurred"),
+        "sub-001": Decision("exclude", "look; again; motion", "A; B; C"),
+        "sub-002": Decision("", "blurred", "A"),
     }
 
 
@@ -68,7 +73,6 @@ def test_read_decisions__leaves_those_aside_who_may_be_absent(tmp_path):
     ("text", "words"),
     [
         ("", "no header"),
-        (HEADER, "no row below the header"),
         ("participant_id\tnote\nsub-001\tx\n", "no column decision"),
         ("decision\naccept\n", "no column participant_id"),
         ("id,decision\nsub-001,accept\n", "no column participant_id and no column decision"),

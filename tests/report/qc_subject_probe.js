@@ -19,8 +19,9 @@ report.next = document.querySelector('[data-part="after"]').getAttribute("href")
 // The ends of an order that the index left, in which this page is the first and the last one.
 const order = `scalebrain-qc ${JSON.parse(document.getElementById("qc-data").textContent).key} order `;
 const here = JSON.parse(document.getElementById("qc-data").textContent).here;
-const turns = (pages) => {
-  localStorage.setItem(order, JSON.stringify(pages));
+const list = JSON.parse(document.getElementById("qc-data").textContent).pages;
+const turns = (pages, of = list) => {
+  localStorage.setItem(order, JSON.stringify({ of, pages }));
   dispatchEvent(new Event("pageshow"));
   return ["before", "after"].map((name) => {
     const link = document.querySelector(`[data-part="${name}"]`);
@@ -29,6 +30,7 @@ const turns = (pages) => {
 };
 report.atFirst = turns([here, "x.html"]);
 report.atLast = turns(["x.html", here]);
+report.ofOthers = turns(["gone.html", here, "x.html"], "another list");
 localStorage.removeItem(order);
 report.kept = Object.entries(localStorage);
 document.body.dataset.report = JSON.stringify(report);

@@ -11,11 +11,12 @@ import pytest
 
 import scalebrain
 from scalebrain.cli import main
-from scalebrain.errors import MissingVariableError, TableError
+from scalebrain.errors import ConfigError, MissingVariableError, TableError
 from scalebrain.io.decisions import Decision, read_decisions
 from scalebrain.io.store import save_store
 from scalebrain.report import qcpages
 from scalebrain.report.cohort import people
+from scalebrain.report.person import PersonReport, write_person
 from scalebrain.report.qcpages import write_qc_pages
 from scalebrain.report.quality import LIMIT, quality, robust_z
 from scalebrain.report.qualitysection import quality_section
@@ -202,7 +203,7 @@ def test_write_qc_pages__tells_workers_where_a_relative_folder_is(store, tmp_pat
 
     def write(task, shared):
         told.append(shared.folder)
-        return 0, 0
+        return qcpages._Drawn((0, 0))
 
     monkeypatch.setattr("scalebrain.report.qcpages._write_subject", write)
     monkeypatch.chdir(tmp_path)
@@ -264,6 +265,74 @@ def test_write_qc_pages__of_people_without_scans(tmp_path):
     assert "nothing can be drawn" in (tmp_path / "out" / "sub-000.html").read_text()
 
 
+def test_write_qc_pages__refuse_a_folder_with_other_pages(store, tmp_path):
+    ds = scalebrain.open_store(store)
+    label, other = (str(ds["subject"].values[at]) for at in (0, 1))
+    report = PersonReport(label, {}, "<meta name='generator' content='someone'>")
+    page = tmp_path / f"{label}.html"
+    page.write_text(report.html)
+    with pytest.raises(ConfigError, match=f"{label}.html was not made by 'scalebrain qc'"):
+        write_qc_pages(store, tmp_path, subjects=[label])
+    assert page.read_text() == report.html
+    with pytest.raises(ConfigError, match="Give another folder"):
+        write_person(report, tmp_path)
+    write_qc_pages(store, tmp_path, subjects=[other])
+    write_qc_pages(store, tmp_path, subjects=[other])
+    with pytest.raises(ConfigError, match=f"{other}.html was not made by 'scalebrain person'"):
+        write_person(PersonReport(other, {}, ""), tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_write_qc_pages__show_masks_without_a_scan_and_flag_empty_ones(tmp_path):
+    path = store_of(tmp_path, n=4)
+    out = tmp_path / "out"
+    label = [str(one) for one in scalebrain.open_store(path)["subject"].values]
+    write_qc_pages(path, out)
+    ds = scalebrain.open_store(path).load()
+    mask, scans = ds["lesion_mask"].values.copy(), ds["t1w"].values.copy()
+    mask[1:3] = False
+    scans[[0, 2]] = np.nan
+    ds["lesion_mask"], ds["t1w"] = (("subject", "voxel"), mask), (("subject", "voxel"), scans)
+    ds["lesion_hemisphere"][1] = "none"
+    ds["scan_present"] = ("subject", np.array([False, True, False, True]))
+    ds = ds.assign(age_censored=("subject", np.array([True, False, False, False])))
+    save_store(ds, tmp_path / "changed.zarr")
+    index = write_qc_pages(tmp_path / "changed.zarr", out)
+    on_template, empty, nothing, whole = (
+        visible((out / f"{one}.html").read_text(encoding="utf-8")) for one in label
+    )
+    assert "drawn on the template for want of the subject's own scan" in on_template
+    assert "slices of the template" in (out / f"{label[0]}.html").read_text(encoding="utf-8")
+    assert f"{float(ds['age'][0]):.0f} or older" in on_template
+    assert "The lesion mask is empty in the brain." in empty
+    assert "No lesion mask." not in empty
+    assert "Look at: lesion mask empty" in empty
+    assert "and the lesion mask is empty in the brain: nothing can be drawn" in nothing
+    assert "template for want" not in whole
+    assert "lesion mask empty" not in whole
+    text = index.read_text(encoding="utf-8")
+    assert "drawn on the template" in visible(text)
+    alts = {image["src"]: image["alt"] for image in Outline(text).of("img")}
+    assert alts[f"thumbnails/{label[0]}.jpg"].startswith(f"Lesion mask of {label[0]} on the temp")
+    assert alts[f"thumbnails/{label[1]}.jpg"] == f"Scan of {label[1]}"
+    held = re.search(r'id="qc-data">(.*?)</script>', text)
+    assert held
+    flags = [person["flags"] for person in json.loads(held.group(1))["people"]]
+    assert ["lesion mask empty" in one for one in flags] == [False, True, True, False]
+    # that of a scan which is gone has gone with it
+    left = {p.stem for p in (out / "thumbnails").iterdir()}
+    assert left == {label[0], label[1], label[3]}
+
+
+def test_write_qc_pages__of_masks_in_a_store_without_scans(tmp_path):
+    ds = scalebrain.open_store(store_of(tmp_path, n=3)).load().drop_vars("t1w")
+    save_store(ds, tmp_path / "surface.zarr")
+    write_qc_pages(tmp_path / "surface.zarr", tmp_path / "out")
+    page = (tmp_path / "out" / f"{ds['subject'].values[0]}.html").read_text(encoding="utf-8")
+    assert 'data-layer="lesion"' in page
+    assert "Only the lesion mask can be judged" in visible(page)
+
+
 @pytest.mark.parametrize(
     ("side", "volume", "words"),
     [
@@ -309,6 +378,8 @@ def test_pages__decide_by_keyboard_sort_and_export_in_a_browser(chromium, pages,
     assert found["next"] == f"{labels[4]}.html"
     assert found["atFirst"] == [None, "x.html"]
     assert found["atLast"] == ["x.html", None]
+    # an order of a call that wrote other pages counts for nothing
+    assert found["ofOthers"] == [f"{labels[2]}.html", f"{labels[4]}.html"]
 
     probe = INDEX_PROBE.replace("KEPT", json.dumps(found["kept"]))
     (tmp_path / "i").mkdir()
@@ -336,10 +407,14 @@ def test_pages__decide_by_keyboard_sort_and_export_in_a_browser(chromium, pages,
     lines = index["text"].splitlines()
     assert lines[0] == "participant_id\tdecision\tnote\trater\tdate"
     assert re.search(r"\tunsure\tn/a\tA B\t20\d\d-", index["text"])
-    assert read_decisions(exported, labels) == {
-        labels[3]: Decision("exclude", 'says "no" bad'),
-        labels[-1]: Decision("unsure", ""),
+    read = read_decisions(exported, labels)
+    assert {who: (one.word, one.note) for who, one in read.items()} == {
+        labels[3]: ("exclude", 'says "no" bad'),
+        labels[-1]: ("unsure", ""),
     }
+    # made before initials were written: signed by the first who exports, and for good
+    assert {one.rater for one in read.values()} == {"A B"}
+    assert {one["rater"] for one in index["remembered"]} == {"A B"}
 
 
 def test_pages__export_the_decisions_of_those_who_have_no_page(
@@ -350,19 +425,77 @@ def test_pages__export_the_decisions_of_those_who_have_no_page(
     table = tmp_path / "decisions.tsv"
     rows = f"{labels[0]}\texclude\tmotion\n{labels[2]}\tn/a\tblurred\n"
     rows += "sub-gone\taccept\tscanned anew\n"
-    table.write_text(f"participant_id\tdecision\tnote\n{rows}")
+    rows = rows.replace("\n", "\tC D\t2026-01-02\n")
+    table.write_text(f"participant_id\tdecision\tnote\trater\tdate\n{rows}")
     index = write_qc_pages(store, tmp_path / "out", subjects=[labels[1]], decisions=table)
     probe = INDEX_PROBE.replace("KEPT", "[]")
     found, said = browse_in(chromium, index, probe, tmp_path, "--window-size=1300,900")
     assert said == ""
     assert found["progress"] == 1
     table.write_text(found["text"], encoding="utf-8")
-    assert read_decisions(table, [*labels, "sub-gone"]) == {
-        labels[0]: Decision("exclude", "motion"),
-        labels[1]: Decision("unsure", ""),
-        labels[2]: Decision("", "blurred"),
-        "sub-gone": Decision("accept", "scanned anew"),
+    read = read_decisions(table, [*labels, "sub-gone"])
+    made = read.pop(labels[1])
+    assert (made.word, made.note, made.rater) == ("unsure", "", "A B")
+    told = ("C D", "2026-01-02")
+    assert read == {
+        labels[0]: Decision("exclude", "motion", *told),
+        labels[2]: Decision("", "blurred", *told),
+        "sub-gone": Decision("accept", "scanned anew", *told),
     }
+
+
+REMEMBERED = """
+const report = {}, data = JSON.parse(document.getElementById("qc-data").textContent);
+const said = () => document.querySelector('[data-part="said"]').textContent;
+const name = (kind, rest) => `scalebrain-qc ${data.key} ${kind} ${rest}`;
+const person = data.people.find((one) => one.subject === "WHO");
+const keep = (scan) => {
+  const made = { decision: "exclude", note: "blurred", rater: "A B", date: "2026-01-02T03:04:05Z" };
+  localStorage.setItem(name("of", person.subject), JSON.stringify({ ...made, scan }));
+  dispatchEvent(new Event("pageshow"));
+  return said();
+};
+localStorage.setItem(name("rater", ""), JSON.stringify("C D"));
+report.same = keep(person.scan);
+let text = "";
+const exported = () => {
+  if (!document.querySelector('[data-part="export"]')) return null;
+  window.Blob = class { constructor(parts) { text = parts.join(""); } };
+  URL.createObjectURL = () => "data:,";
+  HTMLAnchorElement.prototype.click = function () {};
+  document.querySelector('[data-part="export"]').click();
+  return text;
+};
+report.exported = exported();
+report.other = keep("another scan");
+const words = document.querySelectorAll('#people [data-part="word"]');
+report.words = [...words].map((one) => one.textContent);
+report.none = exported();
+document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "a", bubbles: true }));
+report.anew = JSON.parse(localStorage.getItem(name("of", person.subject)));
+report.scan = person.scan;
+document.body.dataset.report = JSON.stringify(report);
+"""
+
+
+def test_pages__take_no_decision_about_another_scan(chromium, pages, store, tmp_path):
+    label = str(scalebrain.open_store(store)["subject"].values[3])
+    probe = REMEMBERED.replace("WHO", label)
+    found, said = browse_in(chromium, pages / f"{label}.html", probe, tmp_path)
+    assert said == ""
+    assert found["same"] == "exclude, 2026-01-02 03:04 UTC"
+    assert found["other"] == "not decided; decided on an earlier scan: exclude, blurred"
+    made = found["anew"]
+    assert (made["decision"], made["note"], made["rater"]) == ("accept", "", "C D")
+    assert made["scan"] == found["scan"]
+    (tmp_path / "i").mkdir()
+    index, said = browse_in(chromium, pages / "index.html", probe, tmp_path / "i")
+    assert said == ""
+    assert index["same"].startswith("1 of 14 decided")
+    assert index["exported"].endswith(f"{label}\texclude\tblurred\tA B\t2026-01-02T03:04:05Z\n")
+    assert index["other"].startswith("0 of 14 decided")
+    assert [word for word in index["words"] if word] == ["earlier scan"]
+    assert label not in index["none"]
 
 
 def test_pages__fit_a_telephone_in_the_dark(chromium, pages, tmp_path):

@@ -14,11 +14,20 @@
   };
   const words = ["accept", "exclude", "unsure"];
   const keys = { a: "accept", e: "exclude", u: "unsure" };
-  const decided = (person) => memory.get("of", person.subject)
-    ?? { decision: person.decision, note: person.note, date: "" };
+  // A decision holds for the scan that it was made on; of another one it is told, not taken.
+  const decided = (person) => {
+    const kept = memory.get("of", person.subject);
+    if (kept && kept.scan === person.scan) return { ...kept, isKept: true, earlier: "" };
+    const { decision, note, rater, date } = person;
+    const was = kept ? [kept.decision, kept.note].filter(Boolean).join(", ") : "";
+    return { decision, note, rater, date, isKept: false, earlier: was && `decided on an earlier scan: ${was}` };
+  };
   const decide = (person, change) => {
     const held = decided(person);
-    const made = { ...held, ...change, date: new Date().toISOString() };
+    const made = {
+      decision: held.decision, note: held.note, ...change,
+      rater: memory.get("rater") ?? "", date: new Date().toISOString(), scan: person.scan,
+    };
     if (change.decision && change.decision === held.decision) made.decision = "";
     return memory.set("of", person.subject, made);
   };
@@ -33,9 +42,8 @@
         button.setAttribute("aria-pressed", String(button.dataset.decision === held.decision));
       }
       if (document.activeElement !== note) note.value = held.note;
-      said.textContent = held.decision
-        ? `${held.decision}${held.date ? `, ${held.date.slice(0, 16).replace("T", " ")} UTC` : ", as in the store or table"}`
-        : "not decided";
+      const from = held.isKept ? `${held.date.slice(0, 16).replace("T", " ")} UTC` : "as in the store or table";
+      said.textContent = [held.decision ? `${held.decision}, ${from}` : "not decided", held.earlier].filter(Boolean).join("; ");
     };
     const change = (what) => {
       const kept = decide(person, what);
@@ -52,9 +60,12 @@
       });
     }
     // Next and previous in the order that the index was left in.
+    const own = ["before", "after"].map((name) => part(name).getAttribute("href"));
     const turn = () => {
-      const order = memory.get("order") ?? [], at = order.indexOf(data.here);
-      for (const [name, page] of at < 0 ? [] : [["before", order[at - 1]], ["after", order[at + 1]]]) {
+      const left = memory.get("order"), order = left?.of === data.pages ? left.pages : [];
+      const at = order.indexOf(data.here);
+      const [before, after] = at < 0 ? own : [order[at - 1], order[at + 1]];
+      for (const [name, page] of [["before", before], ["after", after]]) {
         const link = part(name);
         link.hidden = !/^[\w-]+\.html$/.test(page ?? "");
         if (link.hidden) link.removeAttribute("href");
@@ -107,7 +118,7 @@
         if (isShown) pages.push(person.page);
       }
       part("shown").textContent = `${pages.length} of ${people.length} shown`;
-      memory.set("order", "", pages);
+      memory.set("order", "", { of: data.pages, pages });
     };
     const show = () => {
       const n = { accept: 0, exclude: 0, unsure: 0 };
@@ -115,10 +126,10 @@
         const held = decided(person), word = words.includes(held.decision) ? held.decision : "";
         if (word) n[word] += 1;
         const cell = part("word", rowOf[at]);
-        cell.textContent = word + (held.note ? " *" : "");
-        cell.title = part("word", tileOf[at]).title = held.note;
+        const text = (word || (held.earlier && "earlier scan")) + (held.note ? " *" : "");
+        cell.textContent = part("word", tileOf[at]).textContent = text;
+        cell.title = part("word", tileOf[at]).title = [held.note, held.earlier].filter(Boolean).join("; ");
         cell.dataset.sort = cell.dataset.word = tileOf[at].dataset.word = word;
-        part("word", tileOf[at]).textContent = word + (held.note ? " *" : "");
       });
       const total = n.accept + n.exclude + n.unsure;
       part("progress").value = total;
@@ -167,9 +178,13 @@
       const lines = [["participant_id", "decision", "note", "rater", "date"]];
       for (const person of [...people, ...data.others]) {
         const held = decided(person);
-        if (words.includes(held.decision) || held.note) {
-          lines.push([person.subject, held.decision, held.note, held.date ? rater.value : "", held.date]);
+        if (!words.includes(held.decision) && !held.note) continue;
+        if (held.isKept && !held.rater && rater.value.trim()) {  // made before initials were written: these, for good
+          const { decision, note, date, scan } = held;
+          held.rater = rater.value;
+          memory.set("of", person.subject, { decision, note, rater: held.rater, date, scan });
         }
+        lines.push([person.subject, held.decision, held.note, held.rater, held.date]);
       }
       const text = lines.map((line) => `${line.map(cell).join("\t")}\n`).join("");
       const link = document.createElement("a");
