@@ -137,10 +137,7 @@ def _n_masks(attrs: Mapping[Any, Any], table: pd.DataFrame) -> int:
 
 
 def cuts_through(volume: Volume, axis: int, n: int) -> npt.NDArray[np.float64]:
-    """Planes that spread over the middle 94% of the values along an axis.
-
-    Each is the nearest one that holds any value; no plane is cut twice while there are others.
-    """
+    """Distinct planes, each with a value, that spread over the middle 94% along an axis."""
     others = tuple(i for i in range(3) if i != axis)
     mass = np.nansum(volume.data, axis=others)
     share = np.cumsum(mass) / mass.sum()
