@@ -137,13 +137,19 @@ def _n_masks(attrs: Mapping[Any, Any], table: pd.DataFrame) -> int:
 
 
 def cuts_through(volume: Volume, axis: int, n: int) -> npt.NDArray[np.float64]:
-    """Coordinates that spread over the middle 94% of the values along an axis."""
+    """Distinct planes, each with a value, that spread over the middle 94% along an axis."""
     others = tuple(i for i in range(3) if i != axis)
     mass = np.nansum(volume.data, axis=others)
     share = np.cumsum(mass) / mass.sum()
     low = volume.axes[axis][int(np.searchsorted(share, 0.03))]
     high = volume.axes[axis][min(int(np.searchsorted(share, 0.97)), len(share) - 1)]
-    return np.linspace(low, high, n)
+    planes = volume.axes[axis]
+    left = np.flatnonzero(mass > 0)
+    chosen: list[int] = []
+    for at in np.linspace(low, high, n):
+        free = np.setdiff1d(left, chosen) if len(chosen) < len(left) else left
+        chosen.append(int(free[np.argmin(np.abs(planes[free] - at))]))
+    return np.asarray(planes[np.sort(chosen)], dtype=np.float64)
 
 
 def _lesion_figure(volume: Volume, gray: Volume, n: int, takeaway: str) -> Figure:

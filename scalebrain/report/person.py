@@ -22,7 +22,7 @@ from scalebrain.report.page import (
     write_text,
 )
 from scalebrain.report.personfacts import People, person_facts
-from scalebrain.report.personpage import header, person_sections
+from scalebrain.report.personpage import header, how_to_read, person_sections
 from scalebrain.stats.normative import normative
 
 __all__ = ["PersonReport", "person_report", "person_reports", "write_person"]
@@ -147,6 +147,7 @@ def _report(ds: xr.Dataset, people: People, scan: xr.Dataset, subject: str) -> P
             ("methods", "How to read"),
             ("limits", "Caveats"),
         ],
+        reading=how_to_read(facts),
         caveats=facts["caveats"],
         provenance=[
             {

@@ -12,13 +12,29 @@ import xarray as xr
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.predict.matched import CST_LOAD, nearest_matches
-from scalebrain.report.content import long_region, number, percent, split_region, text_values
+from scalebrain.report.content import (
+    finite,
+    long_region,
+    number,
+    percent,
+    plural,
+    split_region,
+    text_values,
+)
 from scalebrain.report.motorfigures import predictor_label
 from scalebrain.report.page import trained_on_simulated
 from scalebrain.stats.frame import eligible_subjects, lesional_measures
 from scalebrain.stats.pads import GLOBAL_REGION, find_pad
 
-__all__ = ["People", "caveats", "person_facts"]
+__all__ = [
+    "NO_REGION_LOADS",
+    "People",
+    "caveats",
+    "held_out_by_cohort",
+    "kind_held_out",
+    "person_facts",
+    "regions_measured",
+]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -29,6 +45,14 @@ RESEARCH_ONLY = (
     "Research use only: associations in groups of people, not a diagnosis, a prognosis or advice "
     "about therapy."
 )
+NO_REGION_LOADS = "No load of regions was computed: run the features stage"
+_NO_SIDED_CENTILE = (
+    "No centile of loads by side: the lesion is not known to be of one side, and people lesioned "
+    "on the other side have no load there because of that alone"
+)
+_NO_SIDE = {"bilateral": "both sides", "midline": "midline"}
+_MOTOR_SCORE = "motor_score"
+_COHORT = "cohort"
 _FEW = 10
 _N_DRIVERS = 8
 _N_MATCHES = 6
@@ -164,6 +188,24 @@ def side_words(region: str, lesion_side: str) -> str:
     return "ipsilesional" if side == lesion_side else "contralesional"
 
 
+def regions_measured(loads: Mapping[str, Any]) -> list[Facts]:
+    """Rows of the regions whose load is known."""
+    rows = [r for r in loads["rows"] if r["name"].startswith("lesion_load:")]
+    return [r for r in rows if finite(r["value"])]
+
+
+def held_out_by_cohort(motor: Mapping[str, Any]) -> bool:
+    """Tell whether each cohort was held out once, as it is unless someone says otherwise."""
+    return str(motor["held_out_by"]) == _COHORT
+
+
+def kind_held_out(motor: Mapping[str, Any]) -> str:
+    """Name what was held out, in the singular: a cohort, or people of one value."""
+    if held_out_by_cohort(motor):
+        return "cohort"
+    return f"group by {str(motor['held_out_by']).replace('_', ' ')}"
+
+
 # -- loads --------------------------------------------------------------------------------
 
 
@@ -178,18 +220,22 @@ def _loads(people: People, at: int) -> Facts:
     near = others & (cohort == cohort[at])
     rows: list[Facts] = []
 
-    def add(name: str, label: str, unit: str, values: FloatArray) -> None:
+    def add(name: str, label: str, unit: str, values: FloatArray, why: str = "") -> None:
         value = _plain(values[at])
+        among = {"cohort": values[near], "all": values[others]}
+        if why:  # nobody to compare with
+            among = dict.fromkeys(among, np.empty(0))
         rows.append(
             {
                 "name": name,
                 "label": label,
                 "value": value,
                 "unit": unit,
-                "centile_cohort": _centile(value, values[near]),
-                "n_cohort": int(np.isfinite(values[near]).sum()),
-                "centile_all": _centile(value, values[others]),
-                "n_all": int(np.isfinite(values[others]).sum()),
+                "centile_cohort": _centile(value, among["cohort"]),
+                "n_cohort": int(np.isfinite(among["cohort"]).sum()),
+                "centile_all": _centile(value, among["all"]),
+                "n_all": int(np.isfinite(among["all"]).sum()),
+                "centile_reason": why,
             }
         )
 
@@ -204,7 +250,9 @@ def _loads(people: People, at: int) -> Facts:
         unit = "mL" if name == "tract_load_weighted" else "1"
         for k, label in enumerate(str(v) for v in array[dim].values):
             values = np.asarray(array.values[:, k], dtype=np.float64)
-            add(f"{name}:{label}", predictor_label(f"{name}:{label}"), unit, values)
+            # those lesioned on the other side have a load of zero here because of that alone
+            why = "" if one_side or not split_region(label)[1] else _NO_SIDED_CENTILE
+            add(f"{name}:{label}", predictor_label(f"{name}:{label}"), unit, values, why)
     return {
         "reason": "",
         "sides": "ipsilesional and contralesional" if one_side else "left and right",
@@ -228,7 +276,9 @@ def _other_people(ds: xr.Dataset, at: int) -> BoolArray:
 def _brain_age(people: People, at: int) -> Facts:
     ds = people.ds
     found = find_pad(ds)
-    tool = str(ds[found.name].attrs.get("tool", "")) if found.name in ds.variables else ""
+    is_corrected = found.is_corrected and found.name in ds.variables
+    about = ds[found.name].attrs if found.name in ds.variables else {}
+    tool = f"{about.get('tool', '')} {about.get('tool_version', '')}".strip()
     suffix = "_global" if found.is_global else ""
     if f"brain_age{suffix}" not in ds.variables:
         return {"reason": "No brain age was predicted: the predict stage has not run.", "rows": []}
@@ -254,9 +304,9 @@ def _brain_age(people: People, at: int) -> Facts:
     corrected = values(found.name) / slope
     if not found.is_corrected:
         corrected = np.full(len(regions), np.nan)
-    reach = (columns["high"] - columns["low"]) / 2 / slope
     columns["brain_pad_corrected"] = corrected
-    columns["corrected_low"], columns["corrected_high"] = corrected - reach, corrected + reach
+    columns["corrected_low"] = corrected - (columns["brain_age"] - columns["low"]) / slope
+    columns["corrected_high"] = corrected + (columns["high"] - columns["brain_age"]) / slope
     age = people.number("age", at)
     age = math.nan if age is None else age
     columns["brain_pad"] = columns["brain_age"] - age
@@ -273,16 +323,19 @@ def _brain_age(people: People, at: int) -> Facts:
     ]
     known = any(row["brain_age"] is not None for row in rows)
     why = people.no_centiles or people.text("centile_reason", at)
-    coverage = ds["brain_age_low"].attrs.get("coverage") if "brain_age_low" in ds else None
+    low = f"brain_age{suffix}_low"
+    coverage = ds[low].attrs.get("coverage") if low in ds.variables else None
     healthy = ds["brain_age_centile"].attrs.get("healthy", "") if "brain_age_centile" in ds else ""
     return {
         "reason": "" if known else "No brain age: there is no usable T1-weighted scan.",
         "unit": "years",
         "coverage": _plain(coverage) if coverage is not None else None,
         "tool": tool,
+        "is_corrected": is_corrected,
+        "age_bias_correction": str(about.get("age_bias_correction", "")),
         "lesion_policy": str(ds[f"brain_age{suffix}"].attrs.get("lesion_policy", "")),
-        "out_of_fold": people.flag("out_of_fold", at),
-        "in_true_years": bool(found.has_slope),
+        "out_of_fold": None if tool else people.flag("out_of_fold", at),
+        "in_true_years": is_corrected and found.has_slope,
         "centile_reason": why,
         "centile_of": str(healthy),
         "rows": rows if known else [],
@@ -293,11 +346,14 @@ def _brain_age(people: People, at: int) -> Facts:
 
 
 def _motor(people: People, at: int) -> Facts:
-    observed = people.number("motor_score", at)
+    observed = people.number(_MOTOR_SCORE, at)
     out: Facts = {"observed": observed, "unit": "fraction of the maximum; 1 is unimpaired"}
     motor = people.motor
     if motor is None:
         return out | {"reason": people.no_motor}
+    target = str(motor.attrs.get("target", _MOTOR_SCORE))
+    if target != _MOTOR_SCORE:
+        return out | {"reason": f"The results given predict '{target}', not the motor score."}
     learners = [str(v) for v in motor["learner"].values]
     groups = [str(v) for v in motor["feature_group"].values]
     learner = "elastic_net" if "elastic_net" in learners else learners[0]
@@ -308,9 +364,17 @@ def _motor(people: People, at: int) -> Facts:
         return out | {"reason": "The results given are of other people."}
     place = labels.index(subject)
     own = motor.isel(subject=place).sel(learner=learner)
+    theirs = _plain(own["observed"]) if "observed" in own.variables else None
+    if theirs is not None and (observed is None or not np.isclose(theirs, observed)):
+        return out | {
+            "reason": "The results given are of another store, or of an older one: the motor "
+            f"score is {number(theirs, 3)} there, and "
+            f"{'missing' if observed is None else number(observed, 3)} here. Make them again."
+        }
     value = _plain(own["prediction"].sel(feature_group=group))
     if value is None:
         return out | {"reason": _no_prediction(people, at)}
+    by = str(motor.attrs.get("groups", _COHORT))
 
     def of(name: str) -> float | None:
         return _plain(own[name].sel(feature_group=group)) if name in own.variables else None
@@ -331,7 +395,8 @@ def _motor(people: People, at: int) -> Facts:
         else None,
         "learner": learner,
         "predictors": group,
-        "held_out": people.text("cohort", at),
+        "held_out_by": by,
+        "held_out": people.text(by, at),
         "unlike_training": bool(own["unlike_training"]) if "unlike_training" in own else None,
         "unlike_reason": str(own["unlike_reason"].values) if "unlike_reason" in own else "",
         "r2": _score(motor, learner, group),
@@ -453,16 +518,9 @@ def caveats(facts: Facts) -> list[str]:
             "extrapolated, and this person is left out of the statistics."
         )
     if who["age_censored"]:
-        out.append("The age was given as a lower bound only.")
-    stroke = who["group"] == "stroke"
-    side = who["lesion_hemisphere"]
-    if stroke and not who["lesion_present"]:
-        out.append("There is no lesion mask: nothing is known of where the lesion lies.")
-    elif stroke and not has_one_side(side):
-        out.append(
-            f"The lesion has no single side ({side or 'unknown'}): nothing here can be called "
-            "ipsilesional or contralesional, and nobody is matched."
-        )
+        less = ": brain-PAD is at most what is given" if ages["rows"] else ""
+        out.append(f"The age was given as a lower bound only{less}.")
+    out += _caveats_of_lesion(facts) + _caveats_of_tool(ages)
     imputed = [r for r in ages["rows"] if (r["imputed_fraction"] or 0) > 0]
     if imputed:
         words = ", ".join(f"{r['label']} ({percent(r['imputed_fraction'])})" for r in imputed)
@@ -481,24 +539,22 @@ def caveats(facts: Facts) -> list[str]:
             f"{motor['unlike_reason']}."
         )
     if motor.get("predicted") is not None and not motor["interval_guaranteed"]:
+        kind = kind_held_out(motor)
+        many = kind.replace("cohort", "cohorts").replace("group by", "groups by", 1)
         out.append(
-            "There are too few cohorts for an interval of the motor score that is guaranteed to "
-            "cover a new cohort: it takes people of different cohorts for exchangeable."
+            f"There are too few {many} for an interval of the motor score that is guaranteed to "
+            f"cover a new {kind}: it takes people of different {many} for exchangeable."
         )
     if motor.get("scale_note"):
         out.append(motor["scale_note"])
     r2 = (motor.get("r2") or {}).get("score")
     if r2 is not None and r2 < 0.1:
+        whom = "cohorts" if held_out_by_cohort(motor) else f"any {kind_held_out(motor)}"
         out.append(
-            f"The motor model predicts cohorts that it has not seen poorly (R² {number(r2)}): read "
+            f"The motor model predicts {whom} that it has not seen poorly (R² {number(r2)}): read "
             "its prediction as a check of the method, not as a forecast."
         )
-    few = [r for r in facts["loads"]["rows"][:1] if r["n_cohort"] < _FEW]
-    if few:
-        out.append(
-            f"Centiles among {few[0]['n_cohort']} others of the same cohort are coarse; those "
-            "among all cohorts are firmer."
-        )
+    out += _caveats_of_centiles(facts["loads"])
     if who["warnings"]:
         out.append(f"The ingest found this scan odd: {who['warnings']}.")
     if facts["matches"]["rows"]:
@@ -507,3 +563,54 @@ def caveats(facts: Facts) -> list[str]:
             "other ways, and their outcome is not what this person's would have been."
         )
     return out
+
+
+def _caveats_of_lesion(facts: Facts) -> list[str]:
+    who = facts["person"]
+    out = []
+    if who["group"] == "stroke":
+        side = who["lesion_hemisphere"]
+        nothing = (
+            "nothing here can be called ipsilesional or contralesional, and nobody is matched."
+        )
+        if not who["lesion_present"]:
+            out.append("There is no lesion mask: nothing is known of where the lesion lies.")
+        elif side in _NO_SIDE:
+            out.append(f"The lesion has no single side ({_NO_SIDE[side]}): {nothing}")
+        elif side == "none":
+            out.append(f"The lesion mask is empty: {nothing}")
+        elif not has_one_side(side):
+            out.append(f"The side of the lesion is not known: {nothing}")
+    if who["lesion_present"] and not regions_measured(facts["loads"]):
+        out.append(f"{NO_REGION_LOADS}.")
+    return out
+
+
+def _caveats_of_tool(ages: Facts) -> list[str]:
+    out = []
+    if ages["rows"] and ages["tool"]:
+        out.append(
+            f"The brain ages are those of {ages['tool']}: whether its model has seen this person "
+            "is not known."
+        )
+    if ages["rows"] and not ages["is_corrected"]:
+        out.append(
+            "The age bias of the brain ages is not corrected: brain age less age tends to fall "
+            "with age for that reason alone, and says little of a person by itself."
+        )
+    return out
+
+
+def _caveats_of_centiles(loads: Facts) -> list[str]:
+    compared = [r for r in loads["rows"] if not r["centile_reason"]][:1]
+    if not compared or compared[0]["n_cohort"] >= _FEW:
+        return []
+    near, everyone = compared[0]["n_cohort"], compared[0]["n_all"]
+    if not everyone:
+        return ["There is nobody to compare loads with: they have no centile."]
+    if not near:
+        others = plural(everyone, "person", "people")
+        alone = "There is nobody else of the same cohort to compare loads with: "
+        return [f"{alone}their centiles are among {others} of other cohorts."]
+    firmer = "; those among all cohorts are firmer" if everyone > near else ""
+    return [f"Centiles among {plural(near, 'other')} of the same cohort are coarse{firmer}."]

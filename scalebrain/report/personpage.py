@@ -27,24 +27,45 @@ from scalebrain.report.content import (
     text,
 )
 from scalebrain.report.lesionmap import cuts_through, mark_sides
+from scalebrain.report.personfacts import (
+    NO_REGION_LOADS,
+    held_out_by_cohort,
+    regions_measured,
+)
 from scalebrain.report.volume import background_vector, overlay_slice, scaled, to_volume
+from scalebrain.stats.pads import GLOBAL_REGION
 
-__all__ = ["header", "person_sections"]
+__all__ = ["header", "how_to_read", "person_sections"]
 
 Facts = Mapping[str, Any]
+
+_SIDES = {
+    "L": "left hemisphere",
+    "R": "right hemisphere",
+    "bilateral": "both sides",
+    "midline": "midline",
+    "none": "empty mask",
+    "unknown": "side not known",
+    "": "side not known",
+}
+_WHERE = {
+    "L": " in the left hemisphere",
+    "R": " in the right hemisphere",
+    "bilateral": " on both sides",
+    "midline": " on the midline",
+}
 
 
 def header(facts: Facts) -> list[tuple[str, str, str]]:
     """Value, label and detail of what stands at the top of the page."""
     who = facts["person"]
-    out = [(number(who["age"], 0), "years old", who["sex"] or "sex not known")]
+    age = number(who["age"], 0) + (" or older" if who["age_censored"] else "")
+    out = [(age, "years old", who["sex"] or "sex not known")]
     if who["cohort"]:
         out.append((who["cohort"], "cohort", who["group"] or "group not known"))
     if who["lesion_present"]:
-        side = {"L": "left", "R": "right"}.get(who["lesion_hemisphere"], who["lesion_hemisphere"])
-        out.append(
-            (f"{number(who['lesion_volume'], 1)} mL", "lesion", f"{side or 'no'} hemisphere")
-        )
+        side = _SIDES.get(who["lesion_hemisphere"], who["lesion_hemisphere"])
+        out.append((f"{number(who['lesion_volume'], 1)} mL", "lesion", side))
     if finite(who["days_post_stroke"]):
         out.append((count(who["days_post_stroke"]), "days", "from stroke to scan"))
     if finite(who["motor_score"]):
@@ -69,6 +90,37 @@ def person_sections(facts: Facts, scan: xr.Dataset) -> list[Section]:
         Lesion, loads, brain age, motor score, matched patients.
     """
     return [_lesion(facts, scan), _loads(facts), _ages(facts), _motor(facts), _matches(facts)]
+
+
+def how_to_read(facts: Facts) -> str:
+    """Explain what stands on the page, and nothing that does not."""
+    ages, motor = facts["brain_age"], facts["motor"]
+    out = []
+    if ages["rows"] and ages["tool"]:
+        out.append(
+            f"Brain ages are of one scan, by {ages['tool']}; whether its model has seen this "
+            "person is not known."
+        )
+    elif ages["rows"]:
+        out.append(
+            "Brain ages are of one scan, from a model that has not seen this person where the "
+            "person is one of its references."
+        )
+    if ages["rows"] and _has(ages, "centile"):
+        out.append("Centiles of brain age are among healthy people of the same age and sex.")
+    if facts["loads"]["rows"]:
+        out.append("Centiles of loads are among the other people with a stroke.")
+    if not motor["reason"]:
+        out.append(
+            f"The motor score was predicted by a model trained on {_trained_on(motor)} alone; its "
+            "parts say what the model used, not what caused the score."
+        )
+    if facts["matches"]["rows"]:
+        out.append(
+            "Matched patients have a lesion on the same side, of nearly the same volume, at nearly "
+            "the same age."
+        )
+    return " ".join(out) or "What could not be given is missing, with the reason."
 
 
 # -- lesion -------------------------------------------------------------------------------
@@ -152,10 +204,8 @@ def _takeaway(who: Facts, has_voxels: bool) -> str:
         return "No lesion mask."
     if not has_voxels:
         return "The lesion mask marks no voxel inside the brain."
-    side = {"L": "in the left hemisphere", "R": "in the right hemisphere"}.get(
-        who["lesion_hemisphere"], "without a single side"
-    )
-    return f"A lesion of {number(who['lesion_volume'], 1)} mL {side}."
+    side = _WHERE.get(who["lesion_hemisphere"], ", its side not known")
+    return f"A lesion of {number(who['lesion_volume'], 1)} mL{side}."
 
 
 # -- loads --------------------------------------------------------------------------------
@@ -181,12 +231,9 @@ def _loads(facts: Facts) -> Section:
                 *(cell(*_of_load(one, name)) for name in ("centile_cohort", "centile_all")),
             ]
         )
-    first = loads["rows"][0]
     table = Table(
         "loads-table",
-        f"Loads are the lesioned part of a region or tract (0 to 1), by {loads['sides']} side. "
-        f"Centiles among {plural(first['n_cohort'], 'other', 'others')} of the same cohort and "
-        f"{plural(first['n_all'], 'other', 'others')} of all cohorts, where there is a load.",
+        _caption_of_loads(loads),
         [
             Column("Measure", numeric=False),
             Column("value"),
@@ -195,16 +242,40 @@ def _loads(facts: Facts) -> Section:
         ],
         rows,
     )
-    hit = [r for r in loads["rows"] if r["name"].startswith("lesion_load") and r["value"]]
-    hit.sort(key=lambda r: -r["value"])
+    regions = regions_measured(loads)
+    unknown = sum(r["name"].startswith("lesion_load:") for r in loads["rows"]) - len(regions)
+    hit = sorted((r for r in regions if r["value"]), key=lambda r: -r["value"])
     takeaway = "No region of the set is touched."
+    if not regions:
+        takeaway = f"{NO_REGION_LOADS}."
+    elif unknown:
+        takeaway = f"No region is touched of the {len(regions)} whose load is known."
     if hit:
         worst = hit[0]
         takeaway = (
             f"{plural(len(hit), 'region')} touched; the most: {worst['label']}, "
             f"{percent(worst['value'])} of it."
         )
-    return Section("loads", title, takeaway, [table])
+    why = dict.fromkeys(r["centile_reason"] for r in loads["rows"] if r["centile_reason"])
+    notes = [Note(f"{words}.", "missing") for words in why]
+    return Section("loads", title, takeaway, [*notes, table])
+
+
+def _caption_of_loads(loads: Facts) -> str:
+    """Say what loads are, and among whom they are placed."""
+    out = ""
+    if any(r["name"] != "lesion_volume" for r in loads["rows"]):
+        out = (
+            f"Loads are the lesioned part of a region or tract (0 to 1), by {loads['sides']} side. "
+        )
+    compared = [r for r in loads["rows"] if not r["centile_reason"]][:1]
+    if not compared or not compared[0]["n_all"]:
+        return out + "Nobody is there to compare with."
+    near, everyone = compared[0]["n_cohort"], compared[0]["n_all"]
+    return (
+        f"{out}Centiles among {plural(near, 'other')} of the same cohort and "
+        f"{plural(everyone, 'other')} of all cohorts, where there is a load."
+    )
 
 
 def _of_load(one: Facts, name: str) -> tuple[str, Any]:
@@ -223,51 +294,95 @@ def _ages(facts: Facts) -> Section:
         return Section("ages", title, "No brain age.", [note])
     rows = ages["rows"]
     blocks: list[Block] = [_age_figure(ages)]
+    if ages["tool"]:
+        blocks.insert(0, Note(f"Brain ages of {ages['tool']}, not of a model of this study."))
     if ages["centile_reason"]:
         blocks.append(Note(f"No centiles: {ages['centile_reason']}.", "missing"))
-    cells: list[list[Cell]] = [
-        [
-            text(one["label"] + (f" ({one['side']})" if one["side"] else "")),
-            cell(number(one["brain_age"], 1), one["brain_age"]),
-            cell(interval(one["low"], one["high"], 1), one["low"]),
-            cell(number(one["brain_pad_corrected"], 1), one["brain_pad_corrected"]),
-            cell(_centile(one), one["centile"]),
-            cell(percent(one["imputed_fraction"]), one["imputed_fraction"]),
-        ]
-        for one in rows
-    ]
-    blocks.append(
-        Table(
-            "ages-table",
-            f"Brain age in years with its {percent(ages['coverage'])} interval; brain-PAD "
-            f"{_corrected_words(ages)}; centile among healthy people of the same age and sex, "
-            "with its 95% interval; part of the nodes that were imputed.",
-            [
-                Column("Region", numeric=False),
-                Column("brain age"),
-                Column("interval"),
-                Column("corrected brain-PAD"),
-                Column("centile"),
-                Column("imputed"),
-            ],
-            cells,
-            folded=True,
-        )
-    )
-    pads = {r["label"]: r["brain_pad_corrected"] for r in rows if finite(r["brain_pad_corrected"])}
-    takeaway = f"{plural(len(rows), 'region')} with a brain age."
-    if pads:
+    blocks.append(_age_table(ages))
+    shown = "brain_pad_corrected"
+    pads = {r["label"]: r[shown] for r in rows if ages["is_corrected"] and finite(r[shown])}
+    takeaway = f"{plural(sum(finite(r['brain_age']) for r in rows), 'region')} with a brain age."
+    if len(pads) > 1:
         high, low = max(pads, key=lambda k: pads[k]), min(pads, key=lambda k: pads[k])
         takeaway = (
             f"Corrected brain-PAD from {number(pads[low], 1)} y ({low}) to "
             f"{number(pads[high], 1)} y ({high})."
         )
+    elif pads:
+        [(label, pad)] = pads.items()
+        takeaway = f"Corrected brain-PAD of {number(pad, 1)} y ({label})."
+    elif [one["region"] for one in rows] == [GLOBAL_REGION]:
+        takeaway = f"A brain age of {number(rows[0]['brain_age'], 1)} y (whole brain)."
     return Section("ages", title, takeaway, blocks)
+
+
+def _age_table(ages: Facts) -> Table:
+    """Brain age of each region, with what there is beside it."""
+    rows = ages["rows"]
+    columns = [Column("Region", numeric=False), Column("brain age")]
+    cells: list[list[Cell]] = [
+        [
+            text(one["label"] + (f" ({one['side']})" if one["side"] else "")),
+            cell(number(one["brain_age"], 1), one["brain_age"]),
+        ]
+        for one in rows
+    ]
+    caption = ["Brain age in years"]
+
+    def add(head: str, words: str, new: list[Cell]) -> None:
+        columns.append(Column(head))
+        caption.append(words)
+        for row, one in zip(cells, new, strict=True):
+            row.append(one)
+
+    if _has_intervals(ages):
+        made = [cell(interval(one["low"], one["high"], 1), one["low"]) for one in rows]
+        add("interval", _interval_words(ages), made)
+    name, head, words = (
+        "brain_pad",
+        "brain age less age",
+        "brain age less age, age bias not corrected",
+    )
+    if ages["is_corrected"]:
+        name, head = "brain_pad_corrected", "corrected brain-PAD"
+        words = f"brain-PAD {_corrected_words(ages)}"
+    add(head, words, [cell(number(one[name], 1), one[name]) for one in rows])
+    if _has(ages, "centile"):
+        add(
+            "centile",
+            "centile among healthy people of the same age and sex, with its 95% interval",
+            [cell(_centile(one), one["centile"]) for one in rows],
+        )
+    if _has(ages, "imputed_fraction"):
+        name = "imputed_fraction"
+        add(
+            "imputed",
+            "part of the nodes that were imputed",
+            [cell(percent(one[name]), one[name]) for one in rows],
+        )
+    return Table("ages-table", "; ".join(caption) + ".", columns, cells, folded=True)
+
+
+def _has(ages: Facts, name: str) -> bool:
+    return any(finite(one[name]) for one in ages["rows"])
+
+
+def _has_intervals(ages: Facts) -> bool:
+    return any(finite(one["low"]) and finite(one["high"]) for one in ages["rows"])
+
+
+def _interval_words(ages: Facts) -> str:
+    """Name the intervals by their coverage, or by the tool that told none."""
+    if finite(ages["coverage"]):
+        return f"{percent(ages['coverage'])} intervals"
+    return "the intervals of the tool" if ages["tool"] else "intervals"
 
 
 def _corrected_words(ages: Facts) -> str:
     """Name what was corrected, and whether its slope is known and divided by."""
     years = "and in true years" if ages["in_true_years"] else "which may shrink a true deviation"
+    if ages["age_bias_correction"] == "tool":
+        return f"corrected for age bias by the tool, {years}"
     return f"free of the age bias of healthy people, {years}"
 
 
@@ -280,12 +395,21 @@ def _centile(one: Facts) -> str:
 
 def _age_figure(ages: Facts) -> Figure:
     rows = ages["rows"]
-    is_corrected = any(finite(one["brain_pad_corrected"]) for one in rows)
+    is_global = [one["region"] for one in rows] == [GLOBAL_REGION]
+    whose = "of the whole brain" if is_global else "of each region"
     low, shown, high = ("pad_low", "brain_pad", "pad_high")
-    words = "Brain age less age of each region"
-    if is_corrected:
+    axis = "brain age less age, age bias not corrected, years"
+    words = f"Brain age less age {whose}, age bias not corrected"
+    if ages["is_corrected"]:
         low, shown, high = ("corrected_low", "brain_pad_corrected", "corrected_high")
-        words = f"Corrected brain-PAD of each region, {_corrected_words(ages)}"
+        axis = "corrected brain-PAD, years"
+        words = f"Corrected brain-PAD {whose}, {_corrected_words(ages)}"
+    if _has_intervals(ages):
+        words += f", with {_interval_words(ages)}"
+        words += "" if is_global else ", which hold for one region at a time"
+    words += "."
+    if _has(ages, "centile"):
+        words += " Right: centile among healthy people of that age and sex."
     with drawing.drawing():
         figure = drawing.canvas(9.6, 1.1 + 0.27 * len(rows))
         axes = figure.subplots()
@@ -308,7 +432,7 @@ def _age_figure(ages: Facts) -> Figure:
                     fontsize=8.5,
                     color=drawing.MUTED,
                 )
-        if any(finite(one["centile"]) for one in rows):
+        if _has(ages, "centile"):
             axes.text(
                 1.015,
                 len(rows) - 0.3,
@@ -323,20 +447,13 @@ def _age_figure(ages: Facts) -> Figure:
         axes.axvline(0, color=drawing.INK, linewidth=0.9)
         axes.set_yticks(range(len(rows)), [one["label"] for one in rows[::-1]])
         axes.set_ylim(-0.7, len(rows) - 0.2)
-        axes.set_xlabel(
-            "corrected brain-PAD, years" if is_corrected else "brain age less age, years"
-        )
+        axes.set_xlabel(axis)
         axes.grid(axis="x")
         if any(one["side"] for one in rows):
             figure.legend(loc="outside upper left", ncols=2)
         told = "; ".join(f"{one['label']} {number(one[shown], 1)}" for one in rows)
-        svg = drawing.render(figure, "ages", f"Brain-PAD of each region in years: {told}")
-    return Figure(
-        "ages",
-        svg,
-        f"{words}, with {percent(ages['coverage'])} intervals, which "
-        "hold for one region at a time. Right: centile among healthy people of that age and sex.",
-    )
+        svg = drawing.render(figure, "ages", f"{axis[0].upper()}{axis[1:]}, {whose}: {told}")
+    return Figure("ages", svg, words)
 
 
 # -- motor score --------------------------------------------------------------------------
@@ -348,9 +465,12 @@ def _motor(facts: Facts) -> Section:
     if motor["reason"]:
         blocks: list[Block] = [Note(motor["reason"], "missing")]
         return Section("motor", title, "The motor score was not predicted.", blocks)
+    around = ""
+    if finite(motor["low"]) and finite(motor["high"]):
+        limits = interval(motor["low"], motor["high"])
+        around = f" ({percent(motor['coverage'])} interval {limits})"
     takeaway = (
-        f"Predicted {number(motor['predicted'])} ({percent(motor['coverage'])} interval "
-        f"{interval(motor['low'], motor['high'])}) from other cohorts; observed "
+        f"Predicted {number(motor['predicted'])}{around} from {_trained_on(motor)}; observed "
         f"{number(motor['observed'])}."
     )
     blocks = []
@@ -359,7 +479,7 @@ def _motor(facts: Facts) -> Section:
     r2 = motor["r2"] or {}
     words = (
         f"{motor['learner'].replace('_', ' ').capitalize()} on {motor['predictors']} predictors, "
-        f"trained without {motor['held_out'] or 'the cohort'}. Over all held-out people it reaches "
+        f"trained without {_held_out(motor)}. Over all held-out people it reaches "
         f"R² {number(r2.get('score'))} (95% interval "
         f"{interval(r2.get('ci_low'), r2.get('ci_high'))})."
     )
@@ -372,6 +492,21 @@ def _motor(facts: Facts) -> Section:
     if motor["unlike_training"]:
         blocks.append(Note(f"Unlike those trained on: {motor['unlike_reason']}.", "caution"))
     return Section("motor", title, takeaway, blocks)
+
+
+def _held_out(motor: Facts) -> str:
+    """Name whom the model has not seen."""
+    if held_out_by_cohort(motor):
+        return str(motor["held_out"] or "the cohort")
+    by = str(motor["held_out_by"]).replace("_", " ")
+    value = motor["held_out"]
+    return f"people of {by} {value}" if value else f"people of the same {by}"
+
+
+def _trained_on(motor: Facts) -> str:
+    if held_out_by_cohort(motor):
+        return "other cohorts"
+    return f"people of another {str(motor['held_out_by']).replace('_', ' ')}"
 
 
 def _driver_figure(motor: Facts) -> Figure:

@@ -128,7 +128,7 @@ def normative(
     sexes = _sexes(sex[healthy], people[healthy], group)
     healthy &= np.isin(sex, sexes)
     weight = _shares(healthy[:, None] & np.isfinite(y), people)
-    _check_enough(weight, ds, dims, group)
+    _check_enough(weight, ds, dims, group, _named(ds, name))
     flat = [np.ptp(y[held, k]) == 0 for k, held in enumerate((weight > 0).T)]
     if any(flat):
         raise StatisticsError(
@@ -198,18 +198,27 @@ def _shares(known: BoolArray, people: IntArray) -> FloatArray:
 
 
 def _check_enough(
-    weight: FloatArray, ds: xr.Dataset, dims: tuple[Hashable, ...], group: str
+    weight: FloatArray, ds: xr.Dataset, dims: tuple[Hashable, ...], group: str, named: str
 ) -> None:
     counts = np.rint(weight.sum(axis=0))
     few = np.flatnonzero(counts < MINIMUM_REFERENCES)
     if len(few):
         labels = ds[dims[1]].values if len(dims) == 2 and dims[1] in ds.coords else None
         shown = [str(k if labels is None else labels[k]) for k in few[:6]]
+        way_out = ", or leave the region out"
+        if len(dims) == 1:
+            shown, way_out = [named], ""
         raise StatisticsError(
             f"{int(counts.min())} healthy people of group '{group}' have a value of "
             f"{', '.join(shown)}, at least {MINIMUM_REFERENCES} are needed for a centile. Bring in "
-            "more references, or leave the region out."
+            f"more references{way_out}."
         )
+
+
+def _named(ds: xr.Dataset, name: Hashable) -> str:
+    """Say what a variable over people alone is of."""
+    pad = find_pad(ds)
+    return "the whole brain" if pad.is_global and pad.name == name else f"'{name}'"
 
 
 def _numbers(ds: xr.Dataset, people: IntArray, healthy: BoolArray) -> IntArray:

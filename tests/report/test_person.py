@@ -5,14 +5,17 @@ import re
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import scalebrain
 from scalebrain.cli import main
 from scalebrain.errors import MissingVariableError
 from scalebrain.io.results import read_results
+from scalebrain.report.lesionmap import cuts_through
 from scalebrain.report.person import person_report, write_person
 from scalebrain.report.personfacts import People, person_facts
-from scalebrain.report.personpage import person_sections
+from scalebrain.report.personpage import header, how_to_read, person_sections
+from scalebrain.report.volume import to_volume
 from tests.report.conftest import make_study
 from tests.report.test_page import EVIL, Outline, visible
 
@@ -205,3 +208,328 @@ def test_person__command_writes_the_page_where_it_says(case, whole_study, tmp_pa
     main(["person", store, subject, str(out), "--results", results, "--scheduler", "threads"])
     assert capsys.readouterr().out.strip() == str(out / f"{subject}.html")
     assert sorted(p.name for p in out.iterdir()) == [f"{subject}.html", f"{subject}.json"]
+
+
+# -- what the words on the page depend on: made-up people, without a study -----------------------
+
+
+def facts_of(ds, subject, motor=None, **changes):
+    """Facts and sections of one person, without centiles of brain age unless `ds` has them."""
+    people = People(
+        ds.drop_dims("voxel"), motor, **({"no_centiles": "none", "no_motor": "none"} | changes)
+    )
+    facts = person_facts(people, subject)
+    sections = {
+        one.key: f"{one.takeaway} {one.blocks}"
+        for one in person_sections(facts, ds.sel(subject=subject))
+    }
+    return facts, sections
+
+
+def with_loads(ds, load=0.0):
+    regions = ds["region"].values.astype(str)
+    values = np.zeros((ds.sizes["subject"], len(regions)))
+    values[:, regions == "SMN_L"] = load
+    return ds.assign(lesion_load=(("subject", "region"), values))
+
+
+def put(ds, subject, **values):
+    """Change values of one person."""
+    for name, value in values.items():
+        array = ds[name].copy()
+        array[list(ds["subject"].values.astype(str)).index(subject)] = value
+        ds = ds.assign({name: array})
+    return ds
+
+
+def test_person_sections__no_region_is_touched_only_where_loads_are_known(patient):
+    ds, subject = patient
+    facts, sections = facts_of(ds, subject)
+    told = "No load of regions was computed: run the features stage."
+    assert sections["loads"].startswith(told)
+    assert told in facts["caveats"]
+    assert "Loads are the lesioned part" not in sections["loads"]
+    missing = with_loads(ds, np.nan)
+    missing["lesion_load"][:] = np.nan
+    assert facts_of(missing, subject)[1]["loads"].startswith(told)
+    facts, sections = facts_of(with_loads(ds), subject)
+    assert sections["loads"].startswith("No region of the set is touched.")
+    assert told not in facts["caveats"]
+    facts, sections = facts_of(with_loads(ds, np.nan), subject)
+    assert sections["loads"].startswith("No region is touched of the 17 whose load is known.")
+    assert facts_of(with_loads(ds, 0.5), subject)[1]["loads"].startswith("1 region touched")
+
+
+@pytest.mark.parametrize(
+    ("side", "detail", "where", "caveat"),
+    [
+        ("L", "left hemisphere", "in the left hemisphere", ""),
+        ("bilateral", "both sides", "on both sides", "no single side (both sides)"),
+        ("midline", "midline", "on the midline", "no single side (midline)"),
+        ("none", "empty mask", ", its side not known", "The lesion mask is empty"),
+        ("unknown", "side not known", ", its side not known", "side of the lesion is not known"),
+        ("", "side not known", ", its side not known", "side of the lesion is not known"),
+    ],
+)
+def test_header__names_the_side_of_every_lesion(patient, side, detail, where, caveat):
+    ds, subject = patient
+    ds = put(ds, subject, lesion_hemisphere=side)
+    facts, sections = facts_of(ds, subject)
+    assert [d for _, label, d in header(facts) if label == "lesion"] == [detail]
+    assert where in sections["lesion"]
+    assert caveat in " ".join(facts["caveats"])
+
+
+def test_header__an_age_that_is_a_lower_bound_is_one(patient):
+    ds, subject = patient
+    ds = put(ds, subject, age=89.0)
+    assert header(facts_of(ds, subject)[0])[0][:2] == ("89", "years old")
+    ds["age_censored"] = ds["subject"] == subject
+    facts, _ = facts_of(ds, subject)
+    assert header(facts)[0][:2] == ("89 or older", "years old")
+    assert any("lower bound only: brain-PAD is at most" in one for one in facts["caveats"])
+
+
+@pytest.mark.parametrize("side", ["bilateral", "midline", "unknown"])
+def test_person_facts__loads_by_side_of_a_lesion_of_no_side_have_no_centile(patient, side):
+    ds, subject = patient
+    one_sided, _ = facts_of(with_loads(ds, 0.2), subject)
+    assert all(row["centile_reason"] == "" for row in one_sided["loads"]["rows"])
+    assert all(row["n_all"] > 5 for row in one_sided["loads"]["rows"])
+    ds = put(with_loads(ds, 0.2), subject, lesion_hemisphere=side)
+    facts, sections = facts_of(ds, subject)
+    volume, *loads = facts["loads"]["rows"]
+    assert volume["name"] == "lesion_volume"
+    assert volume["centile_all"] is not None
+    assert len(loads) == 18
+    assert all(row["centile_all"] is None is row["centile_cohort"] for row in loads)
+    assert [row["value"] for row in loads if row["name"] == "lesion_load:SMN_L"] == [0.2]
+    assert "No centile of loads by side" in sections["loads"]
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "told"),
+    [
+        (0, 0, "There is nobody to compare loads with: they have no centile."),
+        (0, 1, "their centiles are among 1 person of other cohorts."),
+        (1, 0, "Centiles among 1 other of the same cohort are coarse."),
+        (
+            2,
+            3,
+            "Centiles among 2 others of the same cohort are coarse; those among all cohorts are",
+        ),
+        (12, 3, ""),
+    ],
+)
+def test_caveats__of_few_others_count_them(patient, near, far, told):
+    ds, subject = patient
+    ds = ds.drop_vars("cohort").assign_coords(cohort=("subject", ["a"] * ds.sizes["subject"]))
+    used = ds["included"].values & (ds["group"].values.astype(str) == "stroke")
+    others = np.flatnonzero(used & (ds["subject"].values != subject))
+    ds["cohort"][others[near : near + far]] = "b"
+    own = np.flatnonzero(ds["subject"].values == subject)
+    ds = ds.isel(subject=[*own, *others[: near + far]])
+    facts, sections = facts_of(ds, subject)
+    found = [c for c in facts["caveats"] if "coarse" in c or "to compare loads with" in c]
+    assert len(found) == bool(told)
+    assert told in "".join(found)
+    assert ("Nobody is there to compare with." in sections["loads"]) == (near + far == 0)
+
+
+# -- brain ages of another tool ------------------------------------------------------------------
+
+
+def imported(ds, how, *, corrected):
+    """Ages of another tool in place of ours."""
+    told = {"tool": "brainageR", "tool_version": "2.1", "age_bias_correction": how}
+    pad = ds["brain_age"] - ds["age"]
+    ds = ds.drop_vars(["brain_age_low", "brain_age_high", "calibration_slope"])
+    ds["brain_age"] = ds["brain_age"].assign_attrs(told)
+    ds["brain_pad"] = pad.assign_attrs(told)
+    return ds.assign(brain_pad_corrected=(pad - 1).assign_attrs(told)) if corrected else ds
+
+
+def test_person_sections__ages_of_another_tool_are_not_called_corrected(patient):
+    ds, subject = patient
+    ds = imported(ds, "none", corrected=False)
+    facts, sections = facts_of(ds, subject)
+    words = sections["ages"]
+    assert facts["brain_age"]["is_corrected"] is False
+    assert facts["brain_age"]["in_true_years"] is False
+    assert words.startswith("18 regions with a brain age.")
+    assert "Brain ages of brainageR 2.1" in words
+    assert words.count("brain age less age, age bias not corrected") == 2  # drawing and table
+    assert "Brain age less age of each region, age bias not corrected.'" in words
+    for wrong in ("free of", "Corrected", "interval", "entile of", "Right:", "imputed", "–%"):
+        assert wrong not in words
+    own = ds.sel(subject=subject)
+    assert f"text='{float(own['brain_pad'][0]):.1f}'".replace("-", "−") in words
+    reading = how_to_read(facts)
+    assert "by brainageR 2.1; whether its model has seen this person is not known" in reading
+    assert "has not seen this person" not in reading
+    assert "Centiles of brain age" not in reading
+    told = " ".join(facts["caveats"])
+    assert "age bias of the brain ages is not corrected" in told
+    assert "those of brainageR 2.1" in told
+
+
+def test_person_report__names_the_tool_of_its_ages_and_escapes_it(patient):
+    ds, subject = patient
+    ds = imported(ds, "none", corrected=False)
+    ds["brain_pad"].attrs["tool"] = f"T{EVIL}"
+    page = person_report(ds, subject, motor=made_motor(ds)).html
+    assert "<script>alert" not in page
+    words = visible(page)
+    assert "whether its model has seen this person is not known" in words
+    assert "from a model that has not seen" not in words
+    assert "age bias not corrected" in words
+
+
+def test_person_sections__say_who_corrected_the_ages_of_another_tool(patient):
+    ds, subject = patient
+    facts, sections = facts_of(imported(ds, "tool", corrected=True), subject)
+    assert facts["brain_age"]["is_corrected"] is True
+    assert "corrected for age bias by the tool, which may shrink" in sections["ages"]
+    assert "free of the age bias" not in sections["ages"]
+    assert not any("not corrected" in caveat for caveat in facts["caveats"])
+    _, sections = facts_of(imported(ds, "references", corrected=True), subject)
+    assert "free of the age bias of healthy people" in sections["ages"]
+
+
+def test_person_sections__one_age_of_the_whole_brain(patient):
+    ds, subject = patient
+    told = {"tool": "brainageR", "age_bias_correction": "none"}
+    age = ds["brain_age"].mean("region")
+    ds = ds.drop_dims("region").assign(
+        brain_age_global=age.assign_attrs(told),
+        brain_age_global_low=(age - 5).assign_attrs(told),
+        brain_age_global_high=(age + 9).assign_attrs(told),
+        brain_pad_global=(age - ds["age"]).assign_attrs(told),
+    )
+    own = float(age.sel(subject=subject))
+    facts, sections = facts_of(ds, subject)
+    assert sections["ages"].startswith(f"A brain age of {own:.1f} y (whole brain).")
+    assert "with the intervals of the tool." in sections["ages"]
+    assert "one region at a time" not in sections["ages"]
+    assert f"{own - 5:.1f} to {own + 9:.1f}" in sections["ages"]
+    ds["brain_pad_global_corrected"] = ds["brain_pad_global"].assign_attrs(
+        told | {"age_bias_correction": "references"}
+    )
+    facts, sections = facts_of(ds, subject)
+    pad = facts["brain_age"]["rows"][0]["brain_pad_corrected"]
+    shown = f"{pad:.1f}".replace("-", "−")
+    assert sections["ages"].startswith(f"Corrected brain-PAD of {shown} y (whole brain).")
+
+
+def test_person_facts__asymmetric_intervals_stay_asymmetric(patient):
+    ds, subject = patient
+    ds["brain_pad_corrected"] = ds["brain_age"] - ds["age"] - 2
+    ds["brain_age_low"], ds["brain_age_high"] = ds["brain_age"] - 3, ds["brain_age"] + 12
+    facts, _ = facts_of(ds, subject)
+    for row, slope in zip(facts["brain_age"]["rows"], ds["calibration_slope"].values, strict=True):
+        value = row["brain_pad_corrected"]
+        assert row["corrected_low"] == pytest.approx(value - 3 / slope)
+        assert row["corrected_high"] == pytest.approx(value + 12 / slope)
+
+
+def test_person_sections__count_regions_that_have_an_age(patient):
+    ds, subject = patient
+    at = {"subject": list(ds["subject"].values).index(subject)}
+    gone = ds["brain_age"].copy()
+    gone[at | {"region": [0, 3]}] = np.nan
+    facts, sections = facts_of(ds.assign(brain_age=gone), subject)
+    assert len(facts["brain_age"]["rows"]) == 18
+    assert sections["ages"].startswith("16 regions with a brain age.")
+
+
+# -- results of the motor prediction -------------------------------------------------------------
+
+
+def made_motor(ds, **attrs):
+    """The least that a motor prediction holds."""
+    n = ds.sizes["subject"]
+    each = (("learner", "feature_group", "subject"), np.full((1, 1, n), 0.5))
+    return xr.Dataset(
+        {
+            "prediction": each,
+            "interval_low": (each[0], each[1] - 0.2),
+            "interval_high": (each[0], each[1] + 0.2),
+            "observed": ("subject", ds["motor_score"].values.astype(float)),
+            "score": (("learner", "feature_group", "metric"), np.full((1, 1, 1), 0.05)),
+            "ci_low": (("learner", "feature_group", "metric"), np.full((1, 1, 1), 0.01)),
+            "ci_high": (("learner", "feature_group", "metric"), np.full((1, 1, 1), 0.1)),
+        },
+        coords={
+            "subject": ds["subject"].values.astype(str),
+            "learner": ["elastic_net"],
+            "feature_group": ["combined"],
+            "metric": ["r2"],
+        },
+        attrs={"target": "motor_score", "groups": "cohort", "coverage": 0.9} | attrs,
+    )
+
+
+def test_person_sections__name_what_the_motor_prediction_held_out(patient):
+    ds, subject = patient
+    cohort, sex = (str(ds[name].sel(subject=subject).values) for name in ("cohort", "sex"))
+    facts, sections = facts_of(ds, subject, made_motor(ds))
+    assert "from other cohorts; observed 0.60." in sections["motor"]
+    assert f"trained without {cohort}. Over" in sections["motor"]
+    assert "trained on other cohorts alone" in how_to_read(facts)
+    assert any("too few cohorts" in caveat for caveat in facts["caveats"])
+    facts, sections = facts_of(ds, subject, made_motor(ds, groups="sex"))
+    assert f"trained without people of sex {sex}. Over" in sections["motor"]
+    assert "from people of another sex; observed 0.60." in sections["motor"]
+    assert "trained on people of another sex alone" in how_to_read(facts)
+    told = " ".join(facts["caveats"])
+    assert "too few groups by sex" in told
+    assert "a new group by sex" in told
+    assert "cohorts that it has not seen" not in told
+
+
+def test_person_facts__a_motor_prediction_of_something_else_is_refused(patient):
+    ds, subject = patient
+    motor = made_motor(ds, target="grip_strength")
+    facts, sections = facts_of(ds, subject, motor)
+    assert facts["motor"]["reason"].startswith("The results given predict 'grip_strength'")
+    assert facts["motor"].get("predicted") is None
+    assert "0.50" not in sections["motor"]
+    assert "motor model" not in " ".join(facts["caveats"])
+    assert "trained on" not in how_to_read(facts)
+
+
+def test_person_facts__a_motor_prediction_of_another_store_is_refused(patient):
+    ds, subject = patient
+    motor = made_motor(ds)
+    other = put(ds, subject, motor_score=0.8)
+    facts, _ = facts_of(other, subject, motor)
+    assert facts["motor"]["reason"].startswith("The results given are of another store, or of an o")
+    assert "0.600 there, and 0.800 here" in facts["motor"]["reason"]
+    assert facts["motor"].get("predicted") is None
+    gone = put(ds, subject, motor_score=np.nan)
+    assert "0.600 there, and missing here" in facts_of(gone, subject, motor)[0]["motor"]["reason"]
+    someone = str(ds["subject"].values[-1])  # whose score is the same in both
+    assert facts_of(other, someone, motor)[0]["motor"]["reason"] == ""
+    assert facts_of(gone, subject, made_motor(gone))[0]["motor"]["reason"] == ""
+    close = put(ds, subject, motor_score=np.float64(np.float32(0.6)))
+    assert facts_of(close, subject, motor)[0]["motor"]["reason"] == ""
+
+
+# -- slices --------------------------------------------------------------------------------------
+
+
+def test_cuts_through__every_cut_holds_some_of_the_lesion(patient):
+    ds, _ = patient
+    x, y, z = (ds[axis].values for axis in "xyz")
+    near = (np.abs(y + 20) < 20) & (np.abs(z) < 20)
+    both = near & (np.abs(np.abs(x) - 35) < 12)  # mirrored, nothing in the middle
+    volume = to_volume(ds, np.where(both, 1.0, np.nan))
+    for axis in range(3):
+        cuts = cuts_through(volume, axis, 3)
+        assert len(set(cuts)) == 3
+        assert list(cuts) == sorted(cuts)
+        assert all(np.nansum(volume.plane(axis, at).values) > 0 for at in cuts)
+    one = np.zeros(len(x), dtype=bool)
+    one[np.flatnonzero(near)[0]] = True
+    cuts = cuts_through(to_volume(ds, np.where(one, 1.0, np.nan)), 0, 3)
+    assert list(cuts) == pytest.approx([x[one].item()] * 3)

@@ -130,6 +130,17 @@ def test_normative__refuses():
         normative(ds, n_bootstrap=1)
 
 
+def test_normative__says_which_value_too_few_have():
+    ds, _ = people(40, 5)
+    one = ds["brain_pad_corrected"].isel(region=0, drop=True)
+    whole = ds.drop_dims("region").assign(brain_pad_global=one)
+    with pytest.raises(StatisticsError, match="have a value of the whole brain, at least 50") as no:
+        normative(whole)
+    assert str(no.value).endswith("Bring in more references.")
+    with pytest.raises(StatisticsError, match="have a value of 'thickness', at least 50"):
+        normative(whole.assign(thickness=one), variable="thickness")
+
+
 def again(ds, rows, name, **changes):
     """The Dataset with further scans of some people, under other ids."""
     more = ds.isel(subject=rows)
