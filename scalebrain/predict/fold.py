@@ -17,7 +17,7 @@ from scalebrain.errors import StatisticsError
 from scalebrain.predict.conformal import Likeness, half_width, likeness
 from scalebrain.predict.harmonized import FoldHarmonizer
 from scalebrain.predict.importance import permutation_importance, shap_values
-from scalebrain.predict.learners import Folds, Prepared, tune_and_fit
+from scalebrain.predict.learners import LEARNERS, Folds, Prepared, tune_and_fit
 
 __all__ = ["FoldJob", "FoldResult", "FoldWork", "NullJob", "fit_fold", "refit_permuted"]
 
@@ -108,7 +108,8 @@ class FoldResult:
     width, width_kind
         Half width of the interval, and what its quantile is taken over.
     importance
-        Of each unit, in the last group; None elsewhere and where a single row is held out.
+        Of each unit, in the last group; None elsewhere, without repeats, and where a single row
+        is held out.
     shap, shap_base
         Parts of each prediction (row, unit) in the last group, and what they add to.
     likeness
@@ -179,8 +180,8 @@ def fit_fold(job: FoldJob, work: FoldWork) -> FoldResult:
         )
         out = FoldResult(model.predict(x_test), probability, chosen, width, kind)
         if is_last:
-            if len(test) > 1:
-                rng = np.random.default_rng([work.seed, job.fold, job.learner])
+            if len(test) > 1 and work.n_repeats:
+                rng = np.random.default_rng([work.seed, job.fold, LEARNERS.index(learner)])
                 out.importance = permutation_importance(
                     model, x_test, work.y[test], work.units, n_repeats=work.n_repeats, rng=rng
                 )

@@ -27,7 +27,9 @@ class FoldHarmonizer:
     names
         Their names.
     codes
-        Cohort of every row (n).
+        Cohort of every row (n), by its position in `cohorts`.
+    cohorts, batch
+        Names of the cohorts and of their variable, for messages.
     unseen
         ``"adapt"``: shift and scale of a held-out cohort are estimated from its own predictors
         (never from its outcome). ``"unchanged"``: it stays as it is.
@@ -38,6 +40,8 @@ class FoldHarmonizer:
     columns: IntArray
     names: tuple[str, ...]
     codes: IntArray
+    cohorts: tuple[str, ...]
+    batch: str
     unseen: Literal["adapt", "unchanged"]
     min_adapt: int = 10
 
@@ -59,8 +63,8 @@ class FoldHarmonizer:
         x_train, x_test = x[train], x[test]
         if len(np.unique(self.codes[train])) < 2:
             return x_train, x_test
-        settings = CombatSettings("cohort", unseen=self.unseen, min_adapt=self.min_adapt)
-        labels = self.codes.astype(str)
+        settings = CombatSettings(self.batch, unseen=self.unseen, min_adapt=self.min_adapt)
+        labels = np.array(self.cohorts)[self.codes]
         model = fit_combat(
             x_train[:, self.columns], labels[train], {}, settings=settings, features=self.names
         )

@@ -77,7 +77,7 @@ def permutation_importance(
     units
         Columns of each unit.
     n_repeats
-        Permutations of each.
+        Permutations of each; 1 or more.
     rng
         Random numbers.
 
@@ -99,7 +99,7 @@ def permutation_importance(
                 copies[k][:, columns] = x[order[low + k]][:, columns]
             predicted = model.predict(copies.reshape(len(part) * n, p)).reshape(len(part), n)
             rise[low : low + block] += np.mean((y - predicted) ** 2, axis=1) - base
-    return rise / max(n_repeats, 1)
+    return rise / n_repeats
 
 
 def shap_values(

@@ -13,12 +13,22 @@ import xarray as xr
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.predict.matching import Candidates
+from scalebrain.predict.paired import weighted_moments
 from scalebrain.stats.frame import lesional_measures, subject_frame
 
-__all__ = ["candidates_of", "matchable_people", "usable_people"]
+__all__ = [
+    "candidates_of",
+    "couples",
+    "in_order",
+    "matchable_people",
+    "scan_weights",
+    "spread_of_people",
+    "usable_people",
+]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 _SIDED = (
     "lesion_load",
@@ -152,7 +162,7 @@ def usable_people(
     Returns
     -------
     words
-        How many are eligible, and how many of them lack what.
+        How many people are eligible, and how many of them lack what in every scan.
     used
         (subject,) who lacks nothing.
     """
@@ -169,13 +179,75 @@ def usable_people(
         needs["side"] = table["side"].isin(["L", "R"]).to_numpy()
     if same_cohort:
         needs["cohort"] = (table["cohort"] != "").to_numpy()
+    person = table["person"].to_numpy()
+    n = len(np.unique(person[eligible]))
     missing = [
-        f"{words} missing: {int((eligible & ~known).sum())}" for words, known in needs.items()
+        f"{words} missing: {n - len(np.unique(person[eligible & known]))}"
+        for words, known in needs.items()
     ]
     used = eligible.copy()
     for known in needs.values():
         used &= known
-    return f"{int(eligible.sum())} eligible people ({'; '.join(missing)})", used
+    return f"{n} eligible people ({'; '.join(missing)})", used
+
+
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sort scans by id and number their people anew, whatever the order of the Dataset.
+
+    Parameters
+    ----------
+    frame
+        Rows of :func:`matchable_people`; without ids their order stays.
+
+    Returns
+    -------
+    DataFrame
+        The same rows; ``person`` counts from zero.
+    """
+    if frame.index.dtype.kind not in "iu":
+        frame = frame.iloc[np.argsort(frame.index.to_numpy().astype(str), kind="stable")]
+    return frame.assign(person=pd.factorize(frame["person"])[0])
+
+
+def scan_weights(frame: pd.DataFrame) -> FloatArray:
+    """Weight of each scan: one divided by the scans of its person."""
+    scans = frame.groupby("person")["person"].transform("size")
+    return np.asarray(1 / scans.to_numpy(dtype=np.float64))
+
+
+def spread_of_people(frame: pd.DataFrame, name: str) -> float:
+    """Take the standard deviation of a column over people, whose scans share one weight."""
+    values = frame[name].to_numpy(dtype=np.float64)
+    return float(np.sqrt(weighted_moments(values, scan_weights(frame))[1]))
+
+
+def couples(person: IntArray, stratum: IntArray) -> int:
+    """Count the pairs of people who have scans in one stratum.
+
+    Parameters
+    ----------
+    person
+        Number of the person of each scan, from zero (n).
+    stratum
+        Of each scan (n).
+
+    Returns
+    -------
+    int
+        Two people who share several strata are one pair.
+    """
+    lies = np.unique(np.stack([stratum, person], axis=1), axis=0)
+    strata = np.bincount(lies[:, 1])
+    size = np.unique(lies[:, 0], return_counts=True)[1].astype(np.int64)
+    total = int((size * (size - 1) // 2).sum())
+    several = np.flatnonzero(strata > 1)  # few: people with scans of both sides
+    own: dict[int, set[int]] = {}
+    for code, one in lies[np.isin(lies[:, 1], several)].tolist():
+        own.setdefault(one, set()).add(code)
+    listed = list(own.values())
+    for k, first in enumerate(listed):
+        total -= sum(max(0, len(first & other) - 1) for other in listed[:k])
+    return total
 
 
 def candidates_of(frame: pd.DataFrame, same_side: bool, same_cohort: bool) -> Candidates:

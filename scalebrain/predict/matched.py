@@ -13,14 +13,29 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
-from scalebrain.predict.matchable import candidates_of, matchable_people, usable_people
+from scalebrain.predict.matchable import (
+    candidates_of,
+    couples,
+    in_order,
+    matchable_people,
+    scan_weights,
+    spread_of_people,
+    usable_people,
+)
 from scalebrain.predict.matching import (
     Admissible,
     Candidates,
     admissible_pairs,
     best_matching,
 )
-from scalebrain.predict.paired import adjusted_terms, balance, paired_fit, sign_flip_p
+from scalebrain.predict.paired import (
+    adjusted_terms,
+    balance,
+    paired_fit,
+    sign_flip_p,
+    weighted_median,
+)
+from scalebrain.predict.task import check_count
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.scales import scale_note, scales_of
 
@@ -127,6 +142,10 @@ def matched_pairs(
     The pairs are the matching of largest total contrast in which every person (scans of one
     person are one) is once at most: exact up to 30,000 admissible pairs in a stratum of side
     (and cohort), greedy beyond, as ``attrs["matching"]`` says. The outcome plays no part in it.
+    Of the many matchings of that total the one whose pairs are most alike in log10 volume and
+    age, in units of the calipers, is taken; people are sorted by id first, so that the
+    order of the Dataset changes nothing. Where someone has several scans, standard deviations,
+    the median and the balance give each scan its part of one person, and counts are of people.
 
     ``difference`` is the mean over pairs of high less low. Within the caliper the member of
     larger load may still have the slightly larger lesion: ``difference_adjusted`` is the
@@ -165,18 +184,26 @@ def matched_pairs(
     >>> bool(result["ci_high"].sel(effect="difference") < 0)
     True
     """
-    _check(caliper, age_caliper, min_contrast, confidence, min_pairs, n_draws)
+    _check(caliper, age_caliper, min_contrast, confidence)
+    for name, count, least in (
+        ("min_pairs", min_pairs, 1),
+        ("n_draws", n_draws, 1),
+        ("n_listed", n_listed, 0),
+        ("seed", seed, 0),
+    ):
+        check_count(name, count, least)
     table = matchable_people(ds, contrast, outcome, cohort)
     used = eligible_subjects(ds, group=group, included=included)
     reasons, used = usable_people(table, used, same_side, same_cohort)
-    frame = table[used]
-    told = f"{int(used.sum())} of {reasons}"
-    if used.sum() < 2:
+    frame = in_order(table[used])
+    n_people = frame["person"].nunique()
+    told = f"{n_people} of {reasons}"
+    if n_people < 2:
         raise StatisticsError(f"No two people to pair: {told}.")
-    spread = {n: float(frame[n].std()) for n in ("log10_lesion_volume", "value")}
+    spread = {n: spread_of_people(frame, n) for n in ("log10_lesion_volume", "value")}
     if not spread["value"] > 0:
         raise StatisticsError(
-            f"'{contrast}' has the same value in all {len(frame)} people used, so no two differ "
+            f"'{contrast}' has the same value in all {n_people} people used, so no two differ "
             "in it. Name another `contrast`."
         )
     people = candidates_of(frame, same_side, same_cohort)
@@ -205,14 +232,14 @@ def matched_pairs(
     terms = adjusted_terms(own.outcome, own.others)
     adjusted = np.nan
     if np.isfinite(terms).all():
-        adjusted = sign_flip_p(terms, draws=n_draws, seed=seed)[0]
+        adjusted = sign_flip_p(terms, own.others, draws=n_draws, seed=seed)[0]
     scalars: dict[str, tuple[float | int, str]] = {
         "p_permutation": (p, "P value against exchanging the people of each pair"),
         "p_permutation_adjusted": (adjusted, "The same of the adjusted difference"),
         "n_permutations": (n_flips, "Sign flips looked at"),
         "n_pairs": (len(chosen), "Matched pairs"),
-        "n_admissible": (pairs.n_contrast, "Pairs that meet every criterion"),
-        "n_people": (len(frame), "People who may be paired"),
+        "n_admissible": (pairs.n_contrast, "Pairs of people that meet every criterion"),
+        "n_people": (n_people, "People who may be paired"),
     }
     for name, (value, words) in scalars.items():
         out[name] = ((), value, {"long_name": words})
@@ -286,10 +313,13 @@ def nearest_matches(
     ------
     MissingVariableError
         If a variable, a label or the subject is missing.
+    ConfigError
+        If an option is out of range.
     StatisticsError
         If the person has no lesion volume, age or lesioned side, or nobody is left.
     """
-    _check(caliper, age_caliper, 0.0, 0.95, 1, 1)
+    _check(caliper, age_caliper, 0.0, 0.95)
+    check_count("n", n, 1)
     table = matchable_people(ds, contrast, outcome, cohort)
     if subject not in table.index:
         raise MissingVariableError(f"'{subject}' is not on dimension 'subject'.")
@@ -305,11 +335,11 @@ def nearest_matches(
         raise StatisticsError(f"{subject} has no {' and no '.join(lacking)}: nobody is matched.")
     eligible = eligible_subjects(ds, group=group, included=included)
     _, used = usable_people(table, eligible, same_side, False)
-    spread = float(table["log10_lesion_volume"][used].std())
+    spread = spread_of_people(table[used], "log10_lesion_volume")
     used &= (table["person"] != own["person"]).to_numpy()
     if same_side:
         used &= (table["side"] == own["side"]).to_numpy()
-    frame = table[used]
+    frame = in_order(table[used])
     if not len(frame) or not spread > 0:
         raise StatisticsError(f"Nobody else has a lesion like that of {subject} to compare with.")
     volume = np.asarray(frame["log10_lesion_volume"] - own["log10_lesion_volume"]) / spread
@@ -356,8 +386,6 @@ def _check(
     age_caliper: float,
     min_contrast: float,
     confidence: float,
-    min_pairs: int,
-    n_draws: int,
 ) -> None:
     wrong = [
         f"{name}={value:g}"
@@ -370,12 +398,10 @@ def _check(
     ]
     if not 0 < confidence < 1:
         wrong.append(f"confidence={confidence:g}")
-    if min_pairs < 1 or n_draws < 1:
-        wrong.append(f"min_pairs={min_pairs}, n_draws={n_draws}")
     if wrong:
         raise ConfigError(
             f"Out of range: {', '.join(wrong)}. Calipers and the contrast are 0 or more, the "
-            "confidence lies between 0 and 1, counts are 1 or more."
+            "confidence lies between 0 and 1."
         )
 
 
@@ -388,16 +414,12 @@ def _funnel(
     same_cohort: bool,
 ) -> dict[str, int]:
     """Pairs left after each criterion."""
-
-    def couples(codes: npt.NDArray[Any]) -> int:
-        size = np.unique(codes, return_counts=True)[1].astype(np.int64)
-        return int((size * (size - 1) // 2).sum())
-
-    out = {"all pairs": couples(np.zeros(len(frame)))}
+    out = {"all pairs": couples(people.person, np.zeros(len(frame), dtype=np.int64))}
     if same_side:
-        out["same side"] = couples(frame["side"].to_numpy(dtype=str))
+        sides = np.unique(frame["side"].to_numpy(dtype=str), return_inverse=True)[1]
+        out["same side"] = couples(people.person, sides)
     if same_cohort:
-        out["same cohort"] = couples(people.stratum)
+        out["same cohort"] = couples(people.person, people.stratum)
     return out | {
         "lesion volume": pairs.n_volume,
         "age": pairs.n_age,
@@ -445,10 +467,12 @@ def _listed(frame: pd.DataFrame, pairs: Admissible, n_listed: int) -> xr.Dataset
 def _balanced(frame: pd.DataFrame, pairs: Admissible, chosen: IntArray) -> xr.Dataset:
     covariates = frame[[*_COVARIATES]].to_numpy(dtype=np.float64)
     value = frame["value"].to_numpy()
-    above = value > np.median(value)
+    weight = scan_weights(frame)
+    above = value > weighted_median(value, weight)
     values = balance(
         (covariates[above], covariates[~above]),
         (covariates[pairs.high[chosen]], covariates[pairs.low[chosen]]),
+        (weight[above], weight[~above]),
     )
     dims = ("stage", "covariate")
     return xr.Dataset(

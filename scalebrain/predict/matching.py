@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,10 @@ BLOCK = 1_000_000
 MOST_HELD = 4_000_000
 #: Most admissible pairs of a stratum that are matched exactly.
 MOST_EXACT = 30_000
+#: Most branches in which the most alike of equally good matchings are looked for.
+MOST_NODES = 1_000
+#: What the largest contrast counts in the solver.
+_SHARP = 1_000.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Admissible:
-    """Pairs within the calipers, of largest contrast first.
+    """Pairs within the calipers, of largest contrast first, of equal ones the most alike.
 
     Parameters
     ----------
@@ -59,13 +64,17 @@ class Admissible:
         Positions of the one with the larger and the smaller value.
     contrast
         Difference of the values.
+    distance
+        Difference of the log10 volume plus that of the age, each in its caliper.
     n_volume, n_age, n_contrast
-        Pairs left after each criterion, counted over all of them, also those not held.
+        Pairs of people left after each criterion, counted over all of them, also those not
+        held. Scans of the same two people are one pair.
     """
 
     high: IntArray
     low: IntArray
     contrast: FloatArray
+    distance: FloatArray
     n_volume: int
     n_age: int
     n_contrast: int
@@ -99,17 +108,15 @@ def admissible_pairs(
     """
     high, low = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     contrast = np.zeros(0, dtype=np.float64)
-    counts = np.zeros(3, dtype=np.int64)
+    counts = _Counts(people.person)
     floor = min_contrast
     for a, b in _windows(people, caliper):
-        counts[0] += np.count_nonzero(people.person[a] != people.person[b])
-        near = np.abs(people.age[a] - people.age[b]) <= age_caliper
-        near &= people.person[a] != people.person[b]
+        near = people.person[a] != people.person[b]
         a, b = a[near], b[near]
-        counts[1] += len(a)
+        near = np.abs(people.age[a] - people.age[b]) <= age_caliper
         size = people.value[a] - people.value[b]
-        enough = (np.abs(size) >= min_contrast) & (size != 0)
-        counts[2] += np.count_nonzero(enough)
+        enough = near & (np.abs(size) >= min_contrast) & (size != 0)
+        counts.add(a, b, np.add(near, enough, dtype=np.int8))
         enough &= np.abs(size) >= floor
         a, b, size = a[enough], b[enough], size[enough]
         high = np.concatenate([high, np.where(size > 0, a, b)])
@@ -119,8 +126,42 @@ def admissible_pairs(
             kept = np.argpartition(-contrast, MOST_HELD)[:MOST_HELD]
             high, low, contrast = high[kept], low[kept], contrast[kept]
             floor = float(contrast.min())
-    order = np.lexsort((low, high, -contrast))[:MOST_HELD]
-    return Admissible(high[order], low[order], contrast[order], *(int(c) for c in counts))
+    distance = _in_calipers(people.log_volume[high] - people.log_volume[low], caliper)
+    distance += _in_calipers(people.age[high] - people.age[low], age_caliper)
+    order = np.lexsort((low, high, distance, -contrast))[:MOST_HELD]
+    return Admissible(high[order], low[order], contrast[order], distance[order], *counts.at_least())
+
+
+def _in_calipers(difference: FloatArray, caliper: float) -> FloatArray:
+    return np.asarray(np.abs(difference) / caliper if caliper > 0 else np.zeros(len(difference)))
+
+
+class _Counts:
+    """How many pairs of people meet 0, 1 or 2 further criteria, scans of the same two once."""
+
+    def __init__(self, person: IntArray) -> None:
+        self.person = person
+        self.several = np.bincount(person)[person] > 1
+        self.alone = np.zeros(3, dtype=np.int64)
+        # of people of several scans, who may come up again: each pair, and what it met
+        self.pair, self.met = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int8)
+
+    def add(self, a: IntArray, b: IntArray, met: npt.NDArray[np.int8]) -> None:
+        again = self.several[a] | self.several[b]
+        self.alone += np.bincount(met[~again], minlength=3)
+        if again.any():
+            both = np.sort(np.stack([self.person[a[again]], self.person[b[again]]]), axis=0)
+            pair = np.concatenate([self.pair, both[0] * (self.person.max() + 1) + both[1]])
+            met = np.concatenate([self.met, met[again]])
+            order = np.lexsort((-met, pair))
+            self.pair, first = np.unique(pair[order], return_index=True)
+            self.met = met[order][first]
+
+    def at_least(self) -> tuple[int, int, int]:
+        """Pairs that meet at least 0, 1 and 2 criteria."""
+        exactly = self.alone + np.bincount(self.met, minlength=3)
+        first, second, third = (int(n) for n in np.cumsum(exactly[::-1])[::-1])
+        return first, second, third
 
 
 def _windows(people: Candidates, caliper: float) -> Iterator[tuple[IntArray, IntArray]]:
@@ -166,7 +207,10 @@ def best_matching(people: Candidates, pairs: Admissible) -> tuple[IntArray, bool
     Notes
     -----
     A maximum-weight matching: binary x of each pair, ``max sum contrast x`` with
-    ``sum x <= 1`` over the pairs of a person, by branch and bound (HiGHS).
+    ``sum x <= 1`` over the pairs of a person, by branch and bound (HiGHS). Many matchings
+    have that total: those who are high and low may be paired with each other in any way. Among
+    them the one of smallest total :attr:`Admissible.distance` is taken. What is still equal is
+    decided by the order of `people`, so give them in an order of their own.
     """
     chosen, exact = [], True
     stratum = people.stratum[pairs.high]
@@ -177,7 +221,7 @@ def best_matching(people: Candidates, pairs: Admissible) -> tuple[IntArray, bool
             exact = False
             chosen.append(own[_greedy(high, low)])
         else:
-            chosen.append(own[_largest(high, low, pairs.contrast[own])])
+            chosen.append(own[_largest(high, low, pairs.contrast[own], pairs.distance[own])])
     picked = np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
     # one person's scans may lie in several strata
     return picked[_greedy(people.person[pairs.high[picked]], people.person[pairs.low[picked]])], (
@@ -196,24 +240,45 @@ def _greedy(high: IntArray, low: IntArray) -> BoolArray:
     return chosen
 
 
-def _largest(high: IntArray, low: IntArray, weight: FloatArray) -> BoolArray:
-    from scipy.optimize import Bounds, LinearConstraint, milp
+def _largest(
+    high: IntArray, low: IntArray, contrast: FloatArray, distance: FloatArray
+) -> BoolArray:
+    """Largest total contrast, and of that the smallest total distance."""
+    from scipy.optimize import LinearConstraint
     from scipy.sparse import csr_array
 
     names, code = np.unique(np.concatenate([high, low]), return_inverse=True)
-    n, m = len(names), len(weight)
+    n, m = len(names), len(contrast)
     ones, columns = np.ones(2 * m), np.tile(np.arange(m), 2)
-    incidence = csr_array((ones, (code, columns)), shape=(n, m))
-    found = milp(
-        -weight / weight.max(),
-        constraints=LinearConstraint(incidence, ub=np.ones(n)),
-        bounds=Bounds(0, 1),
-        integrality=np.ones(m),
-        options={"mip_rel_gap": 0.0},
-    )
-    if found.x is None:
+    once = LinearConstraint(csr_array((ones, (code, columns)), shape=(n, m)), ub=np.ones(n))
+    # scaled, since the solver takes 1e-6 for nothing
+    weight = contrast * (_SHARP / contrast.max())
+    first, message = _solved(-weight, [once])
+    if first is None:
         raise StatisticsError(
-            f"The matching of {m} pairs of {n} people was not found ({found.message}). Give "
+            f"The matching of {m} pairs of {n} people was not found ({message}). Give "
             "narrower calipers."
         )
-    return np.asarray(found.x > 0.5)
+    total = float(weight[first].sum())
+    least = total * (1 - 1e-12)
+    kept = LinearConstraint(csr_array(weight[None, :]), lb=least)
+    second, _ = _solved(distance, [once, kept], node_limit=MOST_NODES)
+    if second is None or weight[second].sum() < least - 1e-3:
+        return first
+    return second
+
+
+def _solved(
+    cost: FloatArray, constraints: list[Any], **options: int
+) -> tuple[BoolArray | None, str]:
+    """Pairs of smallest total cost; None, and why, where there are none."""
+    from scipy.optimize import Bounds, milp
+
+    found = milp(
+        cost,
+        constraints=constraints,
+        bounds=Bounds(0, 1),
+        integrality=np.ones(len(cost)),
+        options={"mip_rel_gap": 0.0, **options},
+    )
+    return (None if found.x is None else np.asarray(found.x > 0.5)), str(found.message)

@@ -23,7 +23,7 @@ from scalebrain.predict.null import permutation_null
 from scalebrain.predict.predictors import build_predictors, check_not_the_outcome
 from scalebrain.predict.ranking import importance_table
 from scalebrain.predict.scores import Draws, calibration, coverage_table, gain_table, score_table
-from scalebrain.predict.task import MotorTask
+from scalebrain.predict.task import MotorTask, check_count
 from scalebrain.stats.scales import SEVERE_BELOW, scale_note
 
 __all__ = ["SEVERE_BELOW", "predict_motor"]
@@ -84,9 +84,9 @@ def predict_motor(
     n_trees
         Trees of the forests and of boosting.
     n_boot
-        Replicates of the bootstrap over cohorts.
+        Replicates of the bootstrap over cohorts; 0 for none: intervals are missing.
     n_repeats
-        Permutations of each predictor in a held-out cohort.
+        Permutations of each predictor in a held-out cohort; 0 for none: importance is missing.
     n_permutations
         Refits of the last feature group with the target permuted within cohorts; 0 for none.
         The smallest p value is ``1 / (n_permutations + 1)``.
@@ -185,6 +185,17 @@ def predict_motor(
     True
     """
     _check(learners, search_anew, coverage, confidence)
+    for name, count, least in (
+        ("n_inner", n_inner, 2),
+        ("n_trees", n_trees, 1),
+        ("n_boot", n_boot, 0),
+        ("n_repeats", n_repeats, 0),
+        ("n_permutations", n_permutations, 0),
+        ("seed", seed, 0),
+    ):
+        check_count(name, count, least)
+    if severe_below is not None and not np.isfinite(severe_below):
+        raise ConfigError(f"severe_below must be a number, or None, got {severe_below}.")
     task = MotorTask.of(
         ds,
         target=target,
@@ -217,7 +228,7 @@ def predict_motor(
         n_repeats=n_repeats,
         seed=seed,
         coverage=coverage,
-        harmonizer=_harmonizers(columns, harmonize, unseen, task),
+        harmonizer=_harmonizers(columns, harmonize, unseen, task, str(groups)),
     )
     jobs = [
         FoldJob(k, i, j)
@@ -282,6 +293,7 @@ def _harmonizers(
     harmonize: Sequence[str],
     unseen: Literal["adapt", "unchanged"],
     task: MotorTask,
+    groups: str,
 ) -> dict[int, FoldHarmonizer]:
     """Find the columns of each group that are harmonized."""
     if unseen not in ("adapt", "unchanged"):
@@ -296,7 +308,14 @@ def _harmonizers(
     for j, names in enumerate(columns.values()):
         own = [k for k, name in enumerate(names) if name in wanted]
         if own:
-            out[j] = FoldHarmonizer(np.array(own), tuple(names[k] for k in own), task.codes, unseen)
+            out[j] = FoldHarmonizer(
+                np.array(own),
+                tuple(names[k] for k in own),
+                task.codes,
+                tuple(task.cohorts),
+                groups,
+                unseen,
+            )
     return out
 
 

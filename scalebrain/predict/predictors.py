@@ -289,7 +289,7 @@ def _numeric(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     for name in frame.columns:
         column = frame[name]
         if column.dtype.kind not in "biuf":
-            column = column.map(lambda value: None if value in ("", None) else value)
+            column = column.map(_known)
             levels = sorted(column.dropna().unique(), key=str)
             if all(
                 isinstance(level, bool | np.bool_ | int | float | np.number) for level in levels
@@ -305,6 +305,11 @@ def _numeric(frame: pd.DataFrame, what: str) -> pd.DataFrame:
         columns[name] = column.to_numpy(dtype=np.float64, na_value=np.nan)
     out = pd.DataFrame(columns, index=frame.index)
     return out.replace([np.inf, -np.inf], np.nan)
+
+
+def _known(value: Any) -> Any:
+    """Make None of what is missing, whatever it is missing as."""
+    return None if pd.isna(value) or value == "" else value
 
 
 def _listed(names: Sequence[str]) -> str:

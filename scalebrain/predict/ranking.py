@@ -67,7 +67,7 @@ def importance_table(
         rank = scipy.stats.rankdata(-pairs, axis=1).mean(axis=0)
     sizes = np.bincount(task.codes, minlength=n_cohorts).astype(np.float64)
     mean = np.full((n_learners, len(names)), np.nan)
-    top, shap_top = np.zeros(mean.shape), np.zeros(mean.shape)
+    top, shap_top = np.full(mean.shape, np.nan), np.zeros(mean.shape)
     for i in range(n_learners):
         chosen = measured[i]
         if chosen.any():
@@ -86,7 +86,7 @@ def importance_table(
             ),
             "top3_fraction": (
                 "predictor",
-                _in_top(pairs).mean(axis=0) if len(pairs) else np.zeros(len(names)),
+                _in_top(pairs).mean(axis=0) if len(pairs) else rank,
                 {"long_name": "Fraction of learners and held-out cohorts with it in the top 3"},
             ),
             "top3_by_learner": (

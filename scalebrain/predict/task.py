@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.predict.learners import Folds
 from scalebrain.predict.splits import grouped_folds, leave_one_group_out
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.stats.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 
-__all__ = ["MotorTask"]
+__all__ = ["MotorTask", "check_count"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class MotorTask:
         _check_people(ds, rows, names)
         scales = scales_of(ds, rows, target)
         cut = _cut_off(scales, severe_below)
-        folds = [(train, test) for _, train, test in leave_one_group_out(codes)]
+        folds = [(train, test) for _, train, test in leave_one_group_out(cohorts[codes])]
         inner: list[Folds] = [
             grouped_folds(codes[train], n_inner, seed=seed + k)
             for k, (train, _) in enumerate(folds)
@@ -169,6 +169,27 @@ class MotorTask:
         out = np.full((*values.shape[:-1], len(self.used)), fill, dtype=values.dtype)
         out[..., self.rows] = values
         return out
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse a count that is no whole number, or too small.
+
+    Parameters
+    ----------
+    name
+        Of the option.
+    value
+        What was given.
+    least
+        Smallest one that is allowed.
+
+    Raises
+    ------
+    ConfigError
+        If it is.
+    """
+    if not np.isfinite(value) or value != int(value) or value < least:
+        raise ConfigError(f"{name} must be a whole number from {least} on, got {value}.")
 
 
 def _cut_off(scales: Mapping[str, int], severe_below: float | None) -> float:

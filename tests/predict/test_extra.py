@@ -46,6 +46,17 @@ def test_build_predictors__extra_is_joined_by_subject(store):
     np.testing.assert_array_equal(got["arm"], 1.0 - np.arange(40) % 2)
 
 
+@pytest.mark.parametrize("missing", [pd.NA, pd.NaT, None, np.nan, ""])
+def test_build_predictors__missing_text_is_missing(store, missing):
+    arm = np.array(["a", "b"] * 20, dtype=object)
+    arm[3] = missing
+    wanted = np.where(np.arange(40) == 3, np.nan, np.arange(40) % 2)
+    for kind in ("object", "string"):
+        table = rows(arm=pd.Series(arm, index=IDS, dtype=kind))
+        got, _ = build_predictors(store, {"own": ["noise"]}, extra=table)
+        np.testing.assert_array_equal(got["arm"], wanted)
+
+
 def test_build_predictors__extra_dataset_of_edges(store):
     rng = np.random.default_rng(1)
     values = rng.normal(size=(3, 40))

@@ -8,8 +8,15 @@ import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.predict import matching
+from scalebrain.predict.matchable import couples
 from scalebrain.predict.matched import matched_pairs, nearest_matches
-from scalebrain.predict.paired import adjusted_terms, paired_fit, sign_flip_p
+from scalebrain.predict.paired import (
+    adjusted_terms,
+    balance,
+    paired_fit,
+    sign_flip_p,
+    weighted_median,
+)
 
 
 def people(n=240, *, effect=-0.5, confounded=0.0, seed=0):
@@ -150,6 +157,105 @@ def test_matched_pairs__do_not_depend_on_the_order_of_subjects():
     assert float(first["p_permutation"]) == float(again["p_permutation"])
 
 
+def tied(n=100):
+    """Loads of which half are zero, and whole years: many pairs are equally good."""
+    ds = people(n)
+    load = np.maximum(ds["cst"], 0).round(1)
+    return ds.assign(cst=load).assign_coords(age=ds["age"].round())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matched_pairs__of_ties_do_not_depend_on_the_order_of_subjects(seed):
+    ds = tied()
+    order = np.random.default_rng(seed).permutation(100)
+    first = matched_pairs(ds, contrast="cst")
+    again = matched_pairs(ds.isel(subject=order), contrast="cst")
+    xr.testing.assert_identical(first, again)
+
+
+def test_matched_pairs__do_not_depend_on_names():
+    ds = people(100)
+    names = ds["subject"].values[np.random.default_rng(0).permutation(100)]
+    before = dict(zip(names.tolist(), ds["subject"].values.tolist(), strict=True))
+    first = matched_pairs(ds, contrast="cst")
+    again = matched_pairs(ds.assign_coords(subject=names), contrast="cst")
+    old = [[before[name] for name in pair] for pair in again["pair_subject"].values.tolist()]
+    assert first["pair_subject"].values.tolist() == old
+
+
+def test_best_matching__takes_the_most_alike_of_equally_good_ones():
+    rng = np.random.default_rng(2)
+    n = 12
+    one = matching.Candidates(
+        np.zeros(n, dtype=np.int64),
+        rng.normal(1, 0.3, n),
+        rng.uniform(50, 60, n),
+        rng.integers(0, 3, n).astype(np.float64),
+        np.arange(n),
+    )
+    pairs = matching.admissible_pairs(one, caliper=0.5, age_caliper=6, min_contrast=0.5)
+    allowed = {
+        frozenset((a, b)): (c, -d)
+        for a, b, c, d in zip(pairs.high, pairs.low, pairs.contrast, pairs.distance, strict=True)
+    }
+    for (a, b), (_, less) in ((tuple(key), value) for key, value in allowed.items()):
+        apart = abs(one.log_volume[a] - one.log_volume[b]) / 0.5 + abs(one.age[a] - one.age[b]) / 6
+        assert less == pytest.approx(-apart)
+
+    def best(free):
+        if not free:
+            return (0.0, 0.0)
+        first, rest = free[0], free[1:]
+        sums = [best(rest)]
+        for other in rest:
+            if frozenset((first, other)) in allowed:
+                own = allowed[frozenset((first, other))]
+                left = best(tuple(k for k in rest if k != other))
+                sums.append((own[0] + left[0], own[1] + left[1]))
+        return max(sums)
+
+    chosen, exact = matching.best_matching(one, pairs)
+    assert exact
+    contrast, less = best(tuple(range(n)))
+    assert pairs.contrast[chosen].sum() == pytest.approx(contrast)
+    assert pairs.distance[chosen].sum() == pytest.approx(-less)
+
+
+def test_matched_pairs__take_scans_for_parts_of_people():
+    ds = people(120)
+    ds = ds.assign(person=("subject", [f"p{k}" for k in range(120)]))
+    again = ds.isel(subject=slice(0, 50)).assign_coords(subject=[f"z-{k}" for k in range(50)])
+    alone = matched_pairs(ds, contrast="cst")
+    both = matched_pairs(xr.concat([ds, again], "subject"), contrast="cst")
+    for name in ("n_people", "n_admissible", "n_pairs", "pairs_left"):
+        np.testing.assert_array_equal(alone[name], both[name])
+    assert alone.attrs["rows_used"] == both.attrs["rows_used"]
+    for name in ("contrast_sd", "volume_ratio"):
+        assert alone.attrs[name] == pytest.approx(both.attrs[name])
+    for name in ("smd", "variance_ratio", "estimate"):
+        np.testing.assert_allclose(alone[name], both[name])
+
+
+def test_couples__count_two_people_once():
+    person, stratum = np.array([0, 0, 1, 1, 2, 2, 3]), np.array([0, 1, 0, 1, 0, 0, 1])
+    assert couples(person, stratum) == len({(0, 1), (0, 2), (1, 2), (0, 3), (1, 3)})
+    assert couples(person, np.zeros(7, dtype=np.int64)) == 6
+
+
+def test_weighted_median_and_balance__of_equal_weights_are_the_ordinary_ones():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 8):
+        values = rng.normal(size=n)
+        assert weighted_median(values, np.ones(n)) == pytest.approx(np.median(values))
+        twice = np.concatenate([values, values])
+        assert weighted_median(twice, np.full(2 * n, 0.5)) == pytest.approx(np.median(values))
+    high, low = rng.normal(0.5, 1, (9, 1)), rng.normal(0, 2, (11, 1))
+    smd, ratio = balance((high, low), (high, low))[0, :, 0]
+    spread = np.sqrt((high.var(ddof=1) + low.var(ddof=1)) / 2)
+    assert smd == pytest.approx((high.mean() - low.mean()) / spread)
+    assert ratio == pytest.approx(high.var(ddof=1) / low.var(ddof=1))
+
+
 def test_nearest_matches__are_alike_first_and_say_how_they_differ():
     ds = people(200)
     found = nearest_matches(ds, "sub-007", n=6, contrast="cst")
@@ -219,6 +325,76 @@ def test_adjusted_terms__sum_to_the_intercept():
     assert terms.sum() == pytest.approx(fit.estimate)
     np.testing.assert_allclose(adjusted_terms(y, np.zeros((30, 0))), y / 30)
     assert np.isnan(adjusted_terms(y[:3], others[:3])).all()
+
+
+@pytest.mark.parametrize("n", [5, 8])
+def test_sign_flip_p__of_few_adjusted_pairs_is_not_too_small(n):
+    rng = np.random.default_rng(1)
+    p = []
+    for _ in range(600):
+        others = rng.normal([0.3, 0.0], 1, (n, 2))
+        y = others @ [1.0, 0.5] + rng.normal(size=n)
+        p.append(sign_flip_p(adjusted_terms(y, others), others, draws=99, seed=0)[0])
+    for level in (0.1, 0.2):
+        assert (np.array(p) <= level).mean() < level + 0.02
+
+
+def test_sign_flip_p__adjusted_is_that_of_every_flip_over_its_standard_error():
+    rng = np.random.default_rng(4)
+    others, y = rng.normal(0.4, 1, (9, 2)), rng.normal(0.5, 1, 9)
+    p, n, exact = sign_flip_p(adjusted_terms(y, others), others, draws=99, seed=0)
+    left = np.eye(9) - others @ np.linalg.inv(others.T @ others) @ others.T
+    weight = np.linalg.pinv(np.hstack([np.ones((9, 1)), others]))[0]
+    ratio = []
+    for signs in itertools.product([1, -1], repeat=9):
+        flipped = left @ (np.array(signs) * (left @ weight))
+        ratio.append(abs(flipped @ y) / np.linalg.norm(flipped))
+    assert exact
+    assert n == 512
+    assert p == pytest.approx(np.mean(np.array(ratio) >= ratio[0] - 1e-9))
+    # a multiple of pairs alone is left as it is
+    assert sign_flip_p(y, np.zeros((9, 0)), draws=9, seed=0) == sign_flip_p(y, draws=9, seed=0)
+
+
+@pytest.mark.parametrize("n_cohorts", [5, 8])
+def test_paired_fit__covers_with_few_cohorts(n_cohorts):
+    rng = np.random.default_rng(3)
+    inside = []
+    for _ in range(400):
+        level, load = rng.normal(0, 0.5, n_cohorts), rng.normal(0, 1, n_cohorts)
+        of = rng.integers(0, n_cohorts, (60, 2))
+        value = load[of] + rng.normal(0, 0.5, (60, 2))
+        of = np.take_along_axis(of, np.argsort(-value, axis=1), axis=1)
+        y = level[of[:, 0]] - level[of[:, 1]] + rng.normal(0, 0.3, 60)
+        fit = paired_fit(y, np.ones((60, 1)), of)
+        inside.append(fit.ci_low <= 0 <= fit.ci_high)
+    assert np.mean(inside) >= 0.92
+
+
+def test_paired_fit__leaves_each_cohort_out():
+    rng = np.random.default_rng(5)
+    own = np.repeat(np.arange(6), 7)
+    x = np.stack([np.ones(42), rng.normal(size=42)], axis=1)
+    y = rng.normal(size=6)[own] + rng.normal(0, 0.1, 42)
+    fit = paired_fit(y, x, np.stack([own, own], axis=1))
+    without = [np.linalg.lstsq(x[own != k], y[own != k])[0][0] for k in range(6)]
+    assert fit.kind == "cluster-robust over cohorts"
+    assert fit.se**2 == pytest.approx(5 / 6 * ((np.array(without) - fit.estimate) ** 2).sum())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n_listed": -1}, {"n_draws": 0}, {"min_pairs": 0}, {"seed": -1}, {"min_pairs": 2.5}],
+)
+def test_matched_pairs__refuse_counts_that_are_none(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number from . on, got {value}"):
+        matched_pairs(people(40), contrast="cst", **options)
+
+
+def test_nearest_matches__refuse_a_count_below_one():
+    with pytest.raises(ConfigError, match="n must be a whole number from 1 on, got -1"):
+        nearest_matches(people(40), "sub-007", n=-1, contrast="cst")
 
 
 def test_matched_pairs__of_too_many_are_greedy_and_say_so(monkeypatch):

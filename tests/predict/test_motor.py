@@ -181,7 +181,7 @@ def test_fold_harmonizer__learns_from_training_rows_alone():
     columns = np.array([0, 2, 3])
     made = {}
     for unseen in ("adapt", "unchanged"):
-        one = FoldHarmonizer(columns, ("a", "b", "c"), codes, unseen)
+        one = FoldHarmonizer(columns, ("a", "b", "c"), codes, tuple("vwxyz"), "site", unseen)
         made[unseen] = one.rows(x, train, test)
         changed = x.copy()
         changed[test] += 5
@@ -194,6 +194,39 @@ def test_fold_harmonizer__learns_from_training_rows_alone():
     np.testing.assert_array_equal(a[1][12:], x[test][12:])  # 4 people are too few to adapt to
     assert np.abs(a[1][:12, columns].mean(axis=0) - level[0]).max() < 0.6
     np.testing.assert_array_equal(np.delete(a[1], columns, axis=1), np.delete(x[test], columns, 1))
+
+
+def test_predict_motor__names_the_cohort_that_cannot_be_harmonized():
+    site = np.array([f"site {'ABCDEF'[k % 6]}" for k in range(60)])
+    flat = np.random.default_rng(3).normal(size=(2, 60))
+    flat[0, site == "site B"] = 1.0
+    ds = plain(site=site, flat=flat[0], other=flat[1])
+    groups = {"x": ["flat", "other"]}
+    with pytest.raises(StatisticsError, match=r"'flat' .* of 'site' site B"):
+        predict_motor(ds, groups="site", feature_groups=groups, harmonize=["x"], **FAST)
+
+
+def test_predict_motor__without_repeats_importance_is_missing():
+    options = FAST | {"n_repeats": 0, "n_boot": 0, "learners": ["elastic_net"]}
+    result = predict_motor(plain(), feature_groups={"noise": ["noise"]}, **options)
+    for name in ("importance", "importance_by_cohort", "top3_fraction", "top3_by_learner"):
+        assert result[name].isnull().all()
+    assert result["ci_low"].isnull().all()
+    assert result["shap"].notnull().all()
+
+
+def test_predict_motor__importance_does_not_depend_on_other_learners():
+    ds = plain(x=np.random.default_rng(2).normal(size=60))
+    options = LIGHT | {"feature_groups": {"a": ["noise", "x"]}, "n_trees": 5}
+    both = predict_motor(ds, learners=["gradient_boosting", "elastic_net"], **options)
+    alone = predict_motor(ds, learners=["gradient_boosting"], **options)
+    other = predict_motor(ds, learners=["elastic_net", "gradient_boosting"], **options)
+    for result in (alone, other):
+        np.testing.assert_array_equal(
+            result["importance"].sel(learner="gradient_boosting"),
+            both["importance"].sel(learner="gradient_boosting"),
+        )
+    assert (alone["importance"] != 0).any()
 
 
 def test_predict_motor__same_with_and_without_a_client():
@@ -340,6 +373,14 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
         ({}, {"learners": ["elastic_net"] * 2}, ConfigError, "twice"),
         ({}, {"search_anew": ["svm"]}, ConfigError, "svm"),
         ({}, {"coverage": 1.0}, ConfigError, "coverage must lie"),
+        ({}, {"n_permutations": -1}, ConfigError, "n_permutations must be .* from 0 on, got -1"),
+        ({}, {"n_boot": -5}, ConfigError, "n_boot must be .* from 0 on, got -5"),
+        ({}, {"n_trees": 0}, ConfigError, "n_trees must be .* from 1 on, got 0"),
+        ({}, {"n_repeats": -1}, ConfigError, "n_repeats must be .* from 0 on, got -1"),
+        ({}, {"n_repeats": 1.5}, ConfigError, "n_repeats must be a whole number"),
+        ({}, {"n_inner": 1}, ConfigError, "n_inner must be .* from 2 on, got 1"),
+        ({}, {"seed": -1}, ConfigError, "seed must be .* from 0 on, got -1"),
+        ({}, {"severe_below": np.nan}, ConfigError, "severe_below must be a number"),
         ({}, {"feature_groups": {"a": ["noise"]}, "harmonize": ["b"]}, ConfigError, "no feature"),
         ({}, {"feature_groups": {"a": ["noise"]}, "unseen": "drop"}, ConfigError, "unseen"),
         ({}, {"feature_groups": ["extra"]}, ConfigError, "no `extra`"),
@@ -350,7 +391,7 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
         ({}, {}, MissingVariableError, "'age'"),
         ({}, {"target": "grip"}, MissingVariableError, "'grip'"),
         ({}, {"target": "cohort"}, StatisticsError, "text"),
-        ({"cohort": np.repeat("a", 60)}, {}, StatisticsError, "two or more groups"),
+        ({"cohort": np.repeat("a", 60)}, {}, StatisticsError, "two or more groups, got 1: a"),
         ({"motor_score": np.ones(60)}, {}, StatisticsError, "same value"),
         ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "motor_score missing: 60"),
     ],
