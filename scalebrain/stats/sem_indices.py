@@ -55,8 +55,9 @@ def fit_indices(
     Notes
     -----
     The baseline model leaves the exogenous variables correlated, also where they are not taken
-    as given but estimated for want of complete values, as lavaan's does. CFI is at most 1; the interval of the RMSEA is that of Browne
-    and Cudeck (1992), DOI 10.1177/0049124192021002005; the SRMR that of Bentler.
+    as given but estimated for want of complete values, as lavaan's does. CFI is at most 1; the
+    interval of the RMSEA is that of Browne and Cudeck (1992), DOI
+    10.1177/0049124192021002005; the SRMR that of Bentler.
     """
     model = engine.model
     p, q, free = engine.n_observed, len(engine.exogenous), engine.n_free
