@@ -14,6 +14,7 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.stats.pads import find_pad
 from scalebrain.variables import annotate
@@ -100,11 +101,9 @@ def normative(
     Marquand et al. 2016, doi:10.1016/j.biopsych.2015.12.023. Aitkin 1987,
     doi:10.2307/2347792. Vovk et al. 2005, doi:10.1007/b106715.
     """
-    if not 0 < confidence < 1 or n_bootstrap < 20:
-        raise StatisticsError(
-            "confidence must lie between 0 and 1 and n_bootstrap be 20 or more, got "
-            f"{confidence} and {n_bootstrap}."
-        )
+    if not 0 < confidence < 1:
+        raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
+    n_bootstrap = check_count("n_bootstrap", n_bootstrap, least=20)
     name = find_pad(ds).name if variable is None else variable
     absent = [str(n) for n in (name, "age", "sex", "group") if n not in ds.variables]
     if absent:
