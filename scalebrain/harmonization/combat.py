@@ -433,13 +433,15 @@ def _regress(
         inside = np.searchsorted(here, codes[rows])
         try:
             if not rows.all():
+                where = f"{_listed([features[k] for k in own])}, where it is not missing"
+                encoding.check_varies(lines[rows], where=where)
                 check_confounding(
                     inside,
                     [batches[k] for k in here],
                     names,
                     lines[rows],
                     batch=settings.batch,
-                    where=f"{_listed([features[k] for k in own])}, where it is not missing",
+                    where=where,
                 )
         except StatisticsError as error:
             failures.append(str(error))

@@ -202,6 +202,48 @@ class Covariates:
         )
         return lines.names, lines.encode(columns, n)
 
+    def check_varies(self, lines: FloatArray, *, where: str) -> None:
+        """Refuse a covariate that does not vary, or lacks a level, among some of the subjects.
+
+        Parameters
+        ----------
+        lines
+            (subject, column) what :meth:`straight` made of them.
+        where
+            Start of the message.
+
+        Raises
+        ------
+        StatisticsError
+            If a covariate has one value there, or nobody has one of its levels.
+        """
+        n, stop = len(lines), 0
+        for term in self.terms:
+            start, stop = stop, stop + max(1, len(term.levels) - 1)
+            part = lines[:, start:stop]
+            if not term.levels:
+                if np.ptp(part) == 0:
+                    raise StatisticsError(_flat(where, term.name, f"{part[0, 0]:g}", n))
+                continue
+            counts = [n - int(part.sum()), *part.sum(axis=0).astype(int).tolist()]
+            there = [level for level, count in zip(term.levels, counts, strict=True) if count]
+            if len(there) == 1:
+                raise StatisticsError(_flat(where, term.name, there[0], n))
+            absent = [level for level in term.levels if level not in there]
+            if absent:
+                raise StatisticsError(
+                    f"{where}: nobody of {n} subjects has {', '.join(map(repr, absent))} of "
+                    f"covariate '{term.name}', so its effect cannot be kept. Leave the covariate "
+                    "or these people out, or join the level to another."
+                )
+
+
+def _flat(where: str, name: str, value: str, n: int) -> str:
+    return (
+        f"{where}: covariate '{name}' is {value} in all {n} subjects, so its effect cannot be "
+        "kept. Leave the covariate or the feature out."
+    )
+
 
 def check_confounding(
     codes: IntArray,

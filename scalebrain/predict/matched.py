@@ -35,7 +35,7 @@ from scalebrain.predict.paired import (
     sign_flip_p,
     weighted_median,
 )
-from scalebrain.predict.task import check_count
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.scales import scale_note, scales_of
 
@@ -191,7 +191,7 @@ def matched_pairs(
         ("n_listed", n_listed, 0),
         ("seed", seed, 0),
     ):
-        check_count(name, count, least)
+        check_count(name, count, least=least, error=ConfigError)
     table = matchable_people(ds, contrast, outcome, cohort)
     used = eligible_subjects(ds, group=group, included=included)
     reasons, used = usable_people(table, used, same_side, same_cohort)
@@ -319,7 +319,7 @@ def nearest_matches(
         If the person has no lesion volume, age or lesioned side, or nobody is left.
     """
     _check(caliper, age_caliper, 0.0, 0.95)
-    check_count("n", n, 1)
+    check_count("n", n, least=1, error=ConfigError)
     table = matchable_people(ds, contrast, outcome, cohort)
     if subject not in table.index:
         raise MissingVariableError(f"'{subject}' is not on dimension 'subject'.")

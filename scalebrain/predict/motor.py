@@ -23,7 +23,8 @@ from scalebrain.predict.null import permutation_null
 from scalebrain.predict.predictors import build_predictors, check_not_the_outcome
 from scalebrain.predict.ranking import importance_table
 from scalebrain.predict.scores import Draws, calibration, coverage_table, gain_table, score_table
-from scalebrain.predict.task import MotorTask, check_count
+from scalebrain.predict.task import MotorTask
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.scales import SEVERE_BELOW, scale_note
 
 __all__ = ["SEVERE_BELOW", "predict_motor"]
@@ -193,7 +194,7 @@ def predict_motor(
         ("n_permutations", n_permutations, 0),
         ("seed", seed, 0),
     ):
-        check_count(name, count, least)
+        check_count(name, count, least=least, error=ConfigError)
     if severe_below is not None and not np.isfinite(severe_below):
         raise ConfigError(f"severe_below must be a number, or None, got {severe_below}.")
     task = MotorTask.of(

@@ -18,7 +18,7 @@ from scalebrain.predict.splits import grouped_folds, leave_one_group_out
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.stats.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 
-__all__ = ["MotorTask", "check_count"]
+__all__ = ["MotorTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,27 +169,6 @@ class MotorTask:
         out = np.full((*values.shape[:-1], len(self.used)), fill, dtype=values.dtype)
         out[..., self.rows] = values
         return out
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    """Refuse a count that is no whole number, or too small.
-
-    Parameters
-    ----------
-    name
-        Of the option.
-    value
-        What was given.
-    least
-        Smallest one that is allowed.
-
-    Raises
-    ------
-    ConfigError
-        If it is.
-    """
-    if not np.isfinite(value) or value != int(value) or value < least:
-        raise ConfigError(f"{name} must be a whole number from {least} on, got {value}.")
 
 
 def _cut_off(scales: Mapping[str, int], severe_below: float | None) -> float:

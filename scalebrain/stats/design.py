@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from scalebrain.stats.expressions import FUNCTIONS, forbidden
 __all__ = [
     "ParsedFormula",
     "design_matrix",
+    "factor_levels",
     "outcome_vector",
     "parse_formula",
     "slope_vector",
@@ -226,7 +227,12 @@ def usable_rows(
     return used, reasons
 
 
-def design_matrix(parsed: ParsedFormula, frame: pd.DataFrame) -> pd.DataFrame:
+def design_matrix(
+    parsed: ParsedFormula,
+    frame: pd.DataFrame,
+    *,
+    levels: Mapping[str, Sequence[Any]] | None = None,
+) -> pd.DataFrame:
     """Evaluate the right side on the rows of `frame`, all of which are used.
 
     Parameters
@@ -235,6 +241,9 @@ def design_matrix(parsed: ParsedFormula, frame: pd.DataFrame) -> pd.DataFrame:
         The formula.
     frame
         The rows used; ``scale`` takes mean and standard deviation from them.
+    levels
+        What :func:`factor_levels` found in all rows that any of several fits uses: the columns
+        have to mean here what they mean there.
 
     Returns
     -------
@@ -244,7 +253,8 @@ def design_matrix(parsed: ParsedFormula, frame: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     StatisticsError
-        If a term makes no column (one level only) or a value is not finite.
+        If a term makes no column (one level only), a value is not finite, or nobody has a level
+        that others are compared with.
     """
     matrix = _evaluate(parsed, parsed.predictors, frame, {})
     made = matrix.model_spec.term_slices
@@ -254,12 +264,69 @@ def design_matrix(parsed: ParsedFormula, frame: pd.DataFrame) -> pd.DataFrame:
             f"Formula '{parsed.text}': {', '.join(map(repr, empty))} has the same value in all "
             f"{len(frame)} rows used, so it has no effect to estimate. Leave it out."
         )
+    _check_levels(parsed, matrix, levels or {})
     table = pd.DataFrame(
         {str(name): matrix[name].to_numpy(dtype=np.float64) for name in matrix.columns},
         index=frame.index,
     )
     _check_finite(parsed, table)
     return table
+
+
+def factor_levels(parsed: ParsedFormula, frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Find the levels of text, flags and what stands in ``C()`` on the right side.
+
+    Parameters
+    ----------
+    parsed
+        The formula.
+    frame
+        The rows used.
+
+    Returns
+    -------
+    dict of list
+        By factor as it is written, in the order of its columns.
+
+    Raises
+    ------
+    StatisticsError
+        If the formula cannot be evaluated on these rows.
+    """
+    matrix = _evaluate(parsed, parsed.predictors, frame, {})
+    coded = matrix.model_spec.factor_contrasts.items()
+    return {str(factor): list(state.levels) for factor, state in coded}
+
+
+def _check_levels(parsed: ParsedFormula, matrix: Any, levels: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse columns that mean something else than where every level is there."""
+    for factor, state in matrix.model_spec.factor_contrasts.items():
+        name, here = str(factor), list(state.levels)
+        everywhere = list(levels.get(name, here))
+        if everywhere == here or not _is_reduced(name, here, matrix.columns):
+            continue
+        whole = state.contrasts.get_coding_matrix(everywhere, reduced_rank=True, sparse=False)
+        own = state.contrasts.get_coding_matrix(here, reduced_rank=True, sparse=False)
+        own = own.reindex(columns=whole.columns, fill_value=0.0)
+        if not np.allclose(own.to_numpy(float), whole.loc[here].to_numpy(float)):
+            absent = ", ".join(repr(str(level)) for level in everywhere if level not in here)
+            raise StatisticsError(
+                f"Formula '{parsed.text}': nobody of {len(matrix)} rows has {absent} of '{name}', "
+                "with which its other levels are compared, so that their coefficients would mean "
+                "something else here than elsewhere. Compare with a level that is there "
+                f"everywhere, e.g. C(x, contr.treatment({str(here[0])!r})), or leave these people "
+                "out."
+            )
+
+
+def _is_reduced(name: str, levels: Sequence[Any], columns: Sequence[Any]) -> bool:
+    """Whether a factor has a column less than levels, so that one is compared with the others."""
+    for column in map(str, columns):
+        for level in levels:
+            column = column.replace(f"{name}[{level}]", "")
+        if f"{name}[" in column:
+            return True
+    return False
 
 
 def outcome_vector(parsed: ParsedFormula, frame: pd.DataFrame) -> FloatArray:

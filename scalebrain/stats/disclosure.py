@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pandas as pd
 
 from scalebrain.stats.design import ParsedFormula
 
-__all__ = ["MINIMUM_CELL", "MINIMUM_PEOPLE", "design_risks", "outcome_risks"]
+__all__ = ["MINIMUM_CELL", "MINIMUM_PEOPLE", "cell_variables", "design_risks", "outcome_risks"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,12 +22,50 @@ MINIMUM_PEOPLE = 10
 MINIMUM_CELL = 5
 #: Fewest people for each column of the design, the intercept too.
 _PER_COLUMN = 3
-#: Largest share of one person in a sum.
-_MAX_SHARE = 0.9
+#: Share of one person in a sum that gives the person away; rounding does not hide it.
+_MAX_SHARE = 0.9 * (1 - 1e-9)
+
+
+def cell_variables(
+    parsed: ParsedFormula, part: pd.DataFrame, design: pd.DataFrame
+) -> dict[str, pd.Series]:
+    """Find the variables whose values are groups of people that sums could count.
+
+    Parameters
+    ----------
+    parsed
+        Formula of the sums.
+    part
+        (subject,) variables of the people used, each of them once; text is categorical.
+    design
+        (subject, term) columns that the formula makes of them.
+
+    Returns
+    -------
+    dict of Series
+        By name, what stands for a group: predictors that are text, flags or of two values, and
+        columns of two values that the formula makes of others.
+    """
+    found = {
+        name: part[name]
+        for name in parsed.predictor_names
+        if isinstance(part[name].dtype, pd.CategoricalDtype) or part[name].nunique() == 2
+    }
+    for term in design:
+        two = _two_valued(design[term])
+        # cells of a level are cells of its variable joined
+        known = (two.groupby(one, observed=True).nunique().max() == 1 for one in found.values())
+        if len(two) and not any(known):
+            found[str(term)] = two
+    return found
 
 
 def design_risks(
-    parsed: ParsedFormula, part: pd.DataFrame, x: FloatArray, terms: Sequence[str]
+    parsed: ParsedFormula,
+    part: pd.DataFrame,
+    x: FloatArray,
+    terms: Sequence[str],
+    groups: Mapping[str, pd.Series],
 ) -> list[str]:
     """Find out why the sums of the predictors of a cohort would give people away.
 
@@ -41,6 +79,8 @@ def design_risks(
         (subject, term) columns of the design, less their means.
     terms
         Names of the columns of `x`.
+    groups
+        What :func:`cell_variables` found.
 
     Returns
     -------
@@ -58,13 +98,15 @@ def design_risks(
     n = len(part)
     return [
         *_few(n, x.shape[1]),
-        *_cells(part, parsed),
+        *_cells(groups),
         *_rich(n, part, parsed),
         *_shares(x, terms),
     ]
 
 
-def outcome_risks(y: FloatArray, name: str) -> list[str]:
+def outcome_risks(
+    y: FloatArray, name: str, outcome: FloatArray, groups: Mapping[str, pd.Series]
+) -> list[str]:
     """Find out why the sums of an outcome may not be sent.
 
     Parameters
@@ -73,6 +115,10 @@ def outcome_risks(y: FloatArray, name: str) -> list[str]:
         (subject,) values less their mean.
     name
         What it is called in the message.
+    outcome
+        (subject,) the values.
+    groups
+        What :func:`cell_variables` found; an outcome of two values has cells with each of them.
 
     Returns
     -------
@@ -81,9 +127,12 @@ def outcome_risks(y: FloatArray, name: str) -> list[str]:
     """
     if not y.any():
         return [f"{name} does not vary. Leave it out"]
-    if (y**2).max() > _MAX_SHARE * (y**2).sum():
+    if (y**2).max() >= _MAX_SHARE * (y**2).sum():
         return [f"one person makes up nearly all of the variance of {name}. Leave the person out"]
-    return []
+    two = _two_valued(pd.Series(outcome))
+    if not len(two):
+        return []
+    return _cells({name: two, **groups}, only=name)
 
 
 def _few(n: int, p: int) -> list[str]:
@@ -120,16 +169,27 @@ def _rich(n: int, frame: pd.DataFrame, parsed: ParsedFormula) -> list[str]:
     return []
 
 
-def _cells(part: pd.DataFrame, parsed: ParsedFormula) -> list[str]:
-    """Cells of one or two categorical variables with 1 to 4 people."""
-    names = [
-        name
-        for name in parsed.predictor_names
-        if isinstance(part[name].dtype, pd.CategoricalDtype) or part[name].nunique() == 2
-    ]
+def _two_valued(column: pd.Series) -> pd.Series:
+    """Give a column of two values, as far as they can be told apart; of others, nothing."""
+    values = column.to_numpy(dtype=np.float64)
+    size = np.ptp(values) if len(values) else 0.0
+    if not size > 0:
+        return column.iloc[:0]
+    of, code = np.unique(np.round((values - values.min()) / size, 9), return_inverse=True)
+    if len(of) != 2:
+        return column.iloc[:0]
+    ends = np.array([values.min(), values.max()])
+    return pd.Series(ends[code.ravel()], index=column.index)
+
+
+def _cells(groups: Mapping[str, pd.Series], *, only: str | None = None) -> list[str]:
+    """Cells of one or two variables with 1 to 4 people."""
     out = []
-    for own in (*((name,) for name in names), *itertools.combinations(names, 2)):
-        counts = part.groupby(list(own), observed=True).size()
+    for own in (*((name,) for name in groups), *itertools.combinations(groups, 2)):
+        if only is not None and only not in own:
+            continue
+        frame = pd.DataFrame({k: groups[name].array for k, name in enumerate(own)})
+        counts = frame.groupby(list(frame), observed=True).size()
         for cell, count in counts[counts < MINIMUM_CELL].items():
             values = cell if isinstance(cell, tuple) else (cell,)
             shown = ", ".join(f"{name}={value}" for name, value in zip(own, values, strict=True))
@@ -144,7 +204,7 @@ def _shares(x: FloatArray, terms: Sequence[str]) -> list[str]:
     out = []
     total = (x**2).sum(axis=0)
     for k in map(int, np.flatnonzero(total > 0)):
-        if (x[:, k] ** 2).max() > _MAX_SHARE * total[k]:
+        if (x[:, k] ** 2).max() >= _MAX_SHARE * total[k]:
             out.append(
                 f"one person makes up nearly all of the variance of '{terms[k]}'. "
                 "Transform it (log10), or leave the person out"
@@ -153,7 +213,7 @@ def _shares(x: FloatArray, terms: Sequence[str]) -> list[str]:
         some = x[:, total > 0] / np.sqrt(total[total > 0])
         u, s, _ = np.linalg.svd(some, full_matrices=False)
         leverage = (u[:, s > 1e-8 * s[0]] ** 2).sum(axis=1)
-        if leverage.max() > _MAX_SHARE:
+        if leverage.max() >= _MAX_SHARE:
             out.append(
                 "one person alone decides a combination of the terms. Use fewer terms, "
                 "or leave the person out"

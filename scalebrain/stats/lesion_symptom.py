@@ -18,6 +18,7 @@ import xarray as xr
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import ONE_SCAN, check_one_scan, flags
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.design import (
     ParsedFormula,
     design_matrix,
@@ -183,7 +184,8 @@ def lesion_symptom_map(
     )
     if not 0 < alpha < 1:
         raise StatisticsError(f"alpha must lie between 0 and 1, got {alpha}.")
-    if n_permutations != int(n_permutations) or (n_permutations + 1) * alpha < 1 - 1e-9:
+    n_permutations = check_count("n_permutations", n_permutations, least=0)
+    if (n_permutations + 1) * alpha < 1 - 1e-9:
         raise StatisticsError(
             f"n_permutations is {n_permutations}: the smallest p value is then "
             f"1 / {n_permutations + 1:g}, above alpha = {alpha:g}. Give a whole number from "
@@ -219,7 +221,7 @@ def lesion_symptom_map(
         "groups": "" if groups is None else str(groups),
         "method": "ordinary least squares, Freedman-Lane permutations of the largest |t|",
         "min_lesions": least,
-        "n_permutations": int(n_permutations),
+        "n_permutations": n_permutations,
         "seed": int(seed),
         "alpha": float(alpha),
         "rows_dropped": people.told,

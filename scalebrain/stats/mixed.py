@@ -14,6 +14,7 @@ import xarray as xr
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import MissingVariableError, StatisticsError, check_all
 from scalebrain.features.inclusion import ONE_SCAN, check_one_scan, same_people
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.design import ParsedFormula, parse_formula
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.mixed_fit import Fits, fit_intercepts
@@ -238,8 +239,7 @@ def _check_options(
 ) -> None:
     """Options that exclude each other, or are out of range."""
     for name, value in (("n_permutations", n_permutations), ("n_bootstrap", n_bootstrap)):
-        if value != int(value) or value < 0 or value == 1:
-            raise StatisticsError(f"{name} must be 0 or a whole number from 2 on, got {value}.")
+        check_count(name, value, zero=True)
     if permuted is not None and not n_permutations:
         raise StatisticsError(
             f"permuted={list(permuted)} without permutations. Pass n_permutations=1000 too."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from scalebrain.errors import StatisticsError
 from scalebrain.stats.design import (
     ParsedFormula,
     design_matrix,
+    factor_levels,
     outcome_vector,
     slope_vector,
     usable_rows,
@@ -27,6 +29,7 @@ __all__ = ["Job", "Source", "counts", "jobs"]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Levels = dict[str, list[Any]]
 
 # Bytes of the outcomes of a block, as float64.
 _BLOCK_BYTES = 1 << 26
@@ -164,6 +167,7 @@ def jobs(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
         return
     parsed = source.parsed
     names = list(dict.fromkeys((*parsed.names, *source.extra)))
+    levels = _levels(source, names)
     for position, label in enumerate(source.labels):
         where = source.where([label])
         frame = subject_frame(source.small, names, at=label, dim=source.dim)
@@ -173,7 +177,7 @@ def jobs(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
             table.per_label["n"][position] = used.sum()
             part = frame[used]
             outcome = outcome_vector(parsed, part)[:, None] if used.any() else np.empty((0, 1))
-            yield _job(source, table, np.array([position]), used, part, outcome)
+            yield _job(source, table, np.array([position]), used, part, outcome, levels)
         except StatisticsError as error:
             failures.append(_located(error, where))
 
@@ -189,6 +193,7 @@ def _shared(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
     names = dict.fromkeys((*parsed.predictor_names, *source.extra))
     frame = subject_frame(source.small, names, dim=dim)
     common = _usable(source, frame, table)
+    levels = _shared_levels(source, frame, outcome, common)
     for block in _blocks(outcome):
         y = np.asarray(outcome[:, block].values, dtype=np.float64)
         table.dropped[block] = ~common
@@ -208,10 +213,59 @@ def _shared(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
             values = y if used.all() else y[used]
             values = values if len(columns) == y.shape[1] else values[:, columns]
             try:
-                yield _job(source, table, positions, used, frame[used], values)
+                yield _job(source, table, positions, used, frame[used], values, levels)
             except StatisticsError as error:
                 where = source.where([source.labels[k] for k in positions])
                 failures.append(_located(error, where))
+
+
+def _levels(source: Source, names: list[str]) -> Levels:
+    """Levels among the rows that any of the fits uses, so that a column means the same in all."""
+    found: Levels = {}
+    parsed = source.parsed
+    if len(source.labels) < 2 or not _has_factors(parsed, source.small):
+        return found
+    for label in source.labels:
+        frame = subject_frame(source.small, names, at=label, dim=source.dim)[source.keep]
+        try:
+            rows, _ = usable_rows(parsed, frame, extra=source.extra)
+            here = factor_levels(parsed, frame[rows]) if rows.any() else {}
+        except StatisticsError:
+            continue  # the fit will say why
+        for name, own in here.items():
+            found[name] = sorted({*found.get(name, []), *own})
+    return found
+
+
+def _shared_levels(
+    source: Source, frame: pd.DataFrame, outcome: xr.DataArray, common: BoolArray
+) -> Levels:
+    """Do the same for outcomes that share predictors; reads no more blocks than it has to."""
+    if len(source.labels) < 2 or not common.any() or not _has_factors(source.parsed, source.small):
+        return {}
+    try:
+        whole = factor_levels(source.parsed, frame[common])
+        if all(len(own) <= 2 for own in whole.values()):
+            return {}  # a level less leaves no effect, which the fit says
+        found: Levels = {}
+        seen = np.zeros_like(common)
+        for block in _blocks(outcome):
+            y = np.asarray(outcome[:, block].values, dtype=np.float64)
+            more = common & ~seen & np.isfinite(y).any(axis=1)
+            if more.any():
+                seen |= more
+                found = factor_levels(source.parsed, frame[seen])
+            if found == whole:
+                break
+    except StatisticsError:
+        return {}  # the fit will say why
+    return found
+
+
+def _has_factors(parsed: ParsedFormula, small: xr.Dataset) -> bool:
+    """Whether a predictor may have levels."""
+    text = any(small[name].dtype.kind not in "iuf" for name in parsed.predictor_names)
+    return text or "C(" in parsed.text
 
 
 def _blocks(outcome: xr.DataArray) -> Iterator[slice]:
@@ -248,6 +302,7 @@ def _job(
     used: BoolArray,
     part: pd.DataFrame,
     outcomes: FloatArray,
+    levels: Levels,
 ) -> Job:
     parsed = source.parsed
     where = source.where([source.labels[k] for k in positions])
@@ -259,7 +314,7 @@ def _job(
     codes, _ = pd.factorize(part[source.groups], sort=True)
     weights = part[source.weights].to_numpy(dtype=np.float64) if source.weights else None
     basis = Basis.of(
-        design_matrix(parsed, part),
+        design_matrix(parsed, part, levels=levels),
         codes.astype(np.int64),
         weights=weights,
         where=where,

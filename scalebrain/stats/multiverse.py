@@ -18,6 +18,7 @@ from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
 from scalebrain.options import report_progress
 from scalebrain.stats.choices import ICV_CHOICES, SCALE_CHOICES, Choice, site_choices
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
 from scalebrain.stats.mixed import mixed_model
 from scalebrain.stats.multiverse_fit import Equation
@@ -135,8 +136,7 @@ def multiverse(
     """
     if not 0 < confidence < 1:
         raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
-    if n_boot < 2:
-        raise StatisticsError(f"n_boot must be 2 or more, got {n_boot}.")
+    n_boot = check_count("n_boot", n_boot)
     site = {"site": site_choices(groups, group=group, included=included)}
     chosen = _axes(ds, policies or {}, site | dict(axes or {}), covariates)
     keep = eligible_subjects(ds, group=group, included=included)

@@ -14,6 +14,7 @@ import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.stats.pads import find_pad
 from scalebrain.variables import annotate
@@ -28,6 +29,7 @@ IntArray = npt.NDArray[np.int64]
 
 #: Fewest healthy people with a value of a region.
 MINIMUM_REFERENCES = 50
+_FEWEST_OF_SEX = 5
 _FOLDS = 10
 
 
@@ -86,8 +88,9 @@ def normative(
     healthy people, ``(people below + 1/2 ties + 1/2) / (n + 1)``. Healthy people are placed by
     a fit to the other nine tenths of them, so that their centiles are uniform by construction
     and those of other healthy people nearly so. The interval is the wider one of a bootstrap of
-    the healthy people and of Clopper and Pearson. Nobody is placed outside the ages of the
-    healthy people.
+    the healthy people and of Clopper and Pearson. In a region nobody is placed outside the ages
+    of the healthy people who have a value of it, nor without five of them of the same sex; who
+    is placed in other regions has no reason then.
 
     Each of several scans of a healthy person counts for its share, so that numbers are of people.
     Nobody is compared with another scan of herself, also one under another id or of another
@@ -98,11 +101,9 @@ def normative(
     Marquand et al. 2016, doi:10.1016/j.biopsych.2015.12.023. Aitkin 1987,
     doi:10.2307/2347792. Vovk et al. 2005, doi:10.1007/b106715.
     """
-    if not 0 < confidence < 1 or n_bootstrap < 20:
-        raise StatisticsError(
-            "confidence must lie between 0 and 1 and n_bootstrap be 20 or more, got "
-            f"{confidence} and {n_bootstrap}."
-        )
+    if not 0 < confidence < 1:
+        raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
+    n_bootstrap = check_count("n_bootstrap", n_bootstrap, least=20)
     name = find_pad(ds).name if variable is None else variable
     absent = [str(n) for n in (name, "age", "sex", "group") if n not in ds.variables]
     if absent:
@@ -127,7 +128,14 @@ def normative(
     people = same_people(ds)
     sexes = _sexes(sex[healthy], people[healthy], group)
     healthy &= np.isin(sex, sexes)
-    weight = _shares(healthy[:, None] & np.isfinite(y), people)
+    known = np.isfinite(y)
+    enough = {
+        name: _people(known & (healthy & (sex == name))[:, None], people) >= _FEWEST_OF_SEX
+        for name in sexes
+    }
+    nothing = np.zeros(y.shape[1], dtype=np.bool_)
+    match = np.array([enough.get(name, nothing) for name in sex.tolist()]).reshape(y.shape)
+    weight = _shares(healthy[:, None] & known & match, people)
     _check_enough(weight, ds, dims, group, _named(ds, name))
     flat = [np.ptp(y[held, k]) == 0 for k, held in enumerate((weight > 0).T)]
     if any(flat):
@@ -135,17 +143,25 @@ def normative(
             f"'{name}' has the same value in all healthy people, in {sum(flat)} of {len(flat)} "
             "places: nobody can be placed among them. Leave these out."
         )
-    low, high = age[healthy].min(), age[healthy].max()
+    low = np.where(weight > 0, age[:, None], np.inf).min(axis=0)
+    high = np.where(weight > 0, age[:, None], -np.inf).max(axis=0)
+    within = (age[:, None] >= low) & (age[:, None] <= high)
+    placed = known & match & within
     reason = np.full(len(age), "", dtype=object)
-    for rows, why in (
-        (~np.isfinite(y).any(axis=1), f"{name} is missing"),
-        (~np.isin(sex, sexes), f"no healthy people of sex '{'/'.join(sexes)}' match"),
-        ((age < low) | (age > high), f"age outside that of the healthy people ({low:g}-{high:g})"),
-        (~np.isfinite(age), "age is missing"),
-        (sex == "", "sex is missing"),
-    ):
-        reason[rows] = why
-    placed = reason == ""
+    for row in np.flatnonzero(~placed.any(axis=1)):
+        where = known[row] if known[row].any() else ~nothing
+        if sex[row] == "":
+            reason[row] = "sex is missing"
+        elif not np.isfinite(age[row]):
+            reason[row] = "age is missing"
+        elif not (within[row] & where).any():
+            ends = f"{low[where].min():g}-{high[where].max():g}"
+            reason[row] = f"age outside that of the healthy people ({ends})"
+        elif not (match[row] & within[row] & where).any():
+            others = "/".join(s for s in sexes if (enough[s] & where).any())
+            reason[row] = f"no healthy people of sex '{others}' match"
+        else:
+            reason[row] = f"{name} is missing"
     x, scale_x = _designs(age, sex, healthy, sexes)
     code = _numbers(ds, people, healthy)
     z = _placed(y, x, scale_x, weight, code)
@@ -154,7 +170,6 @@ def normative(
     spread = _bootstrap(y, x, scale_x, weight, code, rng, n_bootstrap)
     n_healthy = int(code.max()) + 1
     near, far = _interval(centile, below, n, spread, confidence)
-    gap = ~(placed[:, None] & np.isfinite(y))
     out = ds.copy()
     for key, values in (
         ("brain_age_centile", 100 * centile),
@@ -162,17 +177,17 @@ def normative(
         ("brain_age_centile_high", 100 * far),
         ("brain_pad_z", z),
     ):
-        made = xr.DataArray(np.where(gap, np.nan, values).reshape(shape), dims=dims)
+        made = xr.DataArray(np.where(placed, values, np.nan).reshape(shape), dims=dims)
         out[key] = made.transpose(*source.dims)
         out[key].attrs = {
             "of": str(name),
-            "healthy": f"{n_healthy} of group {group}, {low:g} to {high:g} years",
+            "healthy": f"{n_healthy} of group {group}, {low.min():g} to {high.max():g} years",
         }
     out["centile_reason"] = ("subject", reason)
     logger.info(
         "Centiles of '%s' for %d of %d subjects, among %d healthy people",
         name,
-        placed.sum(),
+        placed.any(axis=1).sum(),
         len(placed),
         n_healthy,
     )
@@ -181,13 +196,22 @@ def normative(
 
 def _sexes(sex: npt.NDArray[Any], people: IntArray, group: str) -> list[str]:
     named = sorted(set(sex.tolist()))
-    enough = [str(name) for name in named if len(set(people[sex == name].tolist())) >= 5]
+    enough = [
+        str(name) for name in named if len(set(people[sex == name].tolist())) >= _FEWEST_OF_SEX
+    ]
     if not enough:
         raise StatisticsError(
             f"group '{group}' has no five people of one sex with an age. Pass the group of the "
             "healthy people."
         )
     return enough
+
+
+def _people(rows: BoolArray, people: IntArray) -> IntArray:
+    """Count people in rows (subject, feature), each once."""
+    there = np.zeros((int(people.max(initial=-1)) + 1, rows.shape[1]), dtype=np.bool_)
+    np.logical_or.at(there, people, rows)
+    return np.asarray(there.sum(axis=0))
 
 
 def _shares(known: BoolArray, people: IntArray) -> FloatArray:

@@ -16,6 +16,7 @@ import xarray as xr
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
+from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.scales import scale_note, scales_of
 from scalebrain.stats.sem_boot import Replicates, bootstrap
@@ -82,8 +83,8 @@ def sem(
     variables
         What a name of the model stands for: a variable over ``subject``, a pair such as
         ``("tract_load_max", {"tract": "CST_ipsilesional"})`` or a DataArray over
-        ``subject``. A name that is not mapped is one of the four defaults of the Notes, or
-        a variable of `ds`.
+        ``subject``, with a value or NaN of everyone who is used. A name that is not mapped is
+        one of the four defaults of the Notes, or a variable of `ds`.
     rivals
         Further models of the same variables, by name, to compare. Default: for the default
         model, the arrow between motor and contra reversed, and removed.
@@ -193,6 +194,8 @@ def sem(
     """
     if not 0 < confidence < 1:
         raise StatisticsError(f"confidence must lie between 0 and 1, got {confidence}.")
+    if n_boot is not None:
+        n_boot = check_count("n_boot", n_boot, zero=True)
     if missing not in _MISSING:
         raise StatisticsError(f"missing: expected one of {', '.join(_MISSING)}, got '{missing}'.")
     default, default_rivals = default_model(ds)
@@ -207,10 +210,11 @@ def sem(
                 f"{sorted(parsed.observed)}: AIC and BIC compare models of the same variables."
             )
     keep = eligible_subjects(ds, group=group, included=included)
-    frame, described = observed_frame(ds, parsed, variables or {})
+    clusters = group_codes(ds, groups)
+    needed = keep & (clusters >= 0)
+    frame, described = observed_frame(ds, parsed, variables or {}, needed=needed)
     frame = frame.where(np.isfinite(frame.to_numpy(dtype=np.float64)))
     there = frame.notna().to_numpy()
-    clusters = group_codes(ds, groups)
     used = keep & (there.all(axis=1) if missing == "listwise" else there.any(axis=1))
     used &= clusters >= 0
     told = _told(frame, keep, used, clusters)

@@ -16,6 +16,7 @@ from scalebrain.stats.sem_model import Parameter, SemModel
 __all__ = ["fit_indices", "saturated_moments"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 _LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -53,9 +54,10 @@ def fit_indices(
 
     Notes
     -----
-    The baseline model leaves the exogenous variables correlated where they are taken as
-    given, as lavaan's does. CFI is at most 1; the interval of the RMSEA is that of Browne
-    and Cudeck (1992), DOI 10.1177/0049124192021002005; the SRMR that of Bentler.
+    The baseline model leaves the exogenous variables correlated, also where they are not taken
+    as given but estimated for want of complete values, as lavaan's does. CFI is at most 1; the
+    interval of the RMSEA is that of Browne and Cudeck (1992), DOI
+    10.1177/0049124192021002005; the SRMR that of Bentler.
     """
     model = engine.model
     p, q, free = engine.n_observed, len(engine.exogenous), engine.n_free
@@ -76,7 +78,8 @@ def fit_indices(
     if df == 0:
         chi2 = 0.0 if chi2 < 1e-5 else chi2
     chi2_base = max(_baseline(engine, patterns, given) - best, 0.0)
-    df_base = p * (p + 1) // 2 - q * (q + 1) // 2 - (p - q)
+    block = q + len(model.moved)
+    df_base = p * (p - 1) // 2 - block * (block - 1) // 2
     loglik = -0.5 * own - sum(
         one.n * (0.5 * len(one.where) * _LOG_2PI + np.log(engine.unit[one.where]).sum())
         for one in patterns
@@ -203,7 +206,23 @@ def _baseline(engine: Engine, patterns: Sequence[Pattern], given: Moments) -> fl
     mean, variance = _apart(patterns, engine.n_observed)
     cov = np.diag(variance)
     cov[np.ix_(engine.exogenous, engine.exogenous)] = given[1]
+    if engine.model.moved:
+        named = {*engine.model.exogenous, *engine.model.moved}
+        block = np.array([k for k, v in enumerate(engine.model.observed) if v in named])
+        mean[block], own = saturated_moments(_among(patterns, block), len(block))
+        cov[np.ix_(block, block)] = own
     return _deviance(patterns, mean, cov)
+
+
+def _among(patterns: Sequence[Pattern], block: IntArray) -> list[Pattern]:
+    """Patterns of some of the variables, renumbered; without people who have none of them."""
+    out: list[Pattern] = []
+    for p in patterns:
+        inside = np.flatnonzero(np.isin(p.where, block))
+        if len(inside):
+            where = np.searchsorted(block, p.where[inside])
+            out.append(Pattern(where, p.n, p.mean[inside], p.cov[np.ix_(inside, inside)]))
+    return out
 
 
 def _srmr(

@@ -116,6 +116,8 @@ class SemModel:
         Functions of labeled parameters, in the order of the text.
     has_means
         True if the text names an intercept.
+    moved
+        Variables that only predict, but are estimated (:meth:`with_random`).
     """
 
     text: str
@@ -125,6 +127,7 @@ class SemModel:
     parameters: tuple[Parameter, ...]
     defined: tuple[Defined, ...] = ()
     has_means: bool = False
+    moved: tuple[str, ...] = ()
 
     @property
     def is_recursive(self) -> bool:
@@ -189,7 +192,12 @@ class SemModel:
         added += [Parameter(a, "~~", b, user=False) for a, b in pairs]
         if self.has_means:
             added += [Parameter(v, "~1", _ONE, user=False) for v in moved]
-        return replace(self, exogenous=kept, parameters=self.parameters + tuple(added))
+        return replace(
+            self,
+            exogenous=kept,
+            parameters=self.parameters + tuple(added),
+            moved=(*self.moved, *moved),
+        )
 
     def candidates(self) -> list[Parameter]:
         """Parameters that the model leaves out: loadings, covariances and regressions."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import difflib
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "observed_frame",
 ]
 
+BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 Selector = Hashable | tuple[Hashable, Mapping[Hashable, Hashable]] | xr.DataArray
 
@@ -59,7 +61,11 @@ _SIDED = (
 
 
 def observed_frame(
-    ds: xr.Dataset, model: SemModel, variables: Mapping[str, Selector]
+    ds: xr.Dataset,
+    model: SemModel,
+    variables: Mapping[str, Selector],
+    *,
+    needed: BoolArray | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Make one column per observed variable of a model, and say what it stands for.
 
@@ -71,6 +77,8 @@ def observed_frame(
         The model.
     variables
         What a name of the model stands for, where it is not a default or a variable.
+    needed
+        (subject,) who must be in a DataArray of `variables`; everyone when None.
 
     Returns
     -------
@@ -84,7 +92,8 @@ def observed_frame(
     MissingVariableError
         If a variable is not in `ds`.
     StatisticsError
-        If a variable is text, or has another shape than one value a subject.
+        If a variable is text, or has another shape than one value a subject, or subjects of a
+        DataArray are unknown, repeated or absent.
     """
     unused = sorted(set(variables) - set(model.observed))
     if unused:
@@ -97,7 +106,7 @@ def observed_frame(
     described: dict[str, str] = {}
     for name in model.observed:
         if name in variables:
-            values, told = _mapped(ds, name, variables[name])
+            values, told = _mapped(ds, name, variables[name], needed)
         elif name in _DEFAULT_VARIABLES and name not in ds.variables:
             values = _default(ds, name)
             told = _DEFAULT_VARIABLES[name].format(pad=find_pad(ds).told)
@@ -142,7 +151,7 @@ def _default(ds: xr.Dataset, name: str) -> FloatArray:
         return _numbers(ds, "motor_score")
     if name == "cst":
         load = lesional_measures(ds, ["tract_load"])["tract_load"]
-        return _values(_at(load, {"tract": "CST_ipsilesional"}))
+        return _values(_at(load, {"tract": "CST_ipsilesional"}), name)
     if name == "brain":
         found = find_pad(ds)
         if not found.is_global:
@@ -153,19 +162,24 @@ def _default(ds: xr.Dataset, name: str) -> FloatArray:
         return _numbers(ds, found.name)
     pad = lesional_measures(ds, ["brain_pad_corrected"])["brain_pad_corrected"]
     if name == "contra":
-        return _values(_at(pad, {"region": "FPN_contralesional"}))
+        return _values(_at(pad, {"region": "FPN_contralesional"}), name)
     own = [label for label in pad["region"].values if str(label).endswith("_ipsilesional")]
-    return _values(pad.sel(region=own).mean("region", skipna=True))
+    return _values(pad.sel(region=own).mean("region", skipna=True), name)
 
 
-def _mapped(ds: xr.Dataset, name: str, selector: Selector) -> tuple[FloatArray, str]:
+def _mapped(
+    ds: xr.Dataset, name: str, selector: Selector, needed: BoolArray | None
+) -> tuple[FloatArray, str]:
     if isinstance(selector, xr.DataArray):
         array = selector
         if "subject" not in array.dims:
             raise StatisticsError(f"SEM: '{name}' has dims {array.dims}, expected ('subject',).")
+        told = "DataArray" if selector.name is None else str(selector.name)
+        values = _values(array, name)
         if "subject" in ds.coords and "subject" in array.coords:
-            array = array.reindex(subject=ds["subject"].values)
-        return _values(array), "DataArray" if selector.name is None else str(selector.name)
+            alone = xr.DataArray(values, {"subject": array["subject"].values}, array.dims)
+            values = _joined(ds, name, alone, needed).values
+        return values, told
     if not isinstance(selector, tuple):
         if selector not in ds.variables:
             raise MissingVariableError(f"SEM: variable '{selector}' for '{name}' is not in ds.")
@@ -183,7 +197,40 @@ def _mapped(ds: xr.Dataset, name: str, selector: Selector) -> tuple[FloatArray, 
         array = ds[source]
     else:
         raise MissingVariableError(f"SEM: variable '{source}' for '{name}' is not in ds.")
-    return _values(_at(array, labels)), told
+    return _values(_at(array, labels), name), told
+
+
+def _joined(
+    ds: xr.Dataset, name: str, array: xr.DataArray, needed: BoolArray | None
+) -> xr.DataArray:
+    """Values in the order of the store, every one of them found."""
+    start = f"SEM: DataArray for '{name}'"
+    given = pd.Index(array["subject"].values).map(str)
+    subjects = subject_frame(ds, []).index.map(str)
+    twice = sorted(set(given[given.duplicated()]))
+    if twice:
+        raise StatisticsError(f"{start}: several values of {_listed(twice)}. Keep one a subject.")
+    unknown = given[~given.isin(subjects)]
+    if len(unknown):
+        near = difflib.get_close_matches(str(unknown[0]), list(subjects), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else f" It has ids such as '{subjects[0]}'."
+        raise StatisticsError(
+            f"{start}: the Dataset has no subject {_listed(list(unknown))}.{hint} Use its ids, "
+            "and leave out the values of others."
+        )
+    wanted = subjects if needed is None else subjects[needed]
+    absent = wanted[~wanted.isin(given)]
+    if len(absent):
+        raise StatisticsError(
+            f"{start}: no value of {len(absent)} subjects that are used: {_listed(list(absent))}. "
+            "Give one of each, missing (NaN) where nothing is known, as reindex(subject=...) does."
+        )
+    return array.assign_coords(subject=given).reindex(subject=subjects)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _at(array: xr.DataArray, labels: Mapping[Any, Hashable]) -> xr.DataArray:
@@ -207,8 +254,14 @@ def _numbers(ds: xr.Dataset, name: Hashable) -> FloatArray:
     return column.to_numpy(dtype=np.float64)
 
 
-def _values(array: xr.DataArray) -> FloatArray:
-    return np.asarray(array.values, dtype=np.float64)
+def _values(array: xr.DataArray, name: str) -> FloatArray:
+    try:
+        return np.asarray(array.values, dtype=np.float64)
+    except (ValueError, TypeError):
+        raise StatisticsError(
+            f"SEM: '{name}' must be numbers, got {array.dtype}. Map the name to numbers, e.g. "
+            "(ds['sex'] == 'M').astype(float)."
+        ) from None
 
 
 def group_codes(ds: xr.Dataset, groups: Hashable | None) -> npt.NDArray[np.int64]:

@@ -24,7 +24,12 @@ from scalebrain.stats.design import (
     parse_formula,
     usable_rows,
 )
-from scalebrain.stats.disclosure import MINIMUM_CELL, design_risks, outcome_risks
+from scalebrain.stats.disclosure import (
+    MINIMUM_CELL,
+    cell_variables,
+    design_risks,
+    outcome_risks,
+)
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.variables import REGISTRY
 
@@ -98,8 +103,9 @@ def site_summary(
     ------
     StatisticsError
         If a cohort has fewer than 10 people or than three for each column of the design, a
-        cell of one or two categorical variables holds 1 to 4 people, one person makes up
-        more than nine tenths of a sum, or the formula depends on the site. Every failure is
+        cell of one or two variables that are text or of two values (the outcome and what the
+        formula makes, as ``I(age > 80)``, too) holds 1 to 4 people, one person makes up nine
+        tenths or more of a sum, or the formula depends on the site. Every failure is
         named. Before that, if a person is in the rows twice: what hides a person in a sum is
         the number of people, not that of their scans.
     MissingVariableError
@@ -304,6 +310,7 @@ def _cohort_sums(
     xx, xy, yy = [], [], []
     found: dict[str, None] = {}
     before: pd.DataFrame | None = None
+    groups: dict[str, pd.Series] = {}
     x = np.empty((0, 0))
     for label, frame in zip(labels, frames, strict=True):
         part = frame[rows]
@@ -312,11 +319,13 @@ def _cohort_sums(
             design = design_matrix(parsed, part).drop(columns="Intercept")
             terms = list(design.columns)
             x = _centered(design.to_numpy(dtype=np.float64))
-            found |= dict.fromkeys(design_risks(parsed, part, x, terms))
+            groups = cell_variables(parsed, part, design)
+            found |= dict.fromkeys(design_risks(parsed, part, x, terms, groups))
             before = predictors
-        y = _centered(outcome_vector(parsed, part)[:, None])[:, 0]
+        outcome = outcome_vector(parsed, part)
+        y = _centered(outcome[:, None])[:, 0]
         where_in = "the outcome" if label is None else f"the outcome in {label}"
-        found |= dict.fromkeys(outcome_risks(y, where_in))
+        found |= dict.fromkeys(outcome_risks(y, where_in, outcome, groups))
         xx.append(x.T @ x)
         xy.append(x.T @ y)
         yy.append(float(y @ y))

@@ -239,6 +239,27 @@ def test_harmonize__refuses_what_is_not_there(study):
     assert scalebrain.harmonize is harmonize
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (("left", "right", "both"), "nobody of 118 subjects has 'both' of covariate 'hand'"),
+        (("left", "right", "ahead"), "nobody of 118 subjects has 'ahead' of covariate 'hand'"),
+        (("left", "left", "right"), "covariate 'hand' is left in all 118 subjects"),
+        ((0.1, 0.1, 0.3), "covariate 'hand' is 0.1 in all 118 subjects"),
+    ],
+)
+def test_harmonize__a_covariate_that_does_not_vary_where_a_region_is_known(study, values, told):
+    ds = study.compute()
+    stroke = np.flatnonzero((ds["group"] == "stroke").values)
+    hand = np.array([values[k % 2] for k in range(230)], dtype=np.array(values).dtype)
+    hand[stroke[[0, 70]]] = values[2]
+    ds["hand"] = ("subject", hand.astype(object) if hand.dtype.kind == "U" else hand)
+    ds["brain_pad_corrected"][stroke[[0, 70]], 2] = np.nan
+    message = f"'VIS_L', where it is not missing: {told}, so its effect cannot be kept"
+    with pytest.raises(StatisticsError, match=message):
+        harmonize(ds, within="stroke", covariates=["hand"])
+
+
 def test_harmonize__never_loses_an_earlier_one(study):
     out = harmonize(study, within="stroke")
     with pytest.raises(StatisticsError, match="'brain_pad_corrected_harmonized' is there already"):

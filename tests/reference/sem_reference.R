@@ -79,7 +79,8 @@ speed =~ x7 + 0.9*x8 + x9\nx2 ~~ x7\nvisual ~~ 0*speed\nx1 ~ ageyr\nx7 ~ ageyr +
   fiml_path = list("gaps", mediation, "fiml"),
   fiml_restricted = list("gaps", "motor ~ cst + ipsi\ncontra ~ motor\nipsi ~ cst", "fiml"),
   fiml_latent_x = list("gaps_x", "dam =~ a1 + a2 + a3\nmotor ~ dam + cst\ndam ~ cst\ncontra ~ motor",
-    "fiml")
+    "fiml"),
+  fiml_many_x = list("gaps_x", "motor ~ cst + a1 + a2\ncontra ~ motor + cst", "fiml")
 )
 measures <- c("chisq", "df", "pvalue", "cfi", "tli", "rmsea", "rmsea.ci.lower", "rmsea.ci.upper",
               "srmr", "aic", "bic", "logl", "npar")

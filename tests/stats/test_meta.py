@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import re
 
 import numpy as np
 import pandas as pd
@@ -323,6 +324,48 @@ def test_site_summary__refuses(change, formula, message):
         ds[f"v{k}"] = ("subject", rng.normal(size=147))
     with pytest.raises(StatisticsError, match=message):
         site_summary(change(ds), formula, cohorts=["c0"])
+
+
+@pytest.mark.parametrize(
+    ("formula", "messages"),
+    [
+        ("fallen ~ age + sex", ["2 people with the outcome=1.0, f", "=1.0, sex=F", "=1.0, sex=M"]),
+        ("I(fallen * 3) ~ age", ["2 people with the outcome=3.0, fewer"]),
+        ("half ~ age + flag", ["3 people with the outcome=0.0, flag=0, few", "=1.0, flag=1, few"]),
+        ("weak ~ I(age > 80) + sex", [r"3 people with I\(age > 80\).*=1.0, fewer"]),
+        ("weak ~ I((age > 80) * 2.5)", [r"3 people with I\(\(age > 80\) \* 2.5\)=2.5, fewer"]),
+        ("weak ~ I(row % 8 == 0) + rare", [r"1 people with rare=1, I\(row % 8 == 0\).*=1.0, few"]),
+    ],
+)
+def test_site_summary__few_people_of_an_outcome_or_of_a_column_of_two_values(formula, messages):
+    rng, row = np.random.default_rng(6), np.arange(40)
+    ds = xr.Dataset(
+        {
+            "fallen": ("subject", (row < 2) * 1.0),
+            "half": ("subject", (row % 2) * 1.0),
+            "flag": ("subject", np.where(row < 6, row % 2, 1 - row % 2)),
+            "weak": ("subject", rng.normal(size=40)),
+            "age": ("subject", np.where(row < 3, 85.0, np.where(row % 3 < 1, 70, 50)) - row / 99),
+            "rare": ("subject", (row < 6) * 1),
+            "row": ("subject", row),
+            "sex": ("subject", np.array(["F", "M"], object)[row % 2]),
+            "cohort": ("subject", np.full(40, "c", object)),
+        }
+    )
+    with pytest.raises(StatisticsError) as caught:
+        site_summary(ds, formula)
+    for message in messages:
+        assert re.search(message, str(caught.value)), str(caught.value)
+    assert site_summary(ds, "half ~ age")["n"].item() == 40
+    assert site_summary(ds, "weak ~ I(age > 60) + sex")["n"].item() == 40
+
+
+def test_site_summary__one_person_of_nine_tenths_of_a_sum():
+    """One case among ten people is nine tenths of the variance, to the last bit or nearly."""
+    ds = sites(sizes=(10,))
+    ds["fallen"] = ("subject", (np.arange(10) == 3) * 1.0)
+    with pytest.raises(StatisticsError, match="one person makes up nearly all of the variance"):
+        site_summary(ds, "fallen ~ age")
 
 
 def test_site_summary__counts_people_and_not_scans():

@@ -384,6 +384,43 @@ def test_mixed_model__failures_are_gathered_or_recorded(cohort):
         mixed_model(alone, "brain_pad_corrected ~ age", errors="record")
 
 
+@pytest.mark.parametrize("predictor", ["age", "load"])  # over people, and over regions
+def test_mixed_model__levels_are_compared_with_the_same_one_in_every_region(predictor):
+    rng = np.random.default_rng(1)
+    scanner = np.repeat(["a", "b", "c", "none"], [30, 30, 30, 3]).astype(object)
+    y = np.repeat([0.0, 5.0, 6.0, 9.0], [30, 30, 30, 3])[:, None] + rng.normal(size=(93, 4))
+    y[:30, 1], y[60:90, 2], y[90:] = np.nan, np.nan, np.nan
+    ds = xr.Dataset(
+        {
+            "y": (("subject", "region"), y),
+            "scanner": ("subject", scanner),
+            "load": (("subject", "region"), rng.normal(size=(93, 4))),
+            "age": ("subject", rng.uniform(40, 80, 93)),
+            "cohort": ("subject", np.arange(93) % 6),
+        },
+        coords={"region": ["R1", "R2", "R3", "R4"]},
+    )
+    formula = f"y ~ scanner + {predictor}"
+    with pytest.raises(StatisticsError, match=r"R2: .*nobody of 60 rows has .a. of .scanner"):
+        mixed_model(ds, formula)
+    for one in (ds, ds.chunk({"region": 1})):
+        result = mixed_model(one, formula, errors="record")
+        assert len(result.attrs["failures"]) == 1
+        b, c = (result["estimate"].sel(term=f"scanner[T.{x}]").values for x in "bc")
+        np.testing.assert_allclose(b, [5, np.nan, 5, 5], atol=1)
+        np.testing.assert_allclose(c, [6, np.nan, np.nan, 6], atol=1)
+    # a level that no outcome has is nobody's reference; another one may be named
+    again = ds.assign(scanner=("subject", np.where(scanner == "none", "0", scanner)))
+    assert len(mixed_model(again, formula, errors="record").attrs["failures"]) == 1
+    named = mixed_model(ds, f"y ~ C(scanner, contr.treatment('b')) + {predictor}")
+    own = named["estimate"].sel(term="C(scanner, contr.treatment('b'))[T.c]")
+    np.testing.assert_allclose(own, [1, 1, np.nan, 1], atol=1)
+    coded = mixed_model(ds, f"y ~ C(scanner, contr.sum) + {predictor}", errors="record")
+    assert len(coded.attrs["failures"]) == 2  # the mean of all is another one in either
+    whole = mixed_model(ds, f"y ~ 0 + scanner + {predictor}", errors="record")
+    assert "failures" not in whole.attrs
+
+
 def test_mixed_model__other_dimension_than_region():
     rng = np.random.default_rng(0)
     ds = small().assign(thickness=(("subject", "node"), rng.normal(size=(12, 300))))

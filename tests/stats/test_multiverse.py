@@ -166,6 +166,15 @@ def test_multiverse__a_step_that_cannot_be_taken_is_told(cohort):
     assert "robust" not in result["verdict"].values
 
 
+def test_multiverse__a_region_of_one_lesioned_side_is_told(cohort):
+    left = (cohort["lesion_hemisphere"] == "L") | (cohort["region"] != "SMN_L")
+    one = cohort.assign(brain_pad_corrected=cohort["brain_pad_corrected"].where(left))
+    result = multiverse(one, axes={"icv": [Choice("none")], "scale": [Choice("raw")]}, n_boot=10)
+    why = [told for told in result.attrs["failures"] if "harmonized: " in told]
+    assert len(why) == 2
+    assert "'SMN_L', where it is not missing: covariate '_left' is 1 in all" in why[0]
+
+
 def test_multiverse__does_not_depend_on_the_order_of_subjects(cohort):
     order = np.random.default_rng(1).permutation(cohort.sizes["subject"])
     first = multiverse(cohort, axes=PLAIN, n_boot=20)

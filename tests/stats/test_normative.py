@@ -110,6 +110,36 @@ def test_normative__says_who_has_none():
     )
 
 
+def test_normative__nobody_is_placed_where_the_healthy_people_of_a_region_are_others():
+    """A region that only men or only younger people have says nothing of the others."""
+    ds, _ = people(300, 60)
+    healthy, women = (ds["group"] == "reference").values, (ds["sex"] == "F").values
+    old = ds["age"].values > 62
+    few = np.flatnonzero(healthy & women)[:4]
+    pad = ds["brain_pad_corrected"].values
+    pad[healthy & women & ~np.isin(np.arange(360), few), 1] = np.nan
+    pad[healthy & old, 2] = np.nan
+    only = np.flatnonzero(~healthy & women & ~old)[0]
+    pad[only, [0, 2]] = np.nan
+    late = np.flatnonzero(~healthy & old)[0]
+    pad[late, :2] = np.nan
+    out = normative(ds, n_bootstrap=20)
+    for name in ("brain_age_centile", "brain_age_centile_low", "brain_pad_z"):
+        placed = np.isfinite(out[name].values)
+        assert not placed[women, 1].any()
+        assert not placed[old, 2].any()
+        assert (placed[:, 0] == np.isfinite(pad[:, 0])).mean() > 0.97  # but ages at the ends
+        assert placed[~healthy & ~women & ~old, 1].mean() > 0.9
+    reason = out["centile_reason"].values
+    assert reason[only] == "no healthy people of sex 'M' match"
+    top = ds["age"].values[healthy & ~old].max()
+    assert reason[late].endswith(f"-{top:g})")
+    # nor is a man placed among the four women
+    pad[few, 1] = np.nan
+    again = normative(ds, n_bootstrap=20)["brain_age_centile"]
+    np.testing.assert_allclose(again, out["brain_age_centile"], rtol=1e-12)
+
+
 def test_normative__refuses():
     ds, _ = people(40, 20)
     with pytest.raises(StatisticsError, match=r"40 healthy people.*r0, r1, r2, at least 50"):

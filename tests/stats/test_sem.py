@@ -187,6 +187,27 @@ def test_sem__unknown_names(cohort):
         sem(cohort, "motor ~ age", rivals={"other": "motor ~ icv"})
 
 
+def test_sem__a_data_array_is_joined_exactly(cohort):
+    names, options = {"cst": cohort["lesion_volume"]}, {"model": "motor ~ cst", "n_boot": 0}
+    plain = sem(cohort, variables=names, **options)
+    order = np.random.default_rng(0).permutation(90)
+    mixed = cohort["lesion_volume"].isel(subject=order)
+    strokes = mixed.isel(subject=(order >= 30) & (order != 88))  # 88 is not included
+    for values in (mixed, strokes):
+        again = sem(cohort, variables={"cst": values}, **options)
+        np.testing.assert_allclose(again["estimate"], plain["estimate"])
+    labels = strokes["subject"].values.astype(object)
+    labels[1] = "sub-0077"
+    for values, match in (
+        (xr.concat([strokes, strokes[:1]], "subject"), f"several values of '{labels[0]}'"),
+        (strokes.assign_coords(subject=labels), "no subject 'sub-0077'. Did you mean 'sub-0"),
+        (strokes[3:], "'cst': no value of 3 subjects that are used: "),
+        (xr.full_like(strokes, "x", dtype=object), "'cst' must be numbers, got object"),
+    ):
+        with pytest.raises(StatisticsError, match=match):
+            sem(cohort, variables={"cst": values}, **options)
+
+
 def imported(cohort, **variables):
     """The cohort with the ages of another tool in place of our model's."""
     bare = cohort.drop_vars(["brain_pad_corrected", "calibration_slope"])

@@ -19,7 +19,7 @@ from tests.conftest import missing
 SCRIPT = Path(__file__).parent.parent / "reference" / "sem_reference.R"
 RECORDED = json.loads(SCRIPT.with_suffix(".json").read_text())
 CASES = [name for name, case in RECORDED.items() if "fit" in case]
-LIVE = ("mediation", "democracy", "factors", "fiml_factors", "fiml_latent_x")
+LIVE = ("mediation", "democracy", "factors", "fiml_factors", "fiml_latent_x", "fiml_many_x")
 INDICES = {
     "chisq": "chi2",
     "df": "df",
