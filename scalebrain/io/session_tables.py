@@ -173,7 +173,7 @@ class _Motor:
         """Parse a score and the name of its scale, which may be in row `at` of the people."""
         text, named = (source.cells(name)[row] for name in ("motor_score", "motor_scale"))
         scales = source.scales()
-        if is_missing(named) and self._people.scales:
+        if is_missing(named) and self._people.scales and len(scales) != 1:
             named = self._people.scales[at]
         name = parse_scale(named)
         if is_missing(text):
