@@ -180,7 +180,7 @@ class _Motor:
             return Cell(math.nan), Cell("")
         if name.code:
             return Cell(math.nan), name
-        key = name.value.lower()
+        key = "" if is_missing(named) else named.lower()
         if not key and len(scales) == 1:
             (key,) = scales
         if not scales or source.column("motor_score") == NORMED:
@@ -188,8 +188,7 @@ class _Motor:
             cell = parse_number(text, quantity=Quantity("motor_score", "", 0, 1), units=units)
             if key and not scales and source.column("motor_score") != NORMED:
                 self._undeclared.add(key)
-            declared = scales[key].name if key in scales else name.value
-            return cell, Cell(self._spelled.setdefault(key, declared))
+            return cell, self._name(key, scales[key].name if key in scales else named)
         if key not in scales:
             declared = listed([quote(scale.name) for scale in scales.values()])
             message = (
@@ -202,14 +201,19 @@ class _Motor:
         cell = parse_number(text, quantity=quantity)
         value = cell.value / scale.maximum
         value = value if scale.higher_is_better else 1 - value
-        return cell._replace(value=value), Cell(self._spelled.setdefault(key, scale.name))
+        return cell._replace(value=value), self._name(key, scale.name)
+
+    def _name(self, key: str, name: str) -> Cell[str]:
+        """Name of a scale, written as it is the first time."""
+        cell = parse_scale(name)
+        return cell if cell.code else Cell(self._spelled.setdefault(key, cell.value))
 
     def check(self, tree: Tree) -> None:
         """Refuse scores of several scales that are not declared, or that are divided twice."""
         where = f"{tree.root}: sub-*_sessions.tsv: "
         divided = {scale.name.lower() for scale in self._texts}
         if self._undeclared and len(self._undeclared | divided) > 1:
-            names = [self._spelled[key] for key in sorted(self._undeclared | divided)]
+            names = [self._spelled.get(key, key) for key in sorted(self._undeclared | divided)]
             message = undeclared_scales(names, "", "participants.json")
             raise TableError(where + message, code="mixed-scales")
         for scale, texts in self._texts.items():

@@ -177,6 +177,19 @@ def test_read_session_values__a_scale_that_is_no_plain_text(visits):
     cohort = find_cohort(visits, session="all")
     assert codes(cohort.rejected) == [("sub-01_ses-1", "bad-number")]
     assert "holds control characters" in cohort.rejected[0].message
+    declared = {"F\x01MA": {"Maximum": 66, "HigherIsBetter": True}}
+    write(visits, "ses-1 33", "ses-2 n/a", columns="session_id motor_score")
+    (visits / "sessions.json").write_text(json.dumps({"motor_score": {"Scales": declared}}))
+    cohort = find_cohort(visits, session="all")
+    assert codes(cohort.rejected) == [("sub-01_ses-1", "bad-number")]
+
+
+def test_read_session_values__scales_with_long_names(visits):
+    declared = {"x" * 150: {"Maximum": 66, "HigherIsBetter": True}}
+    (visits / "sessions.json").write_text(json.dumps({"motor_score": {"Scales": declared}}))
+    write(visits, f"ses-1 33 {'X' * 150}", "ses-2 33 n/a", columns=MOTOR)
+    cohort = find_cohort(visits, session="all")
+    assert cohort.table["motor_scale"].tolist() == ["x" * 100, "x" * 100, ""]
 
 
 def test_read_session_values__fractions_are_not_divided_again(root):
