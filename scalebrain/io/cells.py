@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -9,11 +10,13 @@ from typing import Generic, NamedTuple, TypeVar
 __all__ = [
     "Cell",
     "Quantity",
+    "contradiction",
     "guess_age_unit",
     "is_missing",
     "parse_age",
     "parse_cohort",
     "parse_number",
+    "parse_scale",
     "parse_sex",
     "parse_word",
     "plain_number",
@@ -24,6 +27,7 @@ T = TypeVar("T", float, str)
 
 _LONGEST = 80
 _LONGEST_COHORT = 100
+_LONGEST_SCALE = 100
 _MISSING = frozenset({"", "n/a", "na", "nan"})
 
 _CODE = re.compile(r"[0-9]+\.0")
@@ -54,6 +58,14 @@ _UNIT_OF_LETTER = {"y": "years", "m": "months", "w": "weeks", "d": "days"}
 _YEARS = frozenset({"", "a", "y", "yr", "yrs", "year", "years"})
 
 _SEXES = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+#: Words of a level that is neither.
+_NEITHER = frozenset(
+    (
+        *("declined", "diverse", "intersex", "missing", "na", "neither", "no", "non", "nonbinary"),
+        *("none", "not", "other", "prefer", "refused", "trans", "undisclosed", "unknown"),
+        *("unspecified", "without"),
+    )
+)
 
 
 class Cell(NamedTuple, Generic[T]):
@@ -333,8 +345,16 @@ def parse_sex(text: str, *, levels: Mapping[str, str], codes: Mapping[str, str])
     if is_missing(text):
         return Cell("")
     keys = _spellings(text)
+    own = _SEXES.get(keys[0], "")
     if meaning := next((levels[key] or "unknown" for key in keys if key in levels), ""):
-        if sex := _meant_sex(meaning):
+        sex = _meant_sex(meaning)
+        if own and _sexes_in(meaning) == {"F": "M", "M": "F"}[own]:
+            message = (
+                f"sex {quote(text)} is {quote(meaning)} by the sidecar, the other sex. Correct the "
+                "Levels of sex in the sidecar, or write F and M in the table."
+            )
+            return Cell("", "sex-coded", message)
+        if sex := sex or _own_sex(own, meaning, levels):
             return Cell(sex)
         message = (
             f"sex {quote(text)} is {quote(meaning)} by the sidecar: taken as missing, since the "
@@ -358,9 +378,30 @@ def _spellings(text: str) -> list[str]:
 
 def _meant_sex(meaning: str) -> str:
     """F or M when a level begins with its word and nowhere names the other one."""
-    words = re.findall(r"[a-z]+", meaning.lower())
-    sexes = {_SEXES[word] for word in words if word in _SEXES}
-    return _SEXES.get(words[0], "") if words and len(sexes) == 1 else ""
+    words = _letters(meaning)
+    return _SEXES.get(words[0], "") if words and len(_sexes_in(meaning)) == 1 else ""
+
+
+def _sexes_in(meaning: str) -> str:
+    """Every sex that a level names: F, M or FM."""
+    return "".join(sorted({_SEXES[word] for word in _letters(meaning) if word in _SEXES}))
+
+
+def _own_sex(own: str, meaning: str, levels: Mapping[str, str]) -> str:
+    """F or M of a cell whose level names that too, or is in words of another language.
+
+    The latter only where F and M are both among the levels: alone, an M may be a *mujer*.
+    """
+    if _NEITHER & set(_letters(meaning)):
+        return ""
+    declared = {_SEXES[word] for word in levels if word in _SEXES}
+    named = _sexes_in(meaning)
+    return own if named == own or (not named and len(declared) == 2) else ""
+
+
+def _letters(text: str) -> list[str]:
+    """Words of a text, of the letters of any script, in lower case."""
+    return re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text).lower())
 
 
 def parse_word(
@@ -387,14 +428,72 @@ def parse_word(
     Cell
         The value, or empty text.
     """
+    if meaning := contradiction(text, words=words, levels=levels):
+        message = (
+            f"{name} {quote(text)} is {quote(meaning)} by the sidecar, which contradicts the word "
+            f"itself. Correct the Levels in the sidecar, or write {expected} in the table."
+        )
+        return Cell("", "bad-number", message)
     for word in [""] if is_missing(text) else _spellings(text):
-        if word in words:
-            return Cell(words[word])
-        meaning = levels.get(word, "").strip().lower()
-        if meaning and meaning in words:
-            return Cell(words[meaning])
+        meant = _meant_word(word, words, levels)
+        if meant is not None:
+            return Cell(meant)
     found = f"{name} is missing" if is_missing(text) else f"{name} {quote(text)} is not known"
     return Cell("", "bad-number", f"{found}. Write {expected}.")
+
+
+def contradiction(text: str, *, words: Mapping[str, str], levels: Mapping[str, str]) -> str:
+    """Find what the sidecar says of a word that means something else by itself.
+
+    Parameters
+    ----------
+    text
+        The cell, without surrounding spaces.
+    words, levels
+        As of :func:`parse_word`.
+
+    Returns
+    -------
+    str
+        The meaning by the sidecar; empty where it contradicts nothing. A number means nothing by
+        itself.
+    """
+    word = text.lower()
+    meaning = levels.get(word, "").strip()
+    if is_missing(text) or word.isdigit() or word not in words:
+        return ""
+    return meaning if words.get(meaning.lower(), words[word]) != words[word] else ""
+
+
+def _meant_word(word: str, words: Mapping[str, str], levels: Mapping[str, str]) -> str | None:
+    """Value of a word: by the sidecar, as far as that is known, or by itself."""
+    meaning = levels.get(word, "").strip().lower() if word else ""
+    if meaning and meaning in words:
+        return words[meaning]
+    if word.isdigit() and word in words and (named := _letters(meaning)):
+        values = {words[part] for part in named if part in words}
+        if named[0] in words and len(values) == 1:  # as "right hemisphere"
+            return values.pop()
+    return words.get(word)
+
+
+def parse_scale(text: str) -> Cell[str]:
+    """Parse the name of a motor scale.
+
+    Parameters
+    ----------
+    text
+        The cell, without surrounding spaces.
+
+    Returns
+    -------
+    Cell
+        The name, cut to 100 characters; empty where it is missing.
+    """
+    if text.isprintable():
+        return Cell("" if is_missing(text) else text[:_LONGEST_SCALE].rstrip())
+    message = f"motor_scale {quote(text)} holds control characters. Write plain text."
+    return Cell("", "bad-number", message)
 
 
 def parse_cohort(text: str) -> Cell[str]:

@@ -1,12 +1,13 @@
 """Participants tables of BIDS, ENIGMA Stroke and UK Biobank: columns, codes, text, sidecar."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from scalebrain.errors import TableError
-from scalebrain.io.cells import Quantity, quote
+from scalebrain.io.cells import Quantity, plain_number, quote
 from scalebrain.io.delimited import IDS, SESSIONS, listed, read_delimited
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GROUPS",
     "HANDS",
     "ICV",
+    "NORMED",
     "SIDES",
     "UKB_AGE",
     "UKB_ICV",
@@ -23,7 +25,14 @@ __all__ = [
     "UKB_SEX",
     "Scale",
     "Source",
+    "fractions_of",
+    "names_of",
+    "near_names",
+    "undeclared_scales",
 ]
+
+#: Column of scores that are fractions already, whatever is declared.
+NORMED = "normed_motor"
 
 #: Names of a variable's column, in lower case; the first that is there is read.
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -35,7 +44,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "group": ("group",),
     "days_post_stroke": ("days_post_stroke",),
     "icv": ("icv", "26521-2.0"),
-    "motor_score": ("motor_score", "normed_motor"),
+    "motor_score": ("motor_score", NORMED),
     "motor_scale": ("motor_scale",),
     "lesion_side": ("lesion_side", "lesion_hemisphere", "lesioned_hemisphere"),
     "paresis_side": ("paresis_side", "paretic_side", "affected_side"),
@@ -90,6 +99,16 @@ DECLARATION = (
 )
 
 
+#: What is divided by a maximum though it is a fraction shows in so many scores at least.
+_MANY = 5
+#: How the names of other columns begin that may hold what is missing.
+_NEAR = {
+    "sex": re.compile(r"sex|gender|geschlecht|genre"),
+    "icv": re.compile(r"(s?bti|e?ti|e?ic)v|.*(intra.?cran|eticv|etiv)"),
+    "days_post_stroke": re.compile(r"(.*_)?days|.*(post.?stroke|since.?stroke|chronic|onset)"),
+}
+
+
 class Scale(NamedTuple):
     """A declared motor scale."""
 
@@ -98,13 +117,93 @@ class Scale(NamedTuple):
     higher_is_better: bool
 
 
+def fractions_of(scale: Scale, texts: Iterable[str]) -> str:
+    """Say that scores are fractions already, which a scale's maximum would divide again.
+
+    Parameters
+    ----------
+    scale
+        The scale.
+    texts
+        Cells of its scores.
+
+    Returns
+    -------
+    str
+        What is wrong and the way out; empty when nothing is.
+    """
+    found = [(n, text) for text in texts if (n := plain_number(text)) is not None and n > 0]
+    fractions = [text for n, text in found if not n.is_integer()]
+    if scale.maximum <= 1 or len(found) < _MANY or not fractions or max(found)[0] > 1:
+        return ""
+    return (
+        f"motor scores of {quote(scale.name)} are fractions already: none of {len(found)} is above "
+        f"1 (as {quote(fractions[0])}), of a Maximum of {scale.maximum:g}. Write the points of the "
+        'scale; or, where 1 is unimpaired, declare "Maximum": 1, "HigherIsBetter": true.'
+    )
+
+
+def undeclared_scales(scales: Sequence[str], beyond: str, sidecar: str) -> str:
+    """Say that scores of several scales, or beyond 1, need a declaration.
+
+    Parameters
+    ----------
+    scales
+        Their names.
+    beyond
+        A score beyond 1; empty without one.
+    sidecar
+        File that declares scales.
+
+    Returns
+    -------
+    str
+        What is wrong and the way out.
+    """
+    found = f"scales {listed([quote(name) for name in scales])}" if scales else "no scale named"
+    if beyond:
+        found += f", a score of {quote(beyond)}"
+    return (
+        f"motor scores beyond one scale of 0 to 1: {found}. Declare each scale in "
+        f"{sidecar}, as in {DECLARATION}, and name it in a column motor_scale."
+    )
+
+
+def names_of(variable: str) -> tuple[str, ...]:
+    """Names of a variable's column, in lower case."""
+    return _COLUMNS[variable]
+
+
+def near_names(header: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Variables of an analysis that a table lacks, and columns that may hold them.
+
+    Parameters
+    ----------
+    header
+        Names of its columns.
+
+    Returns
+    -------
+    dict
+        Columns of similar names by variable.
+    """
+    names = list(header)
+    known = {name.lower() for name in names}
+    return {
+        variable: tuple(n for n in names if n.lower() not in _KNOWN and near.match(n.lower()))
+        for variable, near in _NEAR.items()
+        if not known & set(_COLUMNS[variable])
+    }
+
+
 class Source:
     """The text of a table by variable, and its sidecar; only the variables named are checked."""
 
     def __init__(self, path: Path, variables: Sequence[str] = tuple(_COLUMNS)) -> None:
         self.path = path
         self.sidecar_path = path.with_suffix(".json")
-        self.lines, self._text = _read_text(path, variables)
+        self.header: list[str] = []
+        self.lines, self._text = _read_text(path, variables, self.header)
         self._sidecar = _read_sidecar(self.sidecar_path)
         for variable in variables:
             self._check_agreement(variable)
@@ -121,11 +220,16 @@ class Source:
         """Text of a variable; empty cells without such a column."""
         return self._text.get(self.column(variable)) or [""] * len(self.lines)
 
+    def declared_in(self, variable: str) -> Path:
+        """File that declares a variable."""
+        del variable
+        return self.sidecar_path
+
     def units(self, variable: str) -> str:
         """Units of a variable by the sidecar."""
         units = self._declared(variable).get("Units", "")
         if not isinstance(units, str):
-            self._stop_sidecar(f"Units of {variable}", units, "text")
+            self._stop_sidecar(variable, f"Units of {variable}", units, "text")
         return units
 
     def levels(self, variable: str) -> dict[str, str]:
@@ -149,29 +253,33 @@ class Source:
                 or not 0 < maximum <= 1e6
             ):
                 raise TableError(
-                    f"{self.sidecar_path}: scale {quote(name)} needs a Maximum above 0 and "
-                    f"HigherIsBetter, true or false, as in {DECLARATION}.",
+                    f"{self.declared_in('motor_score')}: scale {quote(name)} needs a Maximum "
+                    f"above 0 and HigherIsBetter, true or false, as in {DECLARATION}.",
                     code="mixed-scales",
                 )
             scales[name.strip().lower()] = Scale(name.strip(), float(maximum), higher)
         return scales
 
     def _declared(self, variable: str) -> dict[str, object]:
-        entry = self._sidecar.get(self.column(variable), {})
-        if not isinstance(entry, dict):
-            self._stop_sidecar(variable, entry, "an object")
-        return entry
+        column = self.column(variable)
+        declared: dict[str, object] = {}
+        for name in (variable, column) if column else ():
+            entry = self._sidecar.get(name, {})
+            if not isinstance(entry, dict):
+                self._stop_sidecar(variable, variable, entry, "an object")
+            declared |= entry
+        return declared
 
     def _objects(self, variable: str, key: str) -> dict[str, object]:
         entry = self._declared(variable).get(key, {})
         if not isinstance(entry, dict):
-            self._stop_sidecar(f"{key} of {variable}", entry, "an object")
+            self._stop_sidecar(variable, f"{key} of {variable}", entry, "an object")
         return entry
 
-    def _stop_sidecar(self, what: str, found: object, expected: str) -> NoReturn:
+    def _stop_sidecar(self, variable: str, what: str, found: object, expected: str) -> NoReturn:
         raise TableError(
-            f"{self.sidecar_path}: {what} is a {type(found).__name__}, expected {expected}. "
-            "Correct it, or take it out."
+            f"{self.declared_in(variable)}: {what} is a {type(found).__name__}, expected "
+            f"{expected}. Correct it, or take it out."
         )
 
     def _check_agreement(self, variable: str) -> None:
@@ -189,12 +297,22 @@ class Source:
             )
 
 
-def _read_text(path: Path, variables: Sequence[str]) -> tuple[list[int], dict[str, Sequence[str]]]:
-    """Line of each row, and the cells of each known column; names in lower case."""
+def _read_text(
+    path: Path, variables: Sequence[str], header: list[str]
+) -> tuple[list[int], dict[str, Sequence[str]]]:
+    """Line of each row, and the cells of each known column; names in lower case.
+
+    The names of all columns are put into `header`.
+    """
+
+    def check(names: list[str]) -> None:
+        header.extend(names)
+        _check_header(path, [name.lower() for name in names], variables)
+
     lines, cells = read_delimited(
         path,
         expected=_EXPECTED,
-        check_header=lambda names: _check_header(path, [name.lower() for name in names], variables),
+        check_header=check,
         keep=lambda name: name.lower() in _KNOWN,
     )
     return lines, {name.lower(): column for name, column in cells.items()}

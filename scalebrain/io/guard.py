@@ -347,6 +347,13 @@ RULES: dict[str, Rule] = {
             "row a session, says them",
         ),
         Rule(
+            "person-differs",
+            30,
+            "W",
+            "Rows or sessions of one person that differ in sex or group",
+            "kept, each with its own value; the values are shown",
+        ),
+        Rule(
             "several-images",
             30,
             "E",
@@ -381,7 +388,8 @@ RULES: dict[str, Rule] = {
             34,
             "D",
             "A missing covariate or outcome",
-            "kept, a missing age with a warning; each model says its n and whom it left out",
+            "kept, with a warning where it is age, or a column that every analysis needs; each "
+            "model says its n and whom it left out",
         ),
         Rule(
             "sex-coded",
@@ -416,7 +424,7 @@ RULES: dict[str, Rule] = {
             "mixed-scales",
             39,
             "E",
-            "Outcome scales mixed",
+            "Outcome scales mixed, or scores that a declared maximum would divide twice",
             "the table stops, unless participants.json declares each scale's maximum and direction",
         ),
         Rule(

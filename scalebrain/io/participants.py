@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,11 +15,13 @@ from scalebrain.errors import Problem
 from scalebrain.io.cells import (
     Cell,
     Quantity,
+    contradiction,
     guess_age_unit,
     is_missing,
     parse_age,
     parse_cohort,
     parse_number,
+    parse_scale,
     parse_sex,
     parse_word,
     plain_number,
@@ -33,6 +35,7 @@ from scalebrain.io.enigma import (
     GROUPS,
     HANDS,
     ICV,
+    NORMED,
     SIDES,
     UKB_AGE,
     UKB_ICV,
@@ -40,12 +43,13 @@ from scalebrain.io.enigma import (
     UKB_SEX,
     Scale,
     Source,
+    fractions_of,
+    near_names,
+    undeclared_scales,
 )
 from scalebrain.io.tree import PERSON, SESSION
 
 __all__ = ["Participants", "read_groups", "read_participants"]
-
-_LONGEST_SCALE = 100
 
 T = TypeVar("T", float, str)
 
@@ -67,11 +71,23 @@ class Participants:
         Why each row that is not in `table` was left out.
     warnings
         What deserves a look in the rows of `table`.
+    path
+        The file; None for a table that was made.
+    absent
+        Variables of an analysis that have no column, with columns that may hold them.
+    scales
+        Motor scale that each row of `table` names, also without a score.
+    undeclared
+        Names of scales whose scores are taken as they are.
     """
 
     table: pd.DataFrame
     rejected: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+    path: Path | None = None
+    absent: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scales: tuple[str, ...] = ()
+    undeclared: tuple[str, ...] = ()
 
 
 def read_participants(path: Path, *, default_cohort: str) -> Participants:
@@ -94,7 +110,8 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
     ------
     TableError
         When the table as a whole is not usable: unreadable, ragged, empty, without ids or ages,
-        ambiguous columns, or motor scores of scales that are not declared.
+        ambiguous columns, motor scores of scales that are not declared or divided twice, or
+        words that the sidecar contradicts.
     """
     source = Source(path)
     rows = _Rows(source)
@@ -124,8 +141,17 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
             "paresis_side": paresis_side,
         }
     )
+    names = ["" if is_missing(name) else name for name in source.cells("motor_scale")]
+    declared = source.scales() or source.column("motor_score") != "motor_score"
+    scored = _scored(source.cells("motor_score"), names)
     return Participants(
-        table[~rows.is_rejected].reset_index(drop=True), rows.rejected(), rows.warnings()
+        table[~rows.is_rejected].reset_index(drop=True),
+        rows.rejected(),
+        rows.warnings(),
+        path,
+        near_names(source.header),
+        tuple(name for name, out in zip(names, rows.is_rejected, strict=True) if not out),
+        () if declared else tuple(scored.values()),
     )
 
 
@@ -295,14 +321,17 @@ def _numbers(source: Source, rows: _Rows, quantity: Quantity) -> list[float]:
 def _words(
     source: Source, rows: _Rows, variable: str, words: Mapping[str, str], expected: str
 ) -> list[str]:
-    parser = partial(
-        parse_word,
-        name=variable.replace("_", " "),
-        words=words,
-        levels=source.levels(variable),
-        expected=expected,
-    )
-    return rows.parse(source.cells(variable), parser)
+    levels, cells = source.levels(variable), source.cells(variable)
+    name = variable.replace("_", " ")
+    for text in sorted(set(cells)) if levels else ():
+        if meaning := contradiction(text, words=words, levels=levels):
+            source.stop(
+                f"{name} {quote(text)} is {quote(meaning)} by {source.sidecar_path.name}, which "
+                f"contradicts the word itself. Correct its Levels, or write {expected} in the "
+                "table."
+            )
+    parser = partial(parse_word, name=name, words=words, levels=levels, expected=expected)
+    return rows.parse(cells, parser)
 
 
 def _sexes(source: Source, rows: _Rows) -> list[str]:
@@ -339,9 +368,13 @@ def _motor_scores(source: Source, rows: _Rows) -> tuple[list[float], list[str]]:
     """Motor scores over the maximum of their scales, 1 for unimpaired, and these scales."""
     scales = source.scales()
     cells, names = source.cells("motor_score"), source.cells("motor_scale")
-    if not scales:
-        if source.column("motor_score") == "motor_score":
+    column = source.column("motor_score")
+    if not scales or column == NORMED:
+        if column == "motor_score":
             _check_one_scale(source, cells, names)
+        elif len(scales) == 1 and not _scored(cells, names):
+            names = [scale.name for scale in scales.values()] * len(cells)
+        names = [scales[n.lower()].name if n.lower() in scales else n for n in names]
         plain = _numbers(source, rows, Quantity("motor_score", "", 0, 1))
         return plain, _scale_names(rows, plain, names)
     keys = _scale_keys(source, rows, scales)
@@ -349,6 +382,8 @@ def _motor_scores(source: Source, rows: _Rows) -> tuple[list[float], list[str]]:
     for key, scale in scales.items():
         quantity = Quantity(f"motor_score of {quote(scale.name)}", "", 0, scale.maximum)
         own = [text if k == key else "" for text, k in zip(cells, keys, strict=True)]
+        if message := fractions_of(scale, own):
+            source.stop(message, "mixed-scales")
         found = rows.parse(own, partial(parse_number, quantity=quantity))
         fraction = np.array(found) / scale.maximum
         fraction = fraction if scale.higher_is_better else 1 - fraction
@@ -361,14 +396,7 @@ def _scale_names(rows: _Rows, scores: Iterable[float], names: Iterable[str]) -> 
     """Scale of each score, each written as it is the first time."""
     own = [n if np.isfinite(score) else "" for score, n in zip(scores, names, strict=True)]
     first: dict[str, str] = {}
-    return [first.setdefault(name.lower(), name) for name in rows.parse(own, _parse_scale)]
-
-
-def _parse_scale(text: str) -> Cell[str]:
-    if text.isprintable():
-        return Cell("" if is_missing(text) else text[:_LONGEST_SCALE].rstrip())
-    message = f"motor_scale {quote(text)} holds control characters. Write plain text."
-    return Cell("", "bad-number", message)
+    return [first.setdefault(name.lower(), name) for name in rows.parse(own, parse_scale)]
 
 
 def _scored(cells: Iterable[str], names: Iterable[str]) -> dict[str, str]:
@@ -379,18 +407,11 @@ def _scored(cells: Iterable[str], names: Iterable[str]) -> dict[str, str]:
 
 def _check_one_scale(source: Source, cells: Sequence[str], names: Sequence[str]) -> None:
     """Refuse scores of several scales, or beyond 1, that the sidecar does not declare."""
-    scales = [quote(name) for name in _scored(cells, names).values()]
-    beyond = [text for text in cells if (plain_number(text) or 0) > 1]
-    if len(scales) < 2 and not beyond:
-        return
-    found = f"scales {listed(scales)}" if scales else "no scale named"
-    if beyond:
-        found += f", a score of {quote(beyond[0])}"
-    source.stop(
-        f"motor scores beyond one scale of 0 to 1: {found}. Declare each scale in "
-        f"{source.sidecar_path.name}, as in {DECLARATION}, and name it in a column motor_scale.",
-        "mixed-scales",
-    )
+    scales = list(_scored(cells, names).values())
+    beyond = next((text for text in cells if (plain_number(text) or 0) > 1), "")
+    if len(scales) > 1 or beyond:
+        message = undeclared_scales(scales, beyond, source.sidecar_path.name)
+        source.stop(message, "mixed-scales")
 
 
 def _scale_keys(source: Source, rows: _Rows, scales: Mapping[str, Scale]) -> list[str]:

@@ -15,6 +15,7 @@ from scalebrain.io.cells import (
     parse_age,
     parse_cohort,
     parse_number,
+    parse_scale,
     parse_sex,
     parse_word,
     quote,
@@ -26,12 +27,16 @@ from scalebrain.io.enigma import (
     GROUPS,
     HANDS,
     ICV,
+    NORMED,
     SIDES,
+    Scale,
     Source,
     _read_sidecar,
+    fractions_of,
+    undeclared_scales,
 )
 from scalebrain.io.participants import Participants
-from scalebrain.io.sessions import Selected, match_session
+from scalebrain.io.sessions import Selected, differences, match_session
 from scalebrain.io.tree import Findings, Tree, Visit
 
 __all__ = ["SessionValues", "read_session_values"]
@@ -90,10 +95,18 @@ def read_session_values(
     -------
     SessionValues
         Values that take the place of those of the participants table. A scan whose value may
-        be of another visit has a warning.
+        be of another visit, or whose person's sessions contradict each other, has a warning.
+
+    Raises
+    ------
+    TableError
+        When motor scores of all these tables are of several scales that are not declared, or are
+        divided twice.
     """
     result = SessionValues()
     tables: dict[str, _Table | Problem] = {}
+    odd: dict[str, str] = {}
+    motor = _Motor(people)
     sessions = people.table["session"].tolist()
     for scan in scans:
         if scan.person not in tables:
@@ -106,7 +119,7 @@ def read_session_values(
         values: dict[str, _Value] = {}
         if session is not None:
             row = told.rows[session]
-            values, problems = told.read(row)
+            values, problems = told.read(row, motor, scan.row)
             for cell in problems:
                 message = f"{scan.subject} in line {told.source.lines[row]}: {cell.message}"
                 problem = Problem(scan.subject, cell.code, message, told.file)
@@ -115,6 +128,12 @@ def read_session_values(
         named = sorted(found.visits.get(scan.person, {}).keys() - {""})
         if not sessions[scan.row] and scan.visit != Visit() and (len(named) > 1 or told.rows):
             result.warnings += _of_another_visit(scan, people, named, values)
+        if scan.person not in odd:
+            odd[scan.person] = told.differences(people, scan.row)
+        if odd[scan.person]:
+            message = f"{scan.subject}: {odd[scan.person]}"
+            result.warnings.append(Problem(scan.subject, "person-differs", message, told.file))
+    motor.check(tree)
     return result
 
 
@@ -134,6 +153,74 @@ def _of_another_visit(
     return [Problem(scan.subject, "visit-values", message)]
 
 
+class _Motor:
+    """Motor scores of every table of sessions, and the scales that they are of.
+
+    Parameters
+    ----------
+    people
+        The participants table.
+    """
+
+    def __init__(self, people: Participants) -> None:
+        self._people = people
+        used = filter(None, people.table["motor_scale"])
+        self._spelled = {name.lower(): name for name in (*people.undeclared, *used)}
+        self._undeclared = {name.lower() for name in people.undeclared}
+        self._texts: dict[Scale, list[str]] = {}
+
+    def parse(self, source: Source, row: int, at: int) -> tuple[Cell[float], Cell[str]]:
+        """Parse a score and the name of its scale, which may be in row `at` of the people."""
+        text, named = (source.cells(name)[row] for name in ("motor_score", "motor_scale"))
+        scales = source.scales()
+        if is_missing(named) and self._people.scales and len(scales) != 1:
+            named = self._people.scales[at]
+        name = parse_scale(named)
+        if is_missing(text):
+            return Cell(math.nan), Cell("")
+        if name.code:
+            return Cell(math.nan), name
+        key = "" if is_missing(named) else named.lower()
+        if not key and len(scales) == 1:
+            (key,) = scales
+        if not scales or source.column("motor_score") == NORMED:
+            units = source.units("motor_score")
+            cell = parse_number(text, quantity=Quantity("motor_score", "", 0, 1), units=units)
+            if key and not scales and source.column("motor_score") != NORMED:
+                self._undeclared.add(key)
+            return cell, self._name(key, scales[key].name if key in scales else named)
+        if key not in scales:
+            declared = listed([quote(scale.name) for scale in scales.values()])
+            message = (
+                f"motor_score {quote(text)} of which scale? Write motor_scale, one of {declared}."
+            )
+            return Cell(math.nan, "bad-number", message), Cell("")
+        scale = scales[key]
+        self._texts.setdefault(scale, []).append(text)
+        quantity = Quantity(f"motor_score of {quote(scale.name)}", "", 0, scale.maximum)
+        cell = parse_number(text, quantity=quantity)
+        value = cell.value / scale.maximum
+        value = value if scale.higher_is_better else 1 - value
+        return cell._replace(value=value), self._name(key, scale.name)
+
+    def _name(self, key: str, name: str) -> Cell[str]:
+        """Name of a scale, written as it is the first time."""
+        cell = parse_scale(name)
+        return cell if cell.code else Cell(self._spelled.setdefault(key, cell.value))
+
+    def check(self, tree: Tree) -> None:
+        """Refuse scores of several scales that are not declared, or that are divided twice."""
+        where = f"{tree.root}: sub-*_sessions.tsv: "
+        divided = {scale.name.lower() for scale in self._texts}
+        if self._undeclared and len(self._undeclared | divided) > 1:
+            names = [self._spelled.get(key, key) for key in sorted(self._undeclared | divided)]
+            message = undeclared_scales(names, "", "participants.json")
+            raise TableError(where + message, code="mixed-scales")
+        for scale, texts in self._texts.items():
+            if message := fractions_of(scale, texts):
+                raise TableError(where + message, code="mixed-scales")
+
+
 class _SessionSource(Source):
     """The text of a table of sessions, and what the JSON files above and beside it declare."""
 
@@ -145,16 +232,27 @@ class _SessionSource(Source):
         )
         self._text = {name.lower(): column for name, column in cells.items()}
         self._sidecar = {}
+        self._declared_by: dict[str, Path] = {}
         for above in (tree.root / "participants.json", tree.root / "sessions.json"):
             self._declare(above, tree)
         self._declare(self.sidecar_path, tree)
         for variable in ("session", *_OF_A_VISIT, *_OF_A_PERSON):
             self._check_agreement(variable)
+            self.units(variable)
+            self.levels(variable)
+        self.scales()
+
+    def declared_in(self, variable: str) -> Path:
+        """File that declares a variable."""
+        by = self._declared_by
+        return by.get(self.column(variable)) or by.get(variable) or self.sidecar_path
 
     def _declare(self, path: Path, tree: Tree) -> None:
         if os.path.lexists(path):
             tree.check_file(path)
-            self._sidecar |= _read_sidecar(path)
+            declared = _read_sidecar(path)
+            self._sidecar |= declared
+            self._declared_by |= dict.fromkeys(declared, path)
 
     def _check_sessions(self, names: list[str]) -> None:
         if not set(SESSIONS) & {name.lower() for name in names}:
@@ -192,21 +290,39 @@ class _Table:
             source.stop(f"several rows of {listed(repeated)}. Keep one of each.", "duplicate-id")
         self.rows = {session: row for row, session in enumerate(sessions)}
 
-    def read(self, row: int) -> tuple[dict[str, _Value], list[_Cell]]:
-        """Values of a row, and what is wrong with them."""
+    def differences(self, people: Participants, at: int) -> str:
+        """Say where the sex or the group of the sessions is not one, or not that of the person."""
+        told = []
+        for name in ("sex", "group") if self.rows else ():
+            if not self.source.column(name):
+                continue
+            values = {"participants table": people.table[name].iloc[at]}
+            cells = self.source.cells(name)
+            for session, row in self.rows.items():
+                if not is_missing(cells[row]):
+                    values[session] = str(_parse(self.source, name, cells[row]).value)
+            told.append(differences(name, values))
+        return " ".join(filter(None, told))
+
+    def read(self, row: int, motor: _Motor, at: int) -> tuple[dict[str, _Value], list[_Cell]]:
+        """Values of a row, and what is wrong with them; `at` is the row of the person."""
         values: dict[str, _Value] = {}
         problems: list[_Cell] = []
         for name in (*_OF_A_VISIT, *_OF_A_PERSON):
             text = self.source.cells(name)[row]
             if not self.source.column(name) or (name in _OF_A_PERSON and is_missing(text)):
                 continue
-            cell = _parse(self.source, name, row, text)
+            cell: _Cell
+            if name == "motor_score":
+                cell, scale = motor.parse(self.source, row, at)
+                values["motor_scale"] = scale.value
+                if scale.code:
+                    problems.append(scale)
+            else:
+                cell = _parse(self.source, name, text)
             values[name] = cell.value
             if name == "age":
                 values["age_censored"] = cell.censored
-            elif name == "motor_score" and self.source.column("motor_scale"):
-                scale = self.source.cells("motor_scale")[row]
-                values["motor_scale"] = "" if is_missing(scale) or is_missing(text) else scale
             if cell.code:
                 problems.append(cell)
         return values, problems
@@ -226,13 +342,11 @@ def _read_table(tree: Tree, person: str) -> _Table | Problem:
         return Problem(person, error.code or "unreadable", message, shown)
 
 
-def _parse(source: Source, name: str, row: int, text: str) -> _Cell:
+def _parse(source: Source, name: str, text: str) -> _Cell:
     """Parse a cell by the rules of the participants table."""
     units, levels = source.units(name), source.levels(name)
     if name == "age":
         return parse_age(text, units=units)
-    if name == "motor_score":
-        return _parse_motor(source, text, source.cells("motor_scale")[row])
     if name == "sex":
         return parse_sex(text, levels=levels, codes={})
     if name == "cohort":
@@ -244,25 +358,3 @@ def _parse(source: Source, name: str, row: int, text: str) -> _Cell:
         words = ENIGMA_SIDES
     shown = name.replace("_", " ")
     return parse_word(text, name=shown, words=words, levels=levels, expected=expected)
-
-
-def _parse_motor(source: Source, text: str, named: str) -> Cell[float]:
-    """Parse a motor score, over the maximum of its scale where scales are declared."""
-    scales = source.scales()
-    if not scales:
-        units = source.units("motor_score")
-        return parse_number(text, quantity=Quantity("motor_score", "", 0, 1), units=units)
-    if is_missing(text):
-        return Cell(math.nan)
-    key = named.lower()
-    if is_missing(named) and len(scales) == 1:
-        (key,) = scales
-    if key not in scales:
-        declared = listed([quote(scale.name) for scale in scales.values()])
-        message = f"motor_score {quote(text)} of which scale? Write motor_scale, one of {declared}."
-        return Cell(math.nan, "bad-number", message)
-    scale = scales[key]
-    quantity = Quantity(f"motor_score of {quote(scale.name)}", "", 0, scale.maximum)
-    cell = parse_number(text, quantity=quantity)
-    value = cell.value / scale.maximum
-    return cell._replace(value=value if scale.higher_is_better else 1 - value)

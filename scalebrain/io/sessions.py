@@ -1,17 +1,35 @@
 """Select the sessions of a cohort, and find the row of the table for each."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from scalebrain.errors import Problem, TableError
+from scalebrain.io.cells import quote
+from scalebrain.io.delimited import listed
+from scalebrain.io.enigma import names_of
 from scalebrain.io.participants import Participants
 from scalebrain.io.tree import Findings, Visit, shown
 
-__all__ = ["ALL_SESSIONS", "Selected", "Selection", "match_session", "select_sessions"]
+__all__ = [
+    "ALL_SESSIONS",
+    "Selected",
+    "Selection",
+    "differences",
+    "match_session",
+    "select_sessions",
+]
 
 #: Every session is a scan of its own.
 ALL_SESSIONS = "all"
+
+#: What an analysis needs, and how it is written.
+_NEEDED = {
+    "sex": "sex (F, M)",
+    "icv": "icv (intracranial volume, mL)",
+    "days_post_stroke": "days_post_stroke (days)",
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +122,101 @@ def select_sessions(found: Findings, people: Participants, session: str | None) 
         for problem in result.rejected
         if problem.code != "no-table-row" or _person(problem.subject) not in refused
     ]
+    result.warnings += _contradictions(people, rows, result.scans)
+    result.warnings += _absent(people, found)
     return result
+
+
+def differences(what: str, values: Mapping[str, str]) -> str:
+    """Say that a person has several values of what a person has one of.
+
+    Parameters
+    ----------
+    what
+        Name of the variable.
+    values
+        Value by session or table; empty where it is not known.
+
+    Returns
+    -------
+    str
+        What differs and the way out; empty when nothing does.
+    """
+    if len({value for value in values.values() if value}) < 2:
+        return ""
+    shown = listed([f"{value} ({where})" for where, value in values.items() if value])
+    return f"several values of {what} of one person: {shown}. Correct them, or the ids."
+
+
+def _contradictions(
+    people: Participants, rows: Mapping[str, Mapping[str, int]], scans: Iterable[Selected]
+) -> list[Problem]:
+    """Say where the rows of one person contradict each other in sex or group."""
+    odd: dict[str, str] = {}
+    for name in ("sex", "group"):
+        column = people.table[name].tolist()
+        for person, own in rows.items():
+            values = {session or "no session": column[row] for session, row in own.items()}
+            if len(own) > 1 and (message := differences(name, values)):
+                odd[person] = f"{odd[person]} {message}" if person in odd else message
+    return [
+        Problem(scan.subject, "person-differs", f"{scan.subject}: {odd[scan.person]}")
+        for scan in scans
+        if scan.person in odd
+    ]
+
+
+def _absent(people: Participants, found: Findings) -> list[Problem]:
+    """Say which columns the table lacks without which nobody is analyzed."""
+    problems = []
+    for variable, near in people.absent.items():
+        who = "everyone"
+        if variable == "days_post_stroke":
+            if not _has_strokes(people, found):
+                continue
+            who = "everyone with a stroke"
+        elif variable == "icv":
+            visits = [visit for own in found.visits.values() for visit in own.values()]
+            if visits and all(visit.surfaces for visit in visits):
+                continue
+            who = "everyone without stats/aseg.stats of FreeSurfer"
+        if _is_in_sessions(people, found, variable):
+            continue
+        hint = f" Is it {listed([quote(name) for name in near])}? Rename it." if near else ""
+        message = (
+            f"the table has no column {variable}: {who} will leave the analysis.{hint} Expected "
+            f"{_NEEDED[variable]}."
+        )
+        problems.append(Problem("", "missing-covariate", message, str(people.path or "")))
+    return problems
+
+
+def _has_strokes(people: Participants, found: Findings) -> bool:
+    """Tell whether anybody has a stroke, by the table or by a lesion mask."""
+    told = (people.table[["lesion_side", "paresis_side"]] != "").to_numpy().any()
+    return bool(told or (people.table["group"] == "stroke").any()) or any(
+        kind == "lesion"
+        for visits in found.visits.values()
+        for visit in visits.values()
+        for kind, _ in visit.images
+    )
+
+
+def _is_in_sessions(people: Participants, found: Findings, variable: str) -> bool:
+    """Tell whether a table of sessions has a column of a variable."""
+    folder = None if people.path is None else people.path.parent
+    for person in found.visits if folder is not None else ():
+        path = os.path.join(folder or "", person, f"{person}_sessions.tsv")
+        if not os.path.isfile(path):
+            continue
+        try:
+            with open(path, encoding="utf-8-sig", errors="replace") as file:
+                header = file.readline(1 << 20)
+        except OSError:
+            continue  # its own reader says so
+        if {name.strip().strip('"').lower() for name in header.split("\t")} & {*names_of(variable)}:
+            return True
+    return False
 
 
 def _person(subject: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people
 from scalebrain.predict.learners import Folds
 from scalebrain.predict.splits import grouped_folds, leave_one_group_out

@@ -128,6 +128,21 @@ def visit_values(lab: Lab) -> str:
     return message
 
 
+@case("person-differs")
+def person_differs(lab: Lab) -> str:
+    tree = lab.tree()
+    split_sessions(tree)
+    for path in (tree / ONE / "ses-2" / "anat").glob("*.nii.gz"):
+        rewrite(path, lambda data: data * 0.99)
+    lines = ("session_id\tage\tsex", "ses-1\t60\tM", "ses-2\t61.5\tF")
+    (tree / ONE / f"{ONE}_sessions.tsv").write_text("\n".join(lines))
+    both = f"{ONE}_ses-1", f"{ONE}_ses-2"
+    says = r"several values of sex of one person: .*M \(ses-1\), F \(ses-2\)\. Correct"
+    message, ds = lab.warned(tree, "person-differs", *both, says=says, others=False, session="all")
+    assert ds["sex"].sel(subject=list(both)).values.tolist() == ["M", "F"]
+    return message
+
+
 @case("several-images")
 def several_images(lab: Lab) -> str:
     tree = lab.tree()

@@ -54,7 +54,8 @@ def test_cat12__grey_matter_is_modulated(tmp_path, tree):
         mri = root / "mri"
         save(mri / f"wmsub-0{i}_T1w.nii", head(900 + i).astype(np.float32), GRID.matrix)
         save(mri / f"mwp1sub-0{i}_T1w.nii", 1.4 * template("gm", GRID), GRID.matrix)
-    write_table(root / "participants.tsv", ["sub-01\t60\tF\tx", "sub-02\t61\tM\tx"])
+    rows, header = ["sub-01\t60\tF\t1500", "sub-02\t61\tM\tn/a"], "participant_id\tage\tsex\ticv"
+    write_table(root / "participants.tsv", rows, header)
     store = scalebrain.ingest(root, tmp_path / "c.zarr")
     ds = scalebrain.open_store(store)
     assert ds.attrs["gm_modulated"] is True

@@ -2,6 +2,8 @@
 
 import zipfile
 
+from scalebrain.io.enigma import near_names
+
 ASYM, CASYM = "MNI152NLin2009aSym", "MNI152NLin2009cAsym"
 T1W, GM, LESION = "desc-preproc_T1w", "label-GM_probseg", "label-L_mask"
 ATLAS_LESION = "label-L_desc-T1lesion_mask"
@@ -21,10 +23,15 @@ def image(root, subject, ending, *, space=ASYM, session="", folder="anat", name=
 
 
 def table(root, rows, *, columns="participant_id age sex cohort", name="participants.tsv"):
-    """A table whose rows are texts of cells."""
+    """A table whose rows are texts of cells, with the columns that every analysis needs."""
     mark = "\t" if name.endswith(".tsv") else ","
     root.mkdir(parents=True, exist_ok=True)
     lines = [mark.join(row.split()) for row in (columns, *rows)]
+    lacking = {} if name.endswith("_sessions.tsv") else near_names(lines[0].split(mark))
+    lines = [
+        mark.join((line, *(lacking if i == 0 else ["n/a"] * len(lacking))))
+        for i, line in enumerate(lines)
+    ]
     (root / name).write_text("\n".join(lines) + "\n")
 
 

@@ -379,3 +379,107 @@ def test_read_participants__bad_declarations(tmp_path, scale):
     sidecar = {"motor_score": {"Scales": {"X": scale}}}
     words = ("scale 'X'", "Maximum above 0")
     stops(tmp_path, header, row, sidecar=sidecar, code="mixed-scales", words=words)
+
+
+def scaled(folder, *scores, column="motor_score", maximum=66, declared="motor_score"):
+    rows = [[f"{i}", "60", score] for i, score in enumerate(scores)]
+    scales = {"FMA": {"Maximum": maximum, "HigherIsBetter": True}}
+    sidecar = {declared: {"Scales": scales}}
+    return [folder, ["participant_id", "age", column], *rows], {"sidecar": sidecar}
+
+
+def test_read_participants__fractions_of_a_declared_scale_stop(tmp_path):
+    fractions = ("0", "0.5", "1", ".25", "n/a", "0.9", "1.0")
+    args, sidecar = scaled(tmp_path, *fractions)
+    words = ("'FMA' are fractions already: none of 5 is above 1 (as '0.5')", "Maximum of 66")
+    stops(*args, **sidecar, code="mixed-scales", words=(*words, '"Maximum": 1'))
+    for good in ((*fractions, "2"), ("1", "1", "0", "1", "1", "1"), ("0.5", "1")):
+        args, sidecar = scaled(tmp_path, *good)
+        assert not read(*args, **sidecar).rejected
+    args, sidecar = scaled(tmp_path, *fractions, maximum=1)
+    assert read(*args, **sidecar).table.motor_score[1] == 0.5
+
+
+def test_read_participants__normed_scores_are_never_divided(tmp_path):
+    for declared in ("motor_score", "NORMED_MOTOR"):
+        args, sidecar = scaled(tmp_path, "0.5", "n/a", column="NORMED_MOTOR", declared=declared)
+        table = read(*args, **sidecar).table
+        np.testing.assert_array_equal(table.motor_score, [0.5, np.nan])
+        assert list(table.motor_scale) == ["FMA", ""]
+    args, sidecar = scaled(tmp_path, "33", "0.5", column="NORMED_MOTOR")
+    assert [p.code for p in read(*args, **sidecar).rejected] == ["bad-number"]
+
+
+def test_read_participants__levels_under_the_name_of_the_variable(tmp_path):
+    sidecar = {"lesion_side": {"Levels": {"x": "left"}}}
+    assert cell(tmp_path, "LESION_HEMISPHERE", "x", sidecar=sidecar).table.lesion_side[0] == "L"
+
+
+# levels in other languages, and against the words themselves
+
+
+def sexes(folder, levels, *texts):
+    rows = [[f"{i}", "60", text] for i, text in enumerate(texts)]
+    sidecar = {"sex": {"Levels": levels}}
+    return read(folder, ["participant_id", "age", "sex"], *rows, sidecar=sidecar)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        {"F": "weiblich", "M": "männlich"},
+        {"F": "weiblich", "M": "ma\u0308nnlich"},
+        {"F": "Frau", "M": "Man"},
+        {"female": "kobieta", "F": "kobieta", "M": "mężczyzna"},
+        {"F": "biologically female", "M": "biologically male"},
+    ],
+)
+def test_read_participants__sexes_whose_levels_are_in_other_words(tmp_path, levels):
+    found = sexes(tmp_path, levels, "F", "m", "M")
+    assert list(found.table.sex) == ["F", "M", "M"]
+    assert not found.warnings
+
+
+@pytest.mark.parametrize("meaning", ["fähig", "männlich", "fa\u0308hig", "not male"])
+def test_read_participants__a_part_of_a_word_is_no_sex(tmp_path, meaning):
+    found = sexes(tmp_path, {"1": meaning}, "1")
+    assert list(found.table.sex) == [""]
+    assert [p.code for p in found.warnings] == ["missing-covariate"]
+
+
+def test_read_participants__a_level_that_is_neither_sex(tmp_path):
+    levels = {"F": "female", "M": "missing"}
+    assert list(sexes(tmp_path, levels, "F", "M").table.sex) == ["F", ""]
+
+
+def test_read_participants__a_sex_that_the_sidecar_contradicts(tmp_path):
+    found = sexes(tmp_path, {"F": "male", "M": "Biological female"}, "F", "M", "female")
+    assert [(p.subject, p.code) for p in found.rejected] == [
+        ("sub-0", "sex-coded"),
+        ("sub-1", "sex-coded"),
+    ]
+    assert "sex 'F' is 'male' by the sidecar, the other sex. Correct" in found.rejected[0].message
+
+
+def test_read_participants__the_levels_of_a_code_win_over_that_of_enigma(tmp_path):
+    levels = {"1": "right", "2": "Left hemisphere", "3": "links", "5": "left or right", "6": "both"}
+    sidecar = {"LESIONED_HEMISPHERE": {"Levels": levels}}
+    header = ["BIDS_ID", "AGE", "LESIONED_HEMISPHERE"]
+    rows = [[f"{i}", "60", text] for i, text in enumerate(["1", "2.0", "3", "4", "5", "6"])]
+    table = read(tmp_path, header, *rows, sidecar=sidecar).table
+    assert list(table.lesion_side) == ["R", "L", "bilateral", "midline", "midline", "bilateral"]
+
+
+@pytest.mark.parametrize(
+    ("column", "word", "meaning"),
+    [("group", "control", "stroke"), ("lesion_side", "L", "Right"), ("paresis_side", "r", "left")],
+)
+def test_read_participants__a_word_that_the_sidecar_contradicts_stops(
+    tmp_path, column, word, meaning
+):
+    sidecar = {column: {"Levels": {word: meaning}}}
+    header, good = ["participant_id", "age", column], {"group": "stroke"}.get(column, "n/a")
+    shown = f"{column.replace('_', ' ')} {word!r} is {meaning!r} by participants.json"
+    words = (shown, "contradicts the word itself. Correct its Levels")
+    stops(tmp_path, header, ["1", "60", word], sidecar=sidecar, words=words)
+    assert not read(tmp_path, header, ["1", "60", good], sidecar=sidecar).rejected

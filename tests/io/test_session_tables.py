@@ -3,12 +3,15 @@ import math
 
 import pytest
 
+from scalebrain.errors import TableError
 from scalebrain.io.sources import find_cohort
-from tests.io.source_trees import LESION, T1W, codes, image, subjects, table
+from tests.io.source_trees import LESION, T1W, codes, freesurfer, image, subjects, table
 
 pytestmark = pytest.mark.usefixtures("codes_are_rules")
 
 COLUMNS = "participant_id age sex days_post_stroke motor_score"
+PERSON = "participant_id age sex motor_score"
+SESSION = "session_id age days_post_stroke motor_score sex"
 
 
 @pytest.fixture
@@ -133,3 +136,163 @@ def test_read_session_values__words_units_and_scales(visits):
     assert cohort.table["lesion_side"].tolist() == ["L", ""]
     assert cohort.table["group"].tolist() == ["stroke", "stroke"]
     assert cohort.table["icv"].iloc[0] == 1400
+
+
+NIHSS = {"motor_score": {"Scales": {"NIHSS": {"Maximum": 42, "HigherIsBetter": False}}}}
+MOTOR = "session_id motor_score motor_scale"
+
+
+def test_read_session_values__the_declared_scale_of_a_score_is_kept(visits):
+    table(visits, ["01 60 F 30", "02 70 M 200"], columns="participant_id age sex days_post_stroke")
+    (visits / "participants.json").write_text(json.dumps(NIHSS))
+    write(visits, "ses-1 21", "ses-2 n/a", columns="session_id motor_score")
+    cohort = find_cohort(visits, session="all")
+    assert cohort.table["motor_score"].iloc[0] == 0.5
+    assert cohort.table["motor_scale"].tolist() == ["NIHSS", "", ""]
+
+
+def test_read_session_values__the_scale_that_the_row_of_the_person_names(visits):
+    table(visits, ["01 60 F n/a NIHSS", "02 70 M .5 n/a"], columns=f"{PERSON} motor_scale")
+    write(visits, "ses-1 .4 n/a", "ses-2 .6 nihss", columns=MOTOR)
+    cohort = find_cohort(visits, session="all")
+    assert cohort.table["motor_scale"].tolist() == ["NIHSS", "NIHSS", ""]
+
+
+def test_read_session_values__undeclared_scales_of_all_tables_stop(visits):
+    table(visits, ["01 60 F .4 n/a", "02 70 M .5 n/a"], columns=f"{PERSON} motor_scale")
+    write(visits, "ses-1 .4 FMA", "ses-2 .6 fma", columns=MOTOR)
+    assert find_cohort(visits, session="all").table["motor_scale"].tolist() == ["FMA", "FMA", ""]
+    write(visits, "ses-1 .7 NIHSS", columns=MOTOR, subject="sub-02")
+    with pytest.raises(TableError, match=r"scales 'FMA', 'NIHSS'\. Declare each") as caught:
+        find_cohort(visits, session="all")
+    assert caught.value.code == "mixed-scales"
+    (visits / "sub-02" / "sub-02_sessions.tsv").unlink()
+    table(visits, ["01 60 F n/a n/a", "02 70 M .5 NIHSS"], columns=f"{PERSON} motor_scale")
+    with pytest.raises(TableError, match="scales 'FMA', 'NIHSS'"):
+        find_cohort(visits, session="all")
+
+
+def test_read_session_values__a_scale_that_is_no_plain_text(visits):
+    write(visits, "ses-1 .4 F\x01MA", "ses-2 .6 FMA", columns=MOTOR)
+    cohort = find_cohort(visits, session="all")
+    assert codes(cohort.rejected) == [("sub-01_ses-1", "bad-number")]
+    assert "holds control characters" in cohort.rejected[0].message
+    declared = {"F\x01MA": {"Maximum": 66, "HigherIsBetter": True}}
+    write(visits, "ses-1 33", "ses-2 n/a", columns="session_id motor_score")
+    (visits / "sessions.json").write_text(json.dumps({"motor_score": {"Scales": declared}}))
+    cohort = find_cohort(visits, session="all")
+    assert codes(cohort.rejected) == [("sub-01_ses-1", "bad-number")]
+
+
+def test_read_session_values__scales_with_long_names(visits):
+    declared = {"x" * 150: {"Maximum": 66, "HigherIsBetter": True}}
+    (visits / "sessions.json").write_text(json.dumps({"motor_score": {"Scales": declared}}))
+    write(visits, f"ses-1 33 {'X' * 150}", "ses-2 33 n/a", columns=MOTOR)
+    cohort = find_cohort(visits, session="all")
+    assert cohort.table["motor_scale"].tolist() == ["x" * 100, "x" * 100, ""]
+
+
+def test_read_session_values__fractions_are_not_divided_again(root):
+    people = [f"sub-0{i}" for i in range(6)]
+    for subject in people:
+        image(root, subject, T1W)
+        write(root, f"ses-1 .{subject[-1]}", columns="session_id motor_score", subject=subject)
+    table(root, [f"{subject} 60 F" for subject in people], columns="participant_id age sex")
+    (root / "participants.json").write_text(json.dumps(NIHSS))
+    with pytest.raises(TableError, match="fractions already: none of 5 is above 1") as caught:
+        find_cohort(root)
+    assert caught.value.code == "mixed-scales"
+
+
+@pytest.mark.parametrize(
+    "content", [{"age": "years"}, {"age": {"Units": 3}}, {"sex": {"Levels": ["F"]}}, ["age"]]
+)
+def test_read_session_values__a_bad_json_stops_its_person_alone(visits, content):
+    write(visits, "ses-1 60 F", "ses-2 61 F", columns="session_id age sex")
+    (visits / "sub-01" / "sub-01_sessions.json").write_text(json.dumps(content))
+    cohort = find_cohort(visits, session="all")
+    assert subjects(cohort) == ["sub-02"]
+    assert codes(cohort.rejected) == [(f"sub-01_ses-{i}", "unreadable") for i in (1, 2)]
+    assert cohort.rejected[0].message.startswith("sub-01/sub-01_sessions.json: ")
+
+
+def test_read_session_values__a_bad_json_is_the_one_that_is_named(visits):
+    write(visits, "ses-1 60", "ses-2 61", columns="session_id age")
+    (visits / "sessions.json").write_text(json.dumps({"age": "years"}))
+    cohort = find_cohort(visits, session="all")
+    assert cohort.rejected[0].message.startswith("sessions.json: age is a str")
+
+
+def test_read_session_values__a_word_that_its_json_contradicts(visits):
+    write(visits, "ses-1 stroke", "ses-2 n/a", columns="session_id group")
+    levels = json.dumps({"group": {"Levels": {"stroke": "control"}}})
+    (visits / "sub-01" / "sub-01_sessions.json").write_text(levels)
+    cohort = find_cohort(visits, session="all")
+    assert codes(cohort.rejected) == [("sub-01_ses-1", "bad-number")]
+    assert "contradicts the word itself" in cohort.rejected[0].message
+
+
+@pytest.mark.parametrize("session", ["1", "all"])
+def test_read_session_values__sessions_that_contradict_each_other(visits, session):
+    write(visits, "ses-1 60 1 .1 M", "ses-2 40 2 .1 F", columns=SESSION)
+    cohort = find_cohort(visits, session=session)
+    names = ["sub-01"] if session == "1" else ["sub-01_ses-1", "sub-01_ses-2"]
+    assert codes(cohort.warnings) == [(name, "person-differs") for name in names]
+    assert cohort.warnings[0].message == (
+        f"{names[0]}: several values of sex of one person: F (participants table), M (ses-1), "
+        "F (ses-2). Correct them, or the ids."
+    )
+    write(visits, "ses-1 60 1 .1 f", "ses-2 40 2 .1 n/a", columns=SESSION)
+    assert not find_cohort(visits, session=session).warnings
+
+
+def test_find_cohort__rows_that_contradict_each_other(visits):
+    rows = ["01 1 60 M stroke", "01 2 40 F control", "02 1 70 n/a stroke", "02 2 70 F stroke"]
+    table(visits, rows, columns="participant_id session_id age sex group")
+    image(visits, "sub-02", T1W, session="ses-2")
+    cohort = find_cohort(visits, session="all")
+    warned = [p for p in cohort.warnings if p.code == "person-differs"]
+    assert [p.subject for p in warned] == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert "values of sex of one person: M (ses-1), F (ses-2)." in warned[0].message
+    assert "of group of one person: stroke (ses-1), reference (ses-2)." in warned[0].message
+
+
+def bare(root, header, *rows):
+    lines = ["\t".join(row.split()) for row in (header, *rows)]
+    (root / "participants.tsv").write_text("\n".join(lines) + "\n")
+
+
+def lacking(cohort):
+    """Messages about columns, which are about nobody alone."""
+    found = [p for p in cohort.warnings if not p.subject]
+    assert {p.code for p in found} <= {"missing-covariate"}
+    return [p.message for p in found]
+
+
+def test_find_cohort__a_table_without_the_columns_of_an_analysis(visits):
+    bare(visits, "participant_id age gender eTIV_ml time_since_stroke", "01 60 F 1500 30")
+    days, icv, sex = lacking(find_cohort(visits, session="1"))
+    assert sex == (
+        "the table has no column sex: everyone will leave the analysis. Is it 'gender'? Rename "
+        "it. Expected sex (F, M)."
+    )
+    assert "no column icv: everyone without stats/aseg.stats of FreeSurfer will" in icv
+    assert "Is it 'eTIV_ml'?" in icv
+    assert "days_post_stroke: everyone with a stroke will" in days
+    assert "Is it 'time_since_stroke'?" in days
+    bare(visits, "participant_id age sex icv days_post_stroke", "01 60 n/a n/a n/a")
+    assert not lacking(find_cohort(visits, session="1"))
+
+
+def test_find_cohort__columns_that_surfaces_or_sessions_bring_are_not_missed(root):
+    for subject in ("sub-01", "sub-02"):
+        image(root, subject, T1W)
+    bare(root, "participant_id age", "01 60", "02 61")
+    assert len(lacking(find_cohort(root))) == 2  # days are of strokes alone
+    freesurfer(root, "sub-01")
+    assert len(lacking(find_cohort(root))) == 2
+    freesurfer(root, "sub-02")
+    (found,) = lacking(find_cohort(root))
+    assert "no column sex: everyone will leave the analysis. Expected" in found
+    write(root, "ses-1 F", columns="session_id SEX")
+    assert not lacking(find_cohort(root))

@@ -393,7 +393,7 @@ def test_matched_pairs__refuse_counts_that_are_none(options):
 
 
 def test_nearest_matches__refuse_a_count_below_one():
-    with pytest.raises(ConfigError, match="n must be 1 or more, .*got -1"):
+    with pytest.raises(ConfigError, match=r"n must be 1 or more, .*got -1"):
         nearest_matches(people(40), "sub-007", n=-1, contrast="cst")
 
 
