@@ -541,8 +541,16 @@ RULES: dict[str, Rule] = {
             "mask-affine",
             59,
             "W",
-            "`preprocess`: a lesion mask with as many voxels as its T1w image, but another affine",
+            "A lesion mask with as many voxels as its T1w image, but another affine",
             "kept, and placed by its own affine; the distance is in the message",
+        ),
+        Rule(
+            "mask-unplaced",
+            59,
+            "E",
+            "A lesion mask with as many voxels as its T1w image, but without its affine: voxels of "
+            "1 mm or an origin of 0 that the image does not have",
+            "rejected by the ingest",
         ),
         Rule(
             "negative-intensities",
