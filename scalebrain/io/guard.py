@@ -534,8 +534,17 @@ RULES: dict[str, Rule] = {
             "taken-as-reference",
             58,
             "W",
-            "`preprocess`: a scan without a lesion mask of someone whose group is not known",
+            "`preprocess`: a scan without a lesion mask of someone whose group is not known; "
+            "`ingest`: such a scan beside a motor score, or a file like a lesion mask",
             "kept as that of a healthy reference",
+        ),
+        Rule(
+            "mask-ignored",
+            58,
+            "W",
+            "A file whose name speaks of a lesion, stroke, label or roi, and is not that of a "
+            "lesion mask",
+            "kept without it; the names that are read are in the message",
         ),
         Rule(
             "mask-affine",
