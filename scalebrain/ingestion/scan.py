@@ -33,6 +33,7 @@ _MIN_GREY_OVERLAP = 0.2  # 16 mm off is below, someone else's cortex above
 _MIRROR_MARGIN = 0.05  # people differ by half of that
 _OVERLAP_VOXELS = 250_000  # more do not change the correlation's second digit
 _ICV_ML = (ICV.low, ICV.high)
+_LEAST_LESION = 10  # voxels: smaller lesions of two people may be alike
 _NO_SIDES = Sides()
 
 
@@ -95,6 +96,7 @@ def read_rows(
             "lesion_present": scan.lesion is not None,
             "surface_present": scan.surfaces is not None,
             "scan_hash": "",
+            "lesion_hash": "",
             "template_overlap": None,
             "template_overlap_mirrored": None,
             "nonfinite_fraction": None,
@@ -129,6 +131,8 @@ def read_rows(
             apart = max(rows.values["affine_residual"] or 0.0, lesion.values["affine_residual"])
             rows.values |= {**lesion.values, "affine_residual": apart}
             rows.warnings += lesion.warnings
+            if np.count_nonzero(lesion.row) >= _LEAST_LESION:
+                rows.values["lesion_hash"] = content_hash([lesion.row])
     if scan.surfaces is not None:
         _read_surfaces(scan.surfaces, rows)
     # of the scan, not of what was made from it: two masks of one scan are one scan

@@ -319,7 +319,7 @@ RULES: dict[str, Rule] = {
             "duplicate-scan",
             29,
             "W",
-            "The same scan under two ids",
+            "The same scan under two ids, or one lesion mask beside different scans",
             "kept; told by the hash of the voxels",
         ),
         Rule(

@@ -18,6 +18,7 @@ from scalebrain.report.page import render_report
 from tests.guard.inputs import (
     GM,
     LEFT,
+    LESION,
     MIDDLE,
     ONE,
     OTHER,
@@ -57,6 +58,10 @@ def duplicate_scan(lab: Lab) -> str:
         save(image_path(tree, OTHER, kind), np.asarray(image.dataobj), image.affine)
     message, ds = lab.warned(tree, "duplicate-scan", ONE, OTHER, says="same scan as.*Keep one")
     assert value(ds, "scan_hash", ONE) == value(ds, "scan_hash", OTHER)
+    masks = lab.tree()
+    shutil.copy(image_path(masks, LEFT, LESION), image_path(masks, RIGHT, LESION))
+    says = "same lesion mask as sub-01[67], of another scan"
+    lab.warned(masks, "duplicate-scan", LEFT, RIGHT, says=says, others=False)
     return message
 
 
