@@ -171,7 +171,7 @@ def test_main__a_store_is_validated_ingested_looked_after(capsys, tmp_path):
     assert run(capsys, "ingest", tree, store, "--verify", *threads)[0] == 0
     assert run(capsys, "store", "withdraw", store, "sub-002")[:2] == (
         0,
-        "1 rows emptied, 1 people named; all of them are kept out\n",
+        "1 rows emptied, 1 of 1 people named were in the store; all of them are kept out\n",
     )
     assert run(capsys, "store", "withdraw", store, "sub-999")[0] == 1
     assert "sub-002" not in scalebrain.open_store(store)["subject"].values

@@ -156,14 +156,17 @@ def store_verify(path: str, client: Client) -> None:
 )
 def store_withdraw(path: str, ids: tuple[str, ...], listed: Path | None) -> None:
     """Remove the participants IDS from the store at PATH, and keep them out."""
-    from scalebrain.ingestion.upkeep import withdraw
+    from scalebrain.ingestion.upkeep import withdraw_people
     from scalebrain.io.sources import read_withdrawn
 
     more = read_withdrawn(listed) if listed else frozenset()
     if not ids and not more:
         raise click.UsageError("Name participants, or give a list of them.")
-    n = withdraw(path, ids, also=more)
-    click.echo(f"{n} rows emptied, {len(ids) + len(more)} people named; all of them are kept out")
+    done = withdraw_people(path, ids, also=more)
+    click.echo(
+        f"{done.rows} rows emptied, {done.found} of {done.named} people named were in the store; "
+        "all of them are kept out"
+    )
 
 
 @cli.command()

@@ -15,6 +15,7 @@ import pandas as pd
 from scalebrain.atlas.space import SPACE
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import ImageError, Problem, StoreBusyError, StoreError, check_all
+from scalebrain.ingestion.alike import tell_alike
 from scalebrain.ingestion.decisions import put_aside, put_back
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.journal import (
@@ -79,6 +80,7 @@ from scalebrain.io.store import (
     store_attributes,
     update_root,
 )
+from scalebrain.io.tree import PERSON
 
 __all__ = [
     "held_sessions",
@@ -91,6 +93,7 @@ __all__ = [
     "plain_problems",
     "prepare_all",
     "problems",
+    "rejected_people",
     "withdrawn_people",
     "write_problems",
 ]
@@ -257,7 +260,9 @@ def _ingest(asked: _Request) -> bool:
         known,
         held_sessions(location),
     )
-    check_ids(datasets, plan)
+    if asked.withdrawn is not None:
+        tell_alike(asked.withdrawn, asked.prefix, datasets, plan)
+    check_ids(datasets, plan, rejected_people(location))
     changed = other_rows = True
     if attrs.get("complete") and plan is not None:
         records = read_records(location, plan)
@@ -304,7 +309,7 @@ def _ingest(asked: _Request) -> bool:
         location.sweep()
         before = read_plan(location)
         records = {} if before is None else read_records(location, before)
-        plan = make_plan(before, datasets, frozenset(_present(records)))
+        plan = make_plan(before, datasets, frozenset(_present(records)), store=store)
         if not attrs:
             _create(location, datasets)
         harmed: frozenset[int] = frozenset()
@@ -349,7 +354,10 @@ def _is_planned(
             and found.get(d.name) == plain_problems(d)
             for d in datasets
         )
-        and make_plan(plan, datasets, frozenset(_present(read_records(location, plan)))) == plan
+        and plan
+        == make_plan(
+            plan, datasets, frozenset(_present(read_records(location, plan))), store=location
+        )
     )
 
 
@@ -459,6 +467,13 @@ def known_people(location: Location, plan: Plan | None) -> frozenset[str]:
     found = read_object(location, "problems") or {}
     told = [one[0] for kinds in found.values() for listed in kinds.values() for one in listed]
     return frozenset(map(person_of, [*(plan.subjects() if plan else ()), *told]))
+
+
+def rejected_people(location: Location) -> dict[str, frozenset[str]]:
+    """Everyone who was rejected before anything was read, by dataset of a store."""
+    found = read_object(location, "problems") or {}
+    people = {n: {person_of(one[0]) for one in kinds["rejected"]} for n, kinds in found.items()}
+    return {name: frozenset(filter(PERSON.fullmatch, ids)) for name, ids in people.items()}
 
 
 def held_sessions(location: Location) -> dict[str, str]:

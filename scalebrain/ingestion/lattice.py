@@ -1,11 +1,11 @@
-"""Whether a file lies on the store's grid, in whatever orientation."""
+"""Whether a file lies on another grid, in whatever orientation."""
 
 import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.space import Grid
 
-__all__ = ["lattice"]
+__all__ = ["corner_distance", "lattice"]
 
 _SAME_MM = 1e-3
 
@@ -43,3 +43,24 @@ def lattice(
                 return whole, residual
     # round off the noise of the inverse, so that whole offsets hit voxels exactly
     return np.round(to_file, 9), None
+
+
+def corner_distance(own: Grid, other: Grid) -> float:
+    """How far in mm a grid puts its corners from those of another of the same shape.
+
+    Parameters
+    ----------
+    own, other
+        Grids, both in RAS order.
+
+    Returns
+    -------
+    float
+        The largest distance of two corners; 0 where the shapes differ, and nothing can be
+        compared.
+    """
+    if own.shape != other.shape:
+        return 0.0
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in own.shape])).reshape(3, -1)
+    apart = (own.matrix - other.matrix) @ np.vstack([corners, np.ones(corners.shape[1])])
+    return float(np.linalg.norm(apart[:3], axis=0).max())

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scalebrain.atlas.space import Grid
 from scalebrain.errors import GeometryError, ImageError, LateralityError
 from scalebrain.ingestion.geometry import Geometry
-from scalebrain.ingestion.lattice import lattice
+from scalebrain.ingestion.lattice import corner_distance, lattice
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.rows_numba_fns import compiled_type, value_range
 from scalebrain.io.files import SourceFile
@@ -39,6 +39,8 @@ _CEREBELLAR_WHITE = (32.0, -75.0, -40.0, -20.0)
 _MAX_VOLUME_CHANGE = 0.05
 _MAX_OUTSIDE = 0.5
 _ODD_OUTSIDE = 0.01
+_MAX_SHIFT = 0.1  # of a voxel, between a mask and a scan of one shape
+_MAX_LABEL_ERROR = 0.25  # by which scaled integers may miss a label
 _ROUNDING = 1e-3  # of masks that are stored as scaled integers
 
 Indices = npt.NDArray[np.int64]
@@ -123,7 +125,12 @@ def _in_box(
 
 
 def read_lesion(
-    file: SourceFile, geometry: Geometry, options: ReadOptions, *, sides: Sides = _NO_SIDES
+    file: SourceFile,
+    geometry: Geometry,
+    options: ReadOptions,
+    *,
+    sides: Sides = _NO_SIDES,
+    beside: Grid | None = None,
 ) -> Lesion:
     """Read a lesion mask.
 
@@ -137,6 +144,9 @@ def read_lesion(
         How it is read.
     sides
         Sides by the cohort's table.
+    beside
+        Grid of the person's T1w image (or grey matter) in RAS order, on which the mask may have
+        been drawn; None without one.
 
     Returns
     -------
@@ -151,6 +161,8 @@ def read_lesion(
     image = read_image(file, volume=options.volume, assume_space=options.assume_space)
     lesion = Lesion(np.zeros(len(geometry.ijk), dtype=bool), warnings=list(image.notes))
     lesioned = lesioned_voxels(file, image, options, lesion.warnings)
+    if beside is not None and lesioned.size:
+        lesion.warnings += _shifted(file, image, beside)
     voxel = float(abs(np.linalg.det(image.affine[:3, :3]))) / 1000
     removed = 0.0
     if options.min_lesion > 0 and lesioned.size:
@@ -207,6 +219,29 @@ def read_lesion(
         "affine_residual": residual or 0.0,
     }
     return lesion
+
+
+def _shifted(file: SourceFile, image: Image, beside: Grid) -> list[tuple[str, str]]:
+    """Warn of a mask with the voxels of a scan in another place; refuse one with no place."""
+    shift = corner_distance(Grid.canonical(image.shape, image.affine), beside)
+    if shift <= _MAX_SHIFT * np.linalg.norm(beside.matrix[:3, :3], axis=0).min():
+        return []
+    unit = [np.array_equal(affine[:3, :3], np.eye(3)) for affine in (image.affine, beside.matrix)]
+    zero = [not affine[:3, 3].any() for affine in (image.affine, beside.matrix)]
+    if unit == [True, False] or zero == [True, False]:
+        lost = "voxels of 1 mm along the axes" if unit == [True, False] else "the origin 0, 0, 0"
+        raise GeometryError(
+            f"{file}: has as many voxels as the scan beside it, but an affine with {lost}, which "
+            f"puts them up to {shift:.3g} mm away from that one's: its affine was lost. Write it "
+            "with the affine of the image that it was drawn on.",
+            code="mask-unplaced",
+        )
+    message = (
+        f"{file}: has as many voxels as the scan beside it, but its affine puts them up to "
+        f"{shift:.3g} mm away from that one's. It is placed by its own; where it was drawn on "
+        "this image, write it with the affine of the image."
+    )
+    return [("mask-affine", message)]
 
 
 def inverted_mask(file: SourceFile, covered: str) -> ImageError:
@@ -282,9 +317,12 @@ def lesioned_voxels(
         lesioned = np.asarray(np.flatnonzero(values >= LESION_THRESHOLD), dtype=np.int64)
         _note_fractions(file, high, bool(lesioned.size), options, warnings)
         return lesioned
-    labels = np.unique(values[values > 0])
-    shown = ", ".join(f"{label:g}" for label in labels[:8]) + (", ..." if labels.size > 8 else "")
+    stored = np.append(0, np.unique(values[values > 0]))
+    whole = _whole_labels(image, stored)
+    labels = np.unique(whole[whole > 0])
+    shown = _listed(labels)
     if options.lesion_labels:
+        _check_whole(file, image, stored, whole)
         if not np.isin(labels, options.lesion_labels).any():
             wanted = ", ".join(map(str, options.lesion_labels))
             raise ImageError(
@@ -292,7 +330,8 @@ def lesioned_voxels(
                 "option, or write an empty mask if there is no lesion.",
                 code="mask-labels",
             )
-        return np.asarray(np.flatnonzero(np.isin(values, options.lesion_labels)), dtype=np.int64)
+        lesion = stored[np.isin(whole, options.lesion_labels)]
+        return np.asarray(np.flatnonzero(np.isin(values, lesion)), dtype=np.int64)
     if labels.size > 1:
         raise ImageError(
             f"{file}: {labels.size} labels ({shown}), expected one lesion. Say which are lesion "
@@ -300,7 +339,40 @@ def lesioned_voxels(
             code="mask-labels",
         )
     warnings.append(("mask-scaled", f"{file}: lesion is {high:g}, expected 1; taken as 1"))
-    return np.asarray(np.flatnonzero(values > 0), dtype=np.int64)
+    return np.asarray(np.flatnonzero(values >= stored[whole > 0].min()), dtype=np.int64)
+
+
+def _listed(labels: npt.NDArray[np.floating]) -> str:
+    """Labels in words, the first eight."""
+    return ", ".join(f"{label:g}" for label in labels[:8]) + (", ..." if labels.size > 8 else "")
+
+
+def _whole_labels(image: Image, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Labels that were meant: whole numbers that scaled integers miss by a step of the scaling."""
+    step = abs(image.slope) if image.raw.dtype.kind in "iu" and image.slope != 1 else 0.0
+    allowed = min(max(_ROUNDING, 1.001 * step), _MAX_LABEL_ERROR) + 1e-6 * np.abs(values)
+    nearest = np.rint(values)
+    return np.where(np.abs(values - nearest) <= allowed, nearest, values).astype(np.float64)
+
+
+def _check_whole(
+    file: SourceFile,
+    image: Image,
+    stored: npt.NDArray[np.floating],
+    whole: npt.NDArray[np.float64],
+) -> None:
+    """Refuse values of which nobody can tell which label they are."""
+    odd = stored[whole != np.rint(whole)]
+    if not odd.size:
+        return
+    plain = image.slope == 1 and image.intercept == 0
+    scaled = "without a scaling" if plain else f"scaled by {image.slope:g} and {image.intercept:g}"
+    raise ImageError(
+        f"{file}: values that are no labels ({_listed(odd)}), expected whole numbers; "
+        f"voxels of {image.raw.dtype.name}, {scaled}. Write the labels again as integers, with "
+        "scl_slope 1 and without interpolation.",
+        code="mask-labels",
+    )
 
 
 def _note_fractions(

@@ -7,9 +7,10 @@ partitions. A partition is done when its record carries the fingerprint of its p
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from scalebrain.errors import Problem, ScalebrainError, StoreError, TableError, check_all
@@ -18,6 +19,7 @@ from scalebrain.ingestion.options import ReadOptions
 from scalebrain.io.files import SourceFile
 from scalebrain.io.sources import Cohort, Scan
 from scalebrain.io.store import FORMAT_VERSION
+from scalebrain.io.tree import PERSON
 
 __all__ = [
     "Dataset",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _SMALL_COHORT = 2048
+_REJECTED = " (rejected there)"
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,11 @@ def _surfaces_key(source: SourceFile) -> str:
     return " ".join(f"{f.name} {f.content_key()}" for f in read_files(source))
 
 
-def check_ids(datasets: Sequence[Dataset], plan: Plan | None) -> None:
+def check_ids(
+    datasets: Sequence[Dataset],
+    plan: Plan | None,
+    rejected: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> None:
     """Refuse datasets of one name, and people of one id in two datasets, whatever their sessions.
 
     Parameters
@@ -281,6 +288,9 @@ def check_ids(datasets: Sequence[Dataset], plan: Plan | None) -> None:
         Datasets that are given.
     plan
         Plan of the store, None for a new one.
+    rejected
+        Who was rejected before anything was read, by dataset of the store. They count, too: they
+        are let in when they are mended.
 
     Raises
     ------
@@ -291,17 +301,23 @@ def check_ids(datasets: Sequence[Dataset], plan: Plan | None) -> None:
     names = [dataset.name for dataset in datasets]
     for name in sorted({n for n in names if names.count(n) > 1}):
         failures.append(f"Two datasets are named '{name}'. Rename one of the folders.")
-    owners: dict[str, dict[str, None]] = {}
+    owners: dict[str, dict[str, str]] = {}
     for subject, (name, _) in (plan.subjects() if plan else {}).items():
-        owners.setdefault(person_of(subject), {})[name] = None
+        owners.setdefault(person_of(subject), {})[name] = ""
+    for name in rejected.keys() - set(names):
+        for person in rejected[name]:
+            owners.setdefault(person, {}).setdefault(name, _REJECTED)
     given: dict[str, None] = {}
     for dataset in datasets:
-        for scan in dataset.scans.values():
-            owners.setdefault(scan.person, {})[dataset.name] = None
-            given[scan.person] = None
+        people = dict.fromkeys((scan.person for scan in dataset.scans.values()), "")
+        told = (person_of(problem.subject) for problem in dataset.rejected)
+        people = dict.fromkeys(filter(PERSON.fullmatch, told), _REJECTED) | people
+        for person, how in people.items():
+            owners.setdefault(person, {})[dataset.name] = how
+            given[person] = None
     for person in given:
         if len(owners[person]) > 1:
-            found = " and in ".join(f"'{name}'" for name in owners[person])
+            found = " and in ".join(f"'{name}'{how}" for name, how in owners[person].items())
             failures.append(
                 f"{person} is in {found}. Ingest one of them with --prefix, which goes in front of "
                 "its ids."
@@ -309,7 +325,13 @@ def check_ids(datasets: Sequence[Dataset], plan: Plan | None) -> None:
     check_all(failures, TableError, "The datasets cannot share a store")
 
 
-def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[str]) -> Plan:
+def make_plan(
+    stored: Plan | None,
+    datasets: Sequence[Dataset],
+    done: frozenset[str],
+    *,
+    store: object = "STORE",
+) -> Plan:
     """Give every subject its row.
 
     Parameters
@@ -320,6 +342,8 @@ def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[
         Datasets that are given; others keep their rows.
     done
         Subjects whose rows were written.
+    store
+        Path or URL of the store, for messages.
 
     Returns
     -------
@@ -335,7 +359,8 @@ def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[
         total = sum(len(dataset.scans) for dataset in datasets)
         stored = Plan(16 if total < _SMALL_COHORT else 64)
     given = {dataset.name: dataset for dataset in datasets}
-    gone = []
+    gone: dict[str, list[str]] = {}
+    staying: set[str] = set()
     partitions: list[Planned] = []
     for part in stored.partitions:
         subjects = part.subjects
@@ -344,18 +369,23 @@ def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[
             refused = {problem.subject for problem in given[part.dataset].rejected}
             # who is rejected now keeps the row, empty
             kept = {s for s in subjects if s in known or {s, person_of(s)} & refused}
-            gone += [s for s in subjects if s and s not in kept and s in done]
+            gone.setdefault(part.dataset, []).extend(
+                s for s in subjects if s and s not in kept and s in done
+            )
+            staying |= {part.dataset} if kept & done else set()
             subjects = tuple(s if s in kept or s in done else "" for s in subjects)
         partitions.append(Planned(part.dataset, subjects))
-    check_all(
-        [
-            f"{subject} is in the store but no longer in its dataset. Put it back, or remove it "
-            "for good with: scalebrain store withdraw STORE ID"
-            for subject in gone
-        ],
-        TableError,
-        "Subjects have gone",
-    )
+    failures = []
+    for name, subjects_gone in gone.items():
+        if subjects_gone and name not in staying:
+            failures.append(_other_dataset(given[name], subjects_gone, store))
+            continue
+        failures += [
+            f"{subject} is in the store but no longer in its dataset '{name}'. Put it back, or "
+            f"remove it for good with: scalebrain store withdraw {store} {person_of(subject)}"
+            for subject in subjects_gone
+        ]
+    check_all(failures, TableError, "Subjects have gone")
     for dataset in datasets:
         placed = {s for part in partitions if part.dataset == dataset.name for s in part.subjects}
         new = [subject for subject in dataset.scans if subject not in placed]
@@ -368,6 +398,17 @@ def make_plan(stored: Plan | None, datasets: Sequence[Dataset], done: frozenset[
         for start in range(0, len(new), stored.rows):
             partitions.append(Planned(dataset.name, tuple(new[start : start + stored.rows])))
     return Plan(stored.rows, tuple(partitions))
+
+
+def _other_dataset(dataset: Dataset, gone: Sequence[str], store: object) -> str:
+    """Say that a dataset may be another one of the same name: nobody of the store is in it."""
+    shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+    return (
+        f"Nobody whom {store} has of the dataset '{dataset.name}' is in {dataset.cohort.root} "
+        f"({len(gone)}: {shown}): another dataset in a folder of the same name? Rename its folder, "
+        "whose name a dataset has in the store. If it is the same one, put them back, or remove "
+        f"them for good with: scalebrain store withdraw {store} {person_of(gone[0])}"
+    )
 
 
 def check_same(

@@ -14,6 +14,7 @@ from scalebrain.ingestion.cohort import (
     known_people,
     mended_subjects,
     prepare_all,
+    rejected_people,
     withdrawn_people,
 )
 from scalebrain.ingestion.journal import read_plan, read_records, source_hashes
@@ -115,7 +116,7 @@ volume, lesion_labels, min_lesion, strict, participants
     datasets = prepare_all(
         source, session, prefix, root, options, gone, participants, known, sessions
     )
-    check_ids(datasets, plan)
+    check_ids(datasets, plan, rejected_people(location))
     records = {} if plan is None else read_records(location, plan)
     mended = mended_subjects(records, datasets)
     held = {s: key for s, key in source_hashes(records).items() if s not in mended}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.atlas.space import SPACE
+from scalebrain.atlas.space import SPACE, Grid
 from scalebrain.errors import GeometryError, ImageError
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.lattice import lattice
@@ -33,6 +33,7 @@ _MIN_GREY_OVERLAP = 0.2  # 16 mm off is below, someone else's cortex above
 _MIRROR_MARGIN = 0.05  # people differ by half of that
 _OVERLAP_VOXELS = 250_000  # more do not change the correlation's second digit
 _ICV_ML = (ICV.low, ICV.high)
+_LEAST_LESION = 10  # voxels: smaller lesions of two people may be alike
 _NO_SIDES = Sides()
 
 
@@ -95,6 +96,7 @@ def read_rows(
             "lesion_present": scan.lesion is not None,
             "surface_present": scan.surfaces is not None,
             "scan_hash": "",
+            "lesion_hash": "",
             "template_overlap": None,
             "template_overlap_mirrored": None,
             "nonfinite_fraction": None,
@@ -117,16 +119,20 @@ def read_rows(
                 f"are. Normalize them to {SPACE} for an exact match."
             )
             rows.warnings.append(("other-template", message))
+        beside: Grid | None = None
         for name, file in (("t1w", scan.t1w), ("gm", scan.gm)):
             if file is not None:
-                row = _read_image_row(name, file, geometry, options, rows, modulated)
+                row, own = _read_image_row(name, file, geometry, options, rows, modulated)
                 rows.images[name] = row
+                beside = beside or own
         if scan.lesion is not None:
-            lesion = read_lesion(scan.lesion, geometry, options, sides=sides)
+            lesion = read_lesion(scan.lesion, geometry, options, sides=sides, beside=beside)
             rows.images["lesion_mask"] = lesion.row
             apart = max(rows.values["affine_residual"] or 0.0, lesion.values["affine_residual"])
             rows.values |= {**lesion.values, "affine_residual": apart}
             rows.warnings += lesion.warnings
+            if np.count_nonzero(lesion.row) >= _LEAST_LESION:
+                rows.values["lesion_hash"] = content_hash([lesion.row])
     if scan.surfaces is not None:
         _read_surfaces(scan.surfaces, rows)
     # of the scan, not of what was made from it: two masks of one scan are one scan
@@ -142,8 +148,8 @@ def _read_image_row(
     options: ReadOptions,
     rows: Rows,
     modulated: bool,
-) -> npt.NDArray[np.float32]:
-    """Read one image into its row, and judge it."""
+) -> tuple[npt.NDArray[np.float32], Grid]:
+    """Read one image into its row, and judge it; with it, where its voxels lie."""
     image = read_image(file, volume=options.volume, assume_space=options.assume_space)
     rows.warnings += image.notes
     row, residual, resampled = image_row(image, geometry)
@@ -182,7 +188,7 @@ def _read_image_row(
         _judge_overlap(file, row, geometry, rows)
     else:
         _judge_grey(file, row, geometry)
-    return row
+    return row, Grid.canonical(image.shape, image.affine)
 
 
 def image_row(image: Image, geometry: Geometry) -> tuple[npt.NDArray[np.float32], float, bool]:

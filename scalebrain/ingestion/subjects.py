@@ -1,6 +1,6 @@
 """What is known of every subject, gathered from tables and records into small variables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import Problem
-from scalebrain.ingestion.plan import Dataset, Plan
+from scalebrain.ingestion.plan import Dataset, Plan, person_of
 from scalebrain.io.guard import RULES
 
 __all__ = ["gather_problems", "problem_table", "subject_variables", "table_rows"]
@@ -158,21 +158,43 @@ def _dtype(missing: object) -> type:
 
 
 def _duplicates(plan: Plan, entries: Mapping[str, Entry]) -> list[tuple[str, Problem]]:
-    """Find scans that are in the store under two ids: dataset and warning of each."""
-    owners: dict[str, list[str]] = {}
+    """Find scans, and masks of other scans, under two ids: dataset and warning of each."""
     placed = plan.subjects()
-    for subject in placed:
-        key = entries.get(subject, {}).get("values", {}).get("scan_hash")
-        if key:
-            owners.setdefault(key, []).append(subject)
+    values = {s: entries.get(s, {}).get("values", {}) for s in placed}
     out = []
-    for same in owners.values():
-        for subject in same if len(same) > 1 else ():
-            listed = [other for other in same if other != subject]
-            others = ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")
-            message = f"{subject}: the same scan as {others}. Keep one, or say why."
+    for subject, others in _sharing({s: v.get("scan_hash", "") for s, v in values.items()}):
+        message = f"{subject}: the same scan as {_listed(others)}. Keep one, or say why."
+        out.append((placed[subject][0], Problem(subject, "duplicate-scan", message)))
+    for subject, same in _sharing({s: v.get("lesion_hash", "") for s, v in values.items()}):
+        others = [
+            other
+            for other in same
+            if person_of(other) != person_of(subject)
+            and values[other]["scan_hash"] != values[subject]["scan_hash"]
+        ]
+        if others:
+            message = (
+                f"{subject}: the same lesion mask as {_listed(others)}, of another scan. Give each "
+                "scan its own."
+            )
             out.append((placed[subject][0], Problem(subject, "duplicate-scan", message)))
     return sorted(out, key=lambda pair: (pair[0], pair[1].subject))
+
+
+def _sharing(keys: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Everyone whose key somebody else has, too, with those others."""
+    owners: dict[str, list[str]] = {}
+    for subject, key in keys.items():
+        if key:
+            owners.setdefault(key, []).append(subject)
+    for same in owners.values():
+        for subject in same if len(same) > 1 else ():
+            yield subject, [other for other in same if other != subject]
+
+
+def _listed(subjects: Sequence[str]) -> str:
+    """Ids in words, the first ten."""
+    return ", ".join(subjects[:10]) + (", ..." if len(subjects) > 10 else "")
 
 
 def gather_problems(

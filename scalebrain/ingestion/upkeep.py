@@ -4,13 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 
 from scalebrain.cluster.tasks import map_tasks
 from scalebrain.errors import StoreError, TableError, check_all
+from scalebrain.ingestion.alike import alike_ids
 from scalebrain.ingestion.cohort import problems, write_problems
 from scalebrain.ingestion.journal import (
     Record,
@@ -47,10 +48,14 @@ from scalebrain.io.store import (
     store_attributes,
     update_root,
 )
+from scalebrain.io.tree import PERSON
 
-__all__ = ["store_info", "verify_store", "withdraw"]
+__all__ = ["Withdrawal", "store_info", "verify_store", "withdraw", "withdraw_people"]
 
 logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 5
+_MOST_LINES = 50
 
 
 def _complete(store: str | Path) -> tuple[Location, dict[str, Any], Plan]:
@@ -171,7 +176,9 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
     Raises
     ------
     TableError
-        When an id is neither in the store nor withdrawn before.
+        When an id is neither in the store nor withdrawn before; nothing is done then. When the
+        store has nobody of an id of `also`, but somebody of nearly that id: all that was named
+        is done then.
     StoreError
         When the store is not finished, being written, or damaged where they are.
 
@@ -179,6 +186,45 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
     -----
     Interrupted, the same call goes on from there. Copies of the store, models trained on
     it and reports made from it are not touched.
+    """
+    return withdraw_people(store, ids, also=also).rows
+
+
+class Withdrawal(NamedTuple):
+    """What a withdrawal did.
+
+    Parameters
+    ----------
+    rows
+        Rows that were emptied.
+    found, named
+        People who were in the store, of those who were named.
+    """
+
+    rows: int
+    found: int
+    named: int
+
+
+def withdraw_people(
+    store: str | Path, ids: Sequence[str], *, also: Collection[str] = frozenset()
+) -> Withdrawal:
+    """Do what :func:`withdraw` says, and tell how many people were found.
+
+    Parameters
+    ----------
+    store, ids, also
+        As of :func:`withdraw`.
+
+    Returns
+    -------
+    Withdrawal
+        Rows and people.
+
+    Raises
+    ------
+    TableError, StoreError
+        As of :func:`withdraw`.
     """
     named = {i if i.startswith("sub-") else f"sub-{i}" for i in ids}
     location = Location.of(store)
@@ -190,11 +236,12 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
         location.sweep()
         known = set(read_object(location, "withdrawn"))
         people = {person_of(one) for one in named | set(also)}
-        seen = {person_of(subject) for subject in plan.subjects()}
-        seen |= {person_of(one[0]) for one in _listed(read_object(location, "problems"))}
+        held = _people(plan, read_object(location, "problems"))
+        seen = set().union(*held.values())
+        alike = alike_ids(sorted(people - seen), held)
         check_all(
             [
-                f"{person}: not in the store. Check the id."
+                f"{person}: not in the store{_meant(alike.get(person, ()))}. Check the id."
                 for person in sorted({person_of(one) for one in named} - seen)
                 if id_hash(person) not in known
             ],
@@ -211,12 +258,38 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
         _forget(location, plan, known)
         update_root(location, {"complete": True, "withdrawing": False})
     logger.info("%d rows emptied", len(rows))
-    return len(rows)
+    done = Withdrawal(len(rows), len(people & seen), len(people))
+    near = sorted(alike.keys() & {person_of(one) for one in also})
+    if near:
+        lines = [
+            f"  - {person}: not in the store{_meant(alike[person])}. Where that is the same "
+            f"person: scalebrain store withdraw {store} {alike[person][0]}"
+            for person in near[:_MOST_LINES]
+        ]
+        lines += [f"  ... and {len(near) - _MOST_LINES} more"] if len(near) > _MOST_LINES else []
+        raise TableError(
+            f"{store}: {done.rows} rows emptied, {done.found} of {done.named} people named were in "
+            "the store. All of these ids are kept out; but there are ids that are nearly the same "
+            f"({len(near)}):\n" + "\n".join(lines)
+        )
+    return done
 
 
-def _listed(found: dict[str, dict[str, list[list[str]]]]) -> list[list[str]]:
-    """Every problem that discovery found, of all datasets."""
-    return [one for kinds in found.values() for listed in kinds.values() for one in listed]
+def _meant(alike: Sequence[str]) -> str:
+    """Ids that may be meant, in words."""
+    more = ", ..." if len(alike) > _MOST_NAMED else ""
+    return f", which has {', '.join(alike[:_MOST_NAMED])}{more}" if alike else ""
+
+
+def _people(plan: Plan, found: dict[str, dict[str, list[list[str]]]]) -> dict[str, set[str]]:
+    """People of each dataset: those with a row, and those that discovery told of."""
+    people: dict[str, set[str]] = {}
+    for subject, (name, _) in plan.subjects().items():
+        people.setdefault(name, set()).add(person_of(subject))
+    for name, kinds in found.items():
+        told = {person_of(one[0]) for listed in kinds.values() for one in listed}
+        people.setdefault(name, set()).update(filter(PERSON.fullmatch, told))
+    return people
 
 
 def _record(location: Location, number: int) -> Record:

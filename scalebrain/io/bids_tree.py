@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scalebrain.errors import ImageError, Problem
 from scalebrain.io.files import SourceFile
+from scalebrain.io.mask_names import is_lesion_mask, looks_like_mask
 from scalebrain.io.tree import (
     NATIVE,
     PERSON,
@@ -216,6 +217,10 @@ class _Walk:
                 "names its participant. Rename it.",
                 code="bad-id",
             )
+        elif looks_like_mask(name):
+            named = SESSION.search(name)
+            whose = session or (named[0] if named else "")
+            self.found.unused.append((self.person, whose, self.tree.shown(entry.path)))
 
     def _descend(self, entry: os.DirEntry[str], session: str, depth: int) -> None:
         """Walk through an inner folder; through what a link leads to only once."""
@@ -273,18 +278,14 @@ def _image(name: str, *, in_mri: bool) -> _Image | None:
 
 
 def _kind(suffix: str, entities: dict[str, str]) -> str | None:
-    """Kind of an image by BIDS entities; the lesion masks are those of several conventions."""
+    """Kind of an image by BIDS entities."""
     label, description = entities.get("label"), entities.get("desc")
     if suffix == "T1w":
         return "t1w"
     if suffix == "probseg":
         # modulated grey matter lies beside the probabilities, of which the features are taken
         return "gm" if label == "GM" and description != "modulated" else None
-    if suffix == "roi":
-        return "lesion" if label == "lesion" else None
-    if suffix == "mask" and (label in ("L", "lesion") or description in ("lesion", "T1lesion")):
-        return "lesion"
-    return None
+    return "lesion" if is_lesion_mask(suffix, entities) else None
 
 
 def _add_image(

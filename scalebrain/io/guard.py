@@ -319,7 +319,7 @@ RULES: dict[str, Rule] = {
             "duplicate-scan",
             29,
             "W",
-            "The same scan under two ids",
+            "The same scan under two ids, or one lesion mask beside different scans",
             "kept; told by the hash of the voxels",
         ),
         Rule(
@@ -542,15 +542,32 @@ RULES: dict[str, Rule] = {
             "taken-as-reference",
             58,
             "W",
-            "`preprocess`: a scan without a lesion mask of someone whose group is not known",
+            "`preprocess`: a scan without a lesion mask of someone whose group is not known; "
+            "`ingest`: such a scan beside a motor score, or a file like a lesion mask",
             "kept as that of a healthy reference",
+        ),
+        Rule(
+            "mask-ignored",
+            58,
+            "W",
+            "A file whose name speaks of a lesion, stroke, label or roi, and is not that of a "
+            "lesion mask",
+            "kept without it; the names that are read are in the message",
         ),
         Rule(
             "mask-affine",
             59,
             "W",
-            "`preprocess`: a lesion mask with as many voxels as its T1w image, but another affine",
+            "A lesion mask with as many voxels as its T1w image, but another affine",
             "kept, and placed by its own affine; the distance is in the message",
+        ),
+        Rule(
+            "mask-unplaced",
+            59,
+            "E",
+            "A lesion mask with as many voxels as its T1w image, but without its affine: voxels of "
+            "1 mm or an origin of 0 that the image does not have",
+            "rejected by the ingest",
         ),
         Rule(
             "negative-intensities",

@@ -13,6 +13,7 @@ from scalebrain.io.bids_tree import find_tree
 from scalebrain.io.biobank import find_biobank, read_withdrawn
 from scalebrain.io.files import SourceFile
 from scalebrain.io.manifest import find_manifest
+from scalebrain.io.mask_names import ACCEPTED
 from scalebrain.io.participants import Participants, read_participants
 from scalebrain.io.preprocessed import check_records
 from scalebrain.io.session_tables import SessionValues, read_session_values
@@ -173,12 +174,14 @@ def find_cohort(
     )
     kept = [selected for selected in selection.scans if selected.subject in images]
     table = _join_table(people, kept, told)
-    by_signs = _fill_groups(table, people, found, images, unlesioned)
+    by_signs, doubts = _fill_groups(table, people, found, images, unlesioned)
     rejected = [*found.rejected, *people.rejected, *selection.rejected, *told.rejected, *unusable]
     warnings = [*found.warnings, *people.warnings, *selection.warnings]
     warnings += [problem for problem in told.warnings if problem.subject in images]
     warnings += [problem for s in kept for problem in _odd_images(tree, s, images[s.subject])]
     warnings += _odd_groups(tree, table, images, by_signs)
+    warnings += _unused_masks(found, kept)
+    warnings += [_taken_as_reference(subject, reasons) for subject, reasons in doubts.items()]
     modulated = _is_modulated(tree, images)
     table.index = table.index.map(lambda subject: _put_in_front(prefix, subject))
     table["person"] = [_put_in_front(prefix, person) for person in table["person"]]
@@ -300,19 +303,80 @@ def _fill_groups(
     found: Findings,
     images: Mapping[str, Images],
     unlesioned: str,
-) -> dict[str, str]:
-    """Give a group to those without one; of those with no mask of their own, why it is stroke."""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Give a group to those without one: why it is stroke without a mask, or may be no reference.
+
+    Parameters
+    ----------
+    table
+        Rows of the scans, whose groups are filled.
+    people, found, images
+        Table, files, and the files that are read.
+    unlesioned
+        Group without a lesion mask.
+
+    Returns
+    -------
+    by_signs, doubts : dict
+        Reasons by subject, in words.
+    """
     signs = _signs_of_stroke(table, people, found)
-    groups, reasons = [], {}
+    odd = _signs_of_patients(table, people, found)
+    groups: list[str] = []
+    reasons: dict[str, str] = {}
+    doubts: dict[str, str] = {}
     columns = (table.index, table["person"], table["group"])
     for subject, person, group in zip(*columns, strict=True):
         masked = images[subject].lesion is not None
         if not group and not masked and person in signs:
             reasons[subject] = signs[person]
+        elif not (group or masked) and unlesioned == "reference" and images[subject] != Images():
+            doubts |= {subject: odd[person]} if person in odd else {}
         derived = "stroke" if masked or person in signs else unlesioned
         groups.append(group or derived)
     table["group"] = groups
-    return reasons
+    return reasons, doubts
+
+
+def _signs_of_patients(
+    table: pd.DataFrame, people: Participants, found: Findings
+) -> dict[str, str]:
+    """Say in words what healthy people seldom have: a motor score, a file like a lesion mask."""
+    signs = {person: file for person, _, file in found.unused}
+    for ids, scores in (
+        (people.table["subject"], people.table["motor_score"]),
+        (table["person"], table["motor_score"]),
+    ):
+        for person in ids[scores.notna()]:
+            signs.setdefault(person, "a motor score")
+    return signs
+
+
+def _taken_as_reference(subject: str, reason: str) -> Problem:
+    """Say that somebody is taken as a healthy reference who may be none."""
+    message = (
+        f"{subject}: no lesion mask, and no group in the table: taken as a healthy reference, in "
+        f"spite of {reason}. Where there is a lesion, add its mask; else write the group "
+        "(reference, stroke)."
+    )
+    return Problem(subject, "taken-as-reference", message)
+
+
+def _unused_masks(found: Findings, kept: list[Selected]) -> list[Problem]:
+    """Say of files that look like lesion masks that they are not read."""
+    problems = []
+    for person, session, file in found.unused:
+        message = (
+            f"{file}: looks like a lesion mask by its name, and is not read: the name of one ends "
+            f"in {ACCEPTED}. Rename it if it is one in template space, as "
+            f"{person}_space-MNI..._label-L_mask.nii.gz."
+        )
+        problems += [
+            Problem(selected.subject, "mask-ignored", message, file)
+            for selected in kept
+            if selected.person == person and session in ("", selected.session or session)
+        ]
+    return problems
 
 
 def _odd_images(tree: Tree, selected: Selected, images: Images) -> list[Problem]:

@@ -205,12 +205,16 @@ class Findings:
         The people among them.
     warnings
         What deserves a look.
+    unused
+        Person, session (empty without one) and file of whatever looks like a lesion mask, and
+        has none of the names that are read.
     """
 
     visits: dict[str, dict[str, Visit]] = field(default_factory=dict)
     rejected: list[Problem] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     warnings: list[Problem] = field(default_factory=list)
+    unused: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Tell whether anything was seen."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from scalebrain.atlas.space import Grid, resample
 from scalebrain.errors import GeometryError, ImageError
+from scalebrain.ingestion.lattice import corner_distance
 from scalebrain.ingestion.lesion import inverted_mask, lesioned_voxels
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.io.files import SourceFile
@@ -220,7 +221,7 @@ def _with_lesion(head: Head, file: SourceFile | Path, settings: Settings) -> Hea
             + "Give the mask on the grid of the T1w image."
         )
         warnings.append(("mask-volume-changed", message))
-    shift = _shift(own, head.grid)
+    shift = corner_distance(own, head.grid)
     if shift > _MAX_SHIFT * np.linalg.norm(head.grid.matrix[:3, :3], axis=0).min():
         message = (
             f"{file}: has as many voxels as the T1w image, but its affine puts them up to "
@@ -237,15 +238,6 @@ def _anywhere_on(data: npt.NDArray[Any], own: Grid, grid: Grid) -> bool:
     back = np.linalg.inv(grid.matrix)
     ijk = np.rint(mm @ back[:3, :3].T + back[:3, 3])
     return bool(((ijk >= 0) & (ijk < np.array(grid.shape))).all(axis=1).any())
-
-
-def _shift(own: Grid, grid: Grid) -> float:
-    """How far in mm a grid puts its corners from those of another; 0 where the shapes differ."""
-    if own.shape != grid.shape:
-        return 0.0
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.shape])).reshape(3, -1)
-    apart = (own.matrix - grid.matrix) @ np.vstack([corners, np.ones(corners.shape[1])])
-    return float(np.linalg.norm(apart[:3], axis=0).max())
 
 
 def correct_bias(head: Head) -> Head:

@@ -162,6 +162,43 @@ def mask_volume_changed(lab: Lab) -> str:
     return message
 
 
+def shifted_mask(lab: Lab) -> str:
+    """Message of the ingest about a mask with as many voxels as the T1w, in another place."""
+    own = nib.load(image_path(lab.tree(), RIGHT, LESION))
+    moved = own.affine.copy()
+    moved[:3, 3] += (8, 8, 0)  # the origin of another template
+    message, ds = lab.warned(
+        lesioned(lab, np.asarray(own.dataobj), moved),
+        "mask-affine",
+        RIGHT,
+        says=r"up to 11\.3 mm away .* write it with the affine",
+    )
+    place = [np.argwhere(volume(one, "lesion_mask", RIGHT)) for one in (ds, lab.intact)]
+    assert (place[0].mean(axis=0) - place[1].mean(axis=0)).tolist() == [2, 2, 0]
+    alone = lesioned(lab, np.asarray(own.dataobj), moved)
+    for subject in SUBJECTS:
+        image_path(alone, subject, GM).unlink()
+    lab.warned(alone, "mask-affine", RIGHT, says="11.3 mm", others=False)
+    within = own.affine.copy()
+    within[:3, 3] += 0.2
+    lab.handled(lesioned(lab, np.asarray(own.dataobj), within), RIGHT)
+    return message
+
+
+@case("mask-unplaced")
+def mask_unplaced(lab: Lab) -> str:
+    data = np.asarray(nib.load(image_path(lab.tree(), RIGHT, LESION)).dataobj)
+    messages = [
+        lab.rejected(lesioned(lab, data, affine), "mask-unplaced", RIGHT, says=says)
+        for affine, says in (
+            (np.eye(4), "voxels of 1 mm along the axes.*Write it with the affine"),
+            (np.diag([4.0, 4, 4, 1]), "the origin 0, 0, 0.*Write it with the affine"),
+        )
+    ]
+    lab.handled(lesioned(lab, np.zeros_like(data), np.eye(4)), RIGHT)  # lies nowhere else
+    return messages[0]
+
+
 @case("image-resampled")
 def image_resampled(lab: Lab) -> str:
     tree = lab.tree()
@@ -384,6 +421,9 @@ def mask_labels(lab: Lab) -> str:
     rewrite(image_path(tree, RIGHT, LESION), lambda data: data + 2 * other)
     message = lab.rejected(tree, "mask-labels", RIGHT, says=r"2 labels \(1, 2\).*--lesion-labels")
     lab.handled(lab.again(tree), lesion_labels=[1])
+    rewrite(image_path(tree, RIGHT, LESION), lambda data: data * 0.7, "f4")
+    options = {"lesion_labels": [1], "says": r"no labels \(0\.7, 1\.4\).*without a scaling"}
+    lab.rejected(lab.again(tree), "mask-labels", RIGHT, **options)
     return message
 
 

@@ -1,6 +1,7 @@
 """Cases of people: their rows in the table, their sessions, and what models make of them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from scalebrain.report.page import render_report
 from tests.guard.inputs import (
     GM,
     LEFT,
+    LESION,
     MIDDLE,
     ONE,
     OTHER,
@@ -56,6 +58,10 @@ def duplicate_scan(lab: Lab) -> str:
         save(image_path(tree, OTHER, kind), np.asarray(image.dataobj), image.affine)
     message, ds = lab.warned(tree, "duplicate-scan", ONE, OTHER, says="same scan as.*Keep one")
     assert value(ds, "scan_hash", ONE) == value(ds, "scan_hash", OTHER)
+    masks = lab.tree()
+    shutil.copy(image_path(masks, LEFT, LESION), image_path(masks, RIGHT, LESION))
+    says = "same lesion mask as sub-01[67], of another scan"
+    lab.warned(masks, "duplicate-scan", LEFT, RIGHT, says=says, others=False)
     return message
 
 
@@ -349,6 +355,26 @@ def group_mismatch(lab: Lab) -> str:
     edit_table(tree, {ONE: {"group": "stroke"}, LEFT: {"group": "control"}})
     message, ds = lab.warned(tree, "group-mismatch", LEFT, ONE, says="[Cc]orrect the group")
     assert value(ds, "group", LEFT) == "reference"
+    return message
+
+
+@case("mask-ignored")
+def mask_ignored(lab: Lab) -> str:
+    tree = lab.tree()
+    for subject, ending in ((ONE, "label-infarct_mask"), (RIGHT, "desc-chronicLesion_dseg")):
+        shutil.copy(image_path(tree, LEFT, "label-L_mask"), image_path(tree, subject, ending))
+    message, _ = lab.warned(
+        tree, "mask-ignored", ONE, RIGHT, says="not read.*label-L_mask, .*Rename it"
+    )
+    table = tree / "participants.tsv"
+    table.write_text(re.sub(r"\t(group|reference|stroke)\b", "", table.read_text()))
+    edit_table(tree, {OTHER: {"motor_score": "0.9"}})
+    store = scalebrain.ingest(tree, tree.parent / "without_groups.zarr")
+    found = scalebrain.problems(store, "warnings")
+    doubted = found[found["code"] == "taken-as-reference"].set_index("subject")["message"]
+    assert doubted.index.tolist() == [ONE, OTHER]
+    assert "in spite of sub-002/anat/" in doubted[ONE]
+    assert "in spite of a motor score. Where" in doubted[OTHER]
     return message
 
 

@@ -13,6 +13,7 @@ from scalebrain.preprocessing.native import read_head
 from scalebrain.preprocessing.plan import make_plan
 from scalebrain.preprocessing.quality import judge
 from scalebrain.preprocessing.settings import Settings
+from tests.guard.images import shifted_mask
 from tests.guard.inputs import Lab, case, save
 
 HEAD = "participant_id\tage\tsex\tcohort\tgroup\n"
@@ -128,7 +129,8 @@ def mask_affine(lab: Lab) -> str:
     save(lesion, mask, affine)
     ((code, message),) = read_head(path, lesion, Settings()).warnings
     assert code == "mask-affine"
-    return message
+    assert "up to 8 mm away" in message
+    return shifted_mask(lab)
 
 
 @case("negative-intensities")

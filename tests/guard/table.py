@@ -36,7 +36,8 @@ not there. Nothing is repaired or guessed without a word.
 The table has a row for every rule. **E**: the subject is rejected (or, for a whole table, an
 atlas or a model, the command stops). **W**: kept, with a line in `warnings.tsv`. **D**: handled
 as described. The last column is a message of a test, its paths cut, or what the store then holds.
-The last nine rows are of `scalebrain preprocess`, which has its own `OUT/problems.tsv`.
+Rows 52 to 60 are of `scalebrain preprocess`, which has its own `OUT/problems.tsv`; rows 58 and 59
+are of the ingest, too.
 
 | # | Code | Action | Input | What happens | Message or result |
 |-|-|-|-|-|-|

@@ -310,7 +310,10 @@ def test_find_cohort__signs_of_a_stroke_without_group_and_mask_are_no_reference(
     table(root, [f"01 50 {cells} .3", "02 50 n/a none n/a 1", f"03 50 {cells} .3"], columns=columns)
     cohort = find_cohort(root)
     assert cohort.table["group"].tolist() == ["stroke", "reference", "stroke"]
-    assert codes(cohort.warnings) == [("sub-01", "group-mismatch")]
+    assert codes(cohort.warnings) == [
+        ("sub-01", "group-mismatch"),
+        ("sub-02", "taken-as-reference"),
+    ]
     said = next(c for c, v in zip(columns.split()[2:], cells.split(), strict=False) if v != "n/a")
     assert f"taken as stroke by {said}. Add the mask" in cohort.warnings[0].message
 
@@ -327,6 +330,75 @@ def test_find_cohort__mask_of_another_session_is_no_reference(root, session):
     (found,) = (p for p in cohort.warnings if p.code == "group-mismatch")
     assert found.subject == ("sub-01" if session == "2" else "sub-01_ses-2")
     assert "a lesion mask of another session" in found.message
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "lesion",
+        "label-Lesion_mask",
+        "label-l_mask",
+        "desc-Stroke_mask",
+        "label-L_probseg",
+        "desc-lesion_dseg",
+        "ROI",
+        "label-infarct_roi",
+    ],
+)
+@pytest.mark.parametrize("space", [ASYM, ""])
+def test_find_cohort__a_mask_of_an_unknown_name_is_told(root, ending, space):
+    image(root, "sub-01", T1W)
+    image(root, "sub-02", T1W)
+    people(root, "01", "02")
+    file = str(image(root, "sub-01", ending, space=space).relative_to(root))
+    cohort = find_cohort(root)
+    assert codes(cohort.warnings) == [("sub-01", "mask-ignored"), ("sub-01", "taken-as-reference")]
+    assert cohort.warnings[0].file == file
+    assert "ends in label-L_mask, " in cohort.warnings[0].message
+    assert f"healthy reference, in spite of {file}" in cohort.warnings[1].message
+    table(root, ["01 50 stroke", "02 50 reference"], columns="participant_id age group")
+    assert codes(find_cohort(root).warnings) == [
+        ("sub-01", "group-mismatch"),
+        ("sub-01", "mask-ignored"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "label-WM_probseg",
+        "label-CSF_mask",
+        "label-GM_desc-modulated_probseg",
+        "desc-brain_mask",
+        "desc-aparcaseg_dseg",
+        "atlas-AAL_label-M1_dseg",
+        "atlas-AAL_label-M1_probseg",
+        "desc-lesionfilled_T2w",
+        "label-lesion_bold",
+        "mask",
+    ],
+)
+def test_find_cohort__files_that_are_no_masks_are_not_told_of(root, ending):
+    for who in ("sub-oslstroke01", "sub-ROI2"):
+        image(root, who, T1W)
+        image(root, who, ending)
+        image(root, who, "label-infarct_mask", space="T1w")
+    people(root, "oslstroke01", "ROI2")
+    assert find_cohort(root).warnings == ()
+
+
+def test_find_cohort__a_mask_of_an_unknown_name_is_told_of_its_session(root):
+    for session in ("ses-1", "ses-2"):
+        image(root, "sub-01", T1W, session=session)
+    image(root, "sub-01", LESION, session="ses-1")
+    image(root, "sub-01", "label-infarct_mask", session="ses-2")
+    people(root, "01")
+    for session, warned in (("1", []), ("2", ["group-mismatch", "mask-ignored"])):
+        found = find_cohort(root, session=session)
+        assert [p.code for p in found.warnings if p.code != "visit-values"] == warned
+    assert (
+        len([p for p in find_cohort(root, session="all").warnings if p.code == "mask-ignored"]) == 1
+    )
 
 
 # Links, names, order
