@@ -166,6 +166,8 @@ def test_run_study__keeps_the_wall_times_of_what_was_done_before(study, tree, tm
 def test_read_results__of_a_cohort_store_says_what_to_give(study):
     with pytest.raises(StoreError, match=r"cohort\.zarr: is no store of results"):
         read_results(study / "cohort.zarr")
+    with pytest.raises(StoreError, match=r"holds no results\. Give the results\.zarr"):
+        read_results(study)
 
 
 def test_run_study__report_tells_where_its_numbers_come_from(study, tree):

@@ -73,6 +73,11 @@ def read_results(url: str | Path) -> tuple[dict[str, xr.Dataset], dict[str, Any]
         When there is none, or its writing was interrupted.
     """
     attrs = store_attributes(url)
+    if not attrs:
+        raise StoreError(
+            f"{url}: holds no results. Give the results.zarr of a study, or what motor wrote; if "
+            "it is that, run the study again."
+        )
     if not attrs.get("complete"):
         raise StoreError(f"{url}: no finished results. Run the study again.")
     if "names" not in attrs:

@@ -60,7 +60,8 @@ def header(facts: Facts) -> list[tuple[str, str, str]]:
     """Value, label and detail of what stands at the top of the page."""
     who = facts["person"]
     age = number(who["age"], 0) + (" or older" if who["age_censored"] else "")
-    out = [(age, "years old", who["sex"] or "sex not known")]
+    sex = {"F": "female", "M": "male"}.get(who["sex"], "sex not known")
+    out = [(age, "years old", sex)]
     if who["cohort"]:
         out.append((who["cohort"], "cohort", who["group"] or "group not known"))
     if who["lesion_present"]:
