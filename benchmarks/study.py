@@ -268,6 +268,7 @@ def main() -> None:
                 f"{told['whole']:.2f} of the whole, {told['last_two']:.2f} of the last two, "
                 f"{told['beyond_start']:.2f} beyond the start (goal 0.95-1.05)"
             )
+            print(f"\nThe largest of them:\n\n{table(runs[-1])}", flush=True)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
 
