@@ -32,8 +32,8 @@ class RegionImputer:
         Variance that the factors do not hold.
     """
 
-    mean: Array
-    factors: Array
+    mean: Floats
+    factors: Floats
     noise: float
 
 
@@ -88,28 +88,28 @@ class Mask:
     ----------
     lost
         (value,) which are missing, of the flattened (node, feature) values.
-    factor
-        Cholesky factor of ``F_o' F_o + v I``.
+    weights
+        (lost, factor) ``F_m (F_o' F_o + v I)^-1``.
     """
 
     lost: npt.NDArray[np.bool_]
-    factor: Array
+    weights: Floats
 
     @classmethod
     def of(cls, one: RegionImputer, lost: npt.NDArray[np.bool_]) -> "Mask":
         """Prepare a mask of some of the values of a region."""
+        from scipy.linalg import cho_factor, cho_solve
+
         seen = one.factors[~lost]
         inner = seen.T @ seen
         inner[np.diag_indices(len(inner))] += one.noise
-        return cls(lost, np.asarray(np.linalg.cholesky(inner), dtype=np.float64))
+        factor = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
+        return cls(lost, cho_solve(factor, one.factors[lost].T, check_finite=False).T)
 
-    def conditional_mean(self, one: RegionImputer, values: Floats) -> Array:
+    def conditional_mean(self, one: RegionImputer, values: Floats) -> Floats:
         """Lost values (subject, lost) from values (subject, value), whose lost ones are ignored."""
-        from scipy.linalg import cho_solve
-
-        kept = np.where(self.lost, 0.0, values - one.mean)
-        scores = cho_solve((self.factor, True), one.factors.T @ kept.T, check_finite=False)
-        return np.asarray(one.mean[self.lost] + (one.factors[self.lost] @ scores).T)
+        kept = np.where(self.lost, 0, values - one.mean)
+        return one.mean[self.lost] + (kept @ one.factors) @ self.weights.T
 
 
 def impute(x: Floats, graph: Graph, imputer: Imputer) -> tuple[Floats, Array]:

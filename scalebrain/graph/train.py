@@ -12,7 +12,7 @@ from scalebrain.errors import ConfigError
 from scalebrain.graph.build import Graph
 from scalebrain.graph.checkpoint import Checkpoint
 from scalebrain.graph.folds import stopping_split
-from scalebrain.graph.impute import Imputer, Mask, impute
+from scalebrain.graph.impute import Imputer, Mask, RegionImputer, impute
 from scalebrain.graph.linear import Linear, Scales, fit_linear, fit_scales, standardize
 from scalebrain.graph.moments import standard_error
 from scalebrain.graph.references import References
@@ -190,13 +190,17 @@ def balanced_weights(age: Array) -> Array:
 class _Patches:
     """Patches of every region that are masked and imputed while a network learns.
 
-    They are drawn once: to impute one takes a factorization.
+    They are drawn once: to impute one takes a factorization. Learning needs single precision.
     """
 
     def __init__(
         self, graph: Graph, imputer: Imputer, fraction: float, rng: np.random.Generator
     ) -> None:
-        self.graph, self.imputer = graph, imputer
+        self.graph = graph
+        self.imputer = tuple(
+            RegionImputer(one.mean.astype(np.float32), one.factors.astype(np.float32), one.noise)
+            for one in imputer
+        )
         self.masks: list[list[Mask]] = []
         for r, nodes in enumerate(graph.members):
             own = []
@@ -205,7 +209,8 @@ class _Patches:
                 n_masked = int(rng.uniform(0, fraction) * len(nodes))
                 lost[graph.patch(r, int(rng.integers(len(nodes))), n_masked)] = True
                 n_features = imputer[r].mean.size // len(nodes)
-                own.append(Mask.of(imputer[r], np.repeat(lost, n_features)))
+                mask = Mask.of(imputer[r], np.repeat(lost, n_features))
+                own.append(Mask(mask.lost, mask.weights.astype(np.float32)))
             self.masks.append(own)
 
     def impose(
@@ -267,7 +272,7 @@ class _Run:
             {"params": others, "lr": rate},
             {"params": single, "lr": rate * min(1.0, _NODES_OF_RATE / nodes)},
         ]
-        self.optimizer = torch.optim.Adam(groups)
+        self.optimizer = torch.optim.Adam(groups, fused=True)
         self.check = scales.features(data.read(held))
         self.check_age = scales.age(data.age[held])
         self.check_weight = data.weight[held] / data.weight[held].mean()
@@ -320,6 +325,11 @@ class _Run:
 
         self.optimizer.zero_grad()
         network, total = self.network, 0.0
+        with torch.no_grad():  # of the penalty: ten squares of single weights, one of the mean's
+            penalty = 2 * self.training.decay
+            network.node_weight.grad = 10 * penalty * network.node_weight
+            network.skip_weight.grad = 10 * penalty * (network.skip_weight - self.start)
+            network.mean_weight.grad = penalty * network.mean_weight
         size = batch_size(x.shape[1], self.device)
         for first in range(0, len(x), size):
             part = slice(first, first + size)
@@ -330,12 +340,6 @@ class _Run:
             loss = (weight[part][:, None] * difference.square()).sum() / len(x)
             loss.backward()
             total += float(difference.detach().abs().mean(dim=1).sum())
-        penalty = (
-            network.node_weight.square().sum()
-            + (network.skip_weight - self.start).square().sum()
-            + 0.1 * network.mean_weight.square().sum()
-        )
-        (self.training.decay * 10 * penalty).backward()
         self.optimizer.step()
         return total / len(x)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import Ridge
@@ -13,6 +14,7 @@ from scalebrain.graph import train as train_module
 from scalebrain.graph.build import build_graph
 from scalebrain.graph.checkpoint import Checkpoint, training_key
 from scalebrain.graph.folds import assign_folds, linked_cohorts, stopping_split
+from scalebrain.graph.impute import impute
 from scalebrain.graph.known import subject_keys
 from scalebrain.graph.linear import fit_linear, fit_scales
 from scalebrain.graph.moments import fit_ridge, region_moments, spectrum
@@ -263,6 +265,48 @@ def test_fit__does_not_go_on_from_checkpoints_of_other_data(references, tmp_path
     expected = BrainAgeModel.fit(change(ds), training=quick)
     found = BrainAgeModel.fit(change(ds), training=quick, checkpoints=tmp_path)
     assert found.fingerprint == expected.fingerprint
+
+
+def test_patches__are_imputed_as_missing_nodes_are(references, graph):
+    data = data_of(references, graph)
+    who = np.arange(80)
+    scales = fit_scales(data, who)
+    linear = fit_linear(data, who, graph, scales)
+    z = scales.features(data.read(who[:16]))
+    patches = train_module._Patches(graph, linear.imputer, 0.5, np.random.default_rng(0))
+    masked = patches.impose(z, np.random.default_rng(1))
+    changed = (masked != z).any(axis=-1)
+    assert (changed.any(axis=1)).sum() == 8
+    filled, _ = impute(np.where(changed[..., None], np.nan, z), graph, linear.imputer)
+    np.testing.assert_allclose(masked, filled, atol=2e-4)
+
+
+@pytest.mark.parametrize("layer", ["cheb", "gcn", "spectral"])
+def test_step__follows_the_gradient_of_loss_and_penalty(references, graph, layer):
+    data, who = data_of(references, graph), np.arange(80)
+    scales = fit_scales(data, who)
+    linear = fit_linear(data, who, graph, scales)
+    patches = train_module._Patches(graph, linear.imputer, 0.5, np.random.default_rng(0))
+    chosen = Training(layer=layer, decay=0.3)
+    run = train_module._Run(data, graph, chosen, scales, linear, who[:9], patches, 0)
+    network, rng = run.network, np.random.default_rng(2)
+    x = run.tensor(scales.features(data.read(who[:8])))
+    age, weight = run.tensor(rng.normal(size=8)), run.tensor(rng.uniform(0.5, 1.5, 8))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    lost = (weight[:, None] * (network(x) - age[:, None]) ** 2).sum() / 8
+    penalty = (
+        10 * (network.node_weight**2).sum()
+        + 10 * ((network.skip_weight - run.start) ** 2).sum()
+        + (network.mean_weight**2).sum()
+    )
+    expected = torch.autograd.grad(lost + 0.3 * penalty, list(network.parameters()))
+    run._step(x, age, weight)
+    for (name, parameter), gradient in zip(network.named_parameters(), expected, strict=True):
+        np.testing.assert_allclose(
+            parameter.grad.numpy(), gradient.numpy(), rtol=1e-4, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("n_nodes", [1, 6, 24])
