@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import Ridge
 
 from scalebrain import BrainAgeModel
+from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.graph import references as references_module
 from scalebrain.graph import train as train_module
@@ -268,17 +269,18 @@ def test_fit__does_not_go_on_from_checkpoints_of_other_data(references, tmp_path
 
 
 def test_patches__are_imputed_as_missing_nodes_are(references, graph):
-    data = data_of(references, graph)
-    who = np.arange(80)
-    scales = fit_scales(data, who)
-    linear = fit_linear(data, who, graph, scales)
-    z = scales.features(data.read(who[:16]))
-    patches = train_module._Patches(graph, linear.imputer, 0.5, np.random.default_rng(0))
-    masked = patches.impose(z, np.random.default_rng(1))
-    changed = (masked != z).any(axis=-1)
-    assert (changed.any(axis=1)).sum() == 8
-    filled, _ = impute(np.where(changed[..., None], np.nan, z), graph, linear.imputer)
-    np.testing.assert_allclose(masked, filled, atol=2e-4)
+    with one_thread_each():
+        data = data_of(references, graph)
+        who = np.arange(80)
+        scales = fit_scales(data, who)
+        linear = fit_linear(data, who, graph, scales)
+        z = scales.features(data.read(who[:16]))
+        patches = train_module._Patches(graph, linear.imputer, 0.5, np.random.default_rng(0))
+        masked = patches.impose(z, np.random.default_rng(1))
+        changed = (masked != z).any(axis=-1)
+        assert (changed.any(axis=1)).sum() == 8
+        filled, _ = impute(np.where(changed[..., None], np.nan, z), graph, linear.imputer)
+        np.testing.assert_allclose(masked, filled, atol=2e-4)
 
 
 @pytest.mark.parametrize("layer", ["cheb", "gcn", "spectral"])
