@@ -3,7 +3,8 @@
 #   sbatch job.sh BIDS_DIR OUT [PROFILE]
 # With a profile (profiles.yaml) this job submits more of them for the workers; without, the
 # workers are the cores of this job. Killed or out of time, submit the same again: it goes on.
-# What stands in #SBATCH lines, SBATCH_PARTITION, SBATCH_ACCOUNT or options of sbatch change.
+# What stands in #SBATCH lines, SBATCH_PARTITION, SBATCH_ACCOUNT or options of sbatch change. They
+# are of this job alone: those of the workers are what the profile says.
 #SBATCH --job-name=scalebrain
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G
@@ -20,6 +21,10 @@ if [ $# -ge 3 ]; then
 else
   workers=(--n-workers "${SLURM_CPUS_PER_TASK:-1}")
 fi
+
+# The jobs of the workers are submitted from here, and to sbatch a variable counts more than a line
+# of theirs: they would go to the partition of this job, with its time, whatever the profile says.
+unset "${!SBATCH_@}"
 
 status=0
 scalebrain run "$bids" "$out" "${workers[@]}" || status=$?

@@ -98,6 +98,19 @@ def test_job__chooses_workers_and_takes_a_partial_success(
         assert alone.stdout.splitlines()[0] == "run in out --n-workers 6"
 
 
+def test_job__keeps_its_own_queue_from_the_jobs_of_the_workers(
+    deploy: Path, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (environment / "scalebrain").write_text("#!/bin/sh\nenv\n")
+    for name in ("SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "1")
+    done = run(deploy / "slurm" / "job.sh", "in", "out", "cpu")
+    assert done.returncode == 0, done.stderr
+    seen = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert "SLURM_JOB_ID" in seen
+    assert not [name for name in seen if name.startswith("SBATCH_")]
+
+
 def test_profiles__are_valid_and_encrypted(deploy: Path) -> None:
     for name in ("cpu", "gpu"):
         profile = read_profile(name, deploy / "slurm" / "profiles.yaml")
