@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 import jsonschema
 import pytest
 import yaml
+from dask.utils import parse_bytes
 
 from scalebrain.cli import cli
 from scalebrain.cluster.threads import WORKER_ENVIRONMENT
@@ -227,6 +229,28 @@ def test_labels__reach_the_pods_that_the_policies_select(manifests: list[dict[st
     assert all(
         m["metadata"]["namespace"] == "scalebrain" for m in manifests if m["kind"] != "Namespace"
     )
+
+
+def test_worker_groups__have_all_the_memory_of_their_pods(
+    manifests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import system, worker_memory
+
+    groups = {name: pod for name, pod in pods(manifests).items() if name in ("worker", "gpu")}
+    assert len(groups) == sum(m["kind"] in CUSTOM for m in manifests)
+    for name, pod in groups.items():
+        (container,) = pod["containers"]
+        limits = container["resources"]["limits"]
+        args = dict(a[2:].split("=", 1) for a in container["args"] if "=" in a)
+        of_pod = parse_bytes(f"{limits['memory']}B")
+        monkeypatch.setattr(system, "MEMORY_LIMIT", of_pod)  # what it is within the pod's cgroup
+        found = worker_memory.parse_memory_limit(
+            args.get("memory-limit", "auto"),
+            int(args["nthreads"]),
+            int(limits["cpu"]),
+            logger=logging.getLogger(__name__),
+        )
+        assert found == of_pod, name
 
 
 def test_worker_groups__differ_in_the_gpu_alone(manifests: list[dict[str, Any]]) -> None:
