@@ -206,3 +206,48 @@ def test_redact__blanks_out_what_is_secret():
     shown = redact("s3://key:word@host/a?X-Amz-Signature=abcdef and more")
     assert "word" not in shown.replace("more", "")
     assert "abcdef" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("password='hunter2', n=3", "password='***', n=3"),
+        ('{"access_token": "abc123", "n": 3}', '{"access_token": "***", "n": 3}'),
+        (r'"{\"access_token\": \"abc123\", \"n\": 3}"', r'"{\"access_token\": \"***\", \"n\": 3}"'),
+        ("{'aws_secret_access_key': 'abc123'}", "{'aws_secret_access_key': '***'}"),
+        ('secret_access_key: Some("abc"), region: x', 'secret_access_key: Some("***"), region: x'),
+        (r'{"password": "a\"bc", "n": 3}', '{"password": "***", "n": 3}'),
+        ('{"private_key": "-----BEGIN\nabc", "n": 3}', '{"private_key": "***", "n": 3}'),
+        ("password=b'abc'.", "password=b'***'."),
+        ("password=it's, then", "password=***, then"),
+        ("password: 'never closed\nabc", "password: '***"),
+        ("Authorization: Bearer eyJhbc next", "Authorization: *** next"),
+        ("{'Authorization': 'Basic eyJhbc'}", "{'Authorization': '***'}"),
+        ("token=abc&n=3", "token=***&n=3"),
+        ("the token is invalid: expired", "the token is invalid: expired"),
+    ],
+)
+def test_redact__blanks_out_values_named_as_secrets(text, expected):
+    from scalebrain.cli.logfile import redact
+
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://bucket/users/a@site/cohort.zarr", "s3://bucket/users/a@site/cohort.zarr"),
+        ("http://host:8787/users/a@site", "http://host:8787/users/a@site"),
+        ("https://[::1]:8787/a@b", "https://[::1]:8787/a@b"),
+        ("https://host/a?mail=a@b", "https://host/a?***"),
+        ("https://user@host/users/a@site", "https://***@host/users/a@site"),
+        ("s3://key:wo/rd@bucket/a", "s3://***@bucket/a"),
+        ("s3://key:123@bucket/a", "s3://***@bucket/a"),
+        ("s3://bucket/a,s3://key:word@other/b", "s3://bucket/a,s3://***@other/b"),
+        ("simplecache::s3://key:word@bucket/a", "simplecache::s3://***@bucket/a"),
+    ],
+)
+def test_redact__takes_for_users_of_urls_what_stands_before_the_host(url, expected):
+    from scalebrain.cli.logfile import redact
+
+    assert redact(f"'{url}': damaged") == f"'{expected}': damaged"

@@ -12,16 +12,27 @@ from scalebrain.errors import ConfigError
 
 __all__ = ["JsonLines", "log_to", "redact"]
 
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>|]+)")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,40}://"
+_URL = re.compile(rf"(?P<scheme>{_SCHEME})(?P<rest>(?:(?!{_SCHEME})[^\s'\"<>|])+)")
+# User and password stand before the first slash, unless the password has one in it: what follows a
+# colon there is no port, and all before the last @ is taken for them.
+_USER = re.compile(r"[^/?#@:\[]*:(?!\d+(?:[/?#]|$)).*@|[^/?#]*@")
 _NAMED = re.compile(
-    r"(?i)\b(?P<name>[\w-]*(?:secret|token|password|passwd|signature|credential|access_key)[\w-]*)"
-    r"(?P<sign>\s*[=:]\s*)(?P<value>[^\s,;&'\"]+)"
+    r"(?P<name>(?:secret|token|passw(?:or)?d|passphrase|signature|credential"
+    r"|(?:access|private|api)[_-]?key|authorization)[\w-]*+)"
+    r"(?P<sign>\\*+['\"]?\s*+[=:]\s*+)"  # of JSON and repr() the name, too, has quotes
+    r"(?:(?P<before>(?:\w*\()?[bru]*)(?P<quote>\\*['\"])"  # b'...', Some("..."), \"...\"
+    r"(?:(?!(?P=quote))(?:\\.|[^\\]))*(?P<end>(?P=quote)?)"
+    r"|(?:(?:basic|bearer|digest|token)\s+)?[^\s,;&'\"]+(?:['\"][^\s,;&'\"]+)*)",
+    re.IGNORECASE | re.DOTALL,
 )
 _SUBJECT = re.compile(r"\bsub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?\b")
 
 
 def redact(text: str) -> str:
     """Take credentials out of a text: users and queries of urls, and values named as secrets.
+
+    Values may be plain, quoted, or quoted in JSON.
 
     Parameters
     ----------
@@ -33,15 +44,21 @@ def redact(text: str) -> str:
     str
         The same with ``***`` in their place.
     """
-    return _NAMED.sub(r"\g<name>\g<sign>***", _URL.sub(_redact_url, text))
+    return _NAMED.sub(_redact_named, _URL.sub(_redact_url, text))
+
+
+def _redact_named(found: re.Match[str]) -> str:
+    """Name and sign without the value, whose quotes stay."""
+    kept = [found[group] or "" for group in ("name", "sign", "before", "quote")]
+    return "".join([*kept, "***", found["end"] or ""])
 
 
 def _redact_url(found: re.Match[str]) -> str:
     """Url without its user, password, query and fragment."""
     rest = found["rest"]
-    _, at, place = rest.rpartition("@")
-    kept, *hidden = re.split(r"[?#]", place, maxsplit=1)
-    return f"{found['scheme']}{'***@' if at else ''}{kept}{'?***' if hidden else ''}"
+    user = _USER.match(rest)
+    kept, *hidden = re.split(r"[?#]", rest[user.end() if user else 0 :], maxsplit=1)
+    return f"{found['scheme']}{'***@' if user else ''}{kept}{'?***' if hidden else ''}"
 
 
 class JsonLines(logging.Handler):
