@@ -9,8 +9,17 @@
 set -euo pipefail
 umask 077
 
-folder=${1:?usage: make_certificates.sh FOLDER [DAYS]}
+usage="usage: make_certificates.sh FOLDER [DAYS]"
+folder=${1:?$usage}
 days=${2:-90}
+if [ $# -gt 2 ]; then
+  echo "$usage" >&2
+  exit 2
+fi
+if ! [[ $days =~ ^[1-9][0-9]{0,4}$ ]]; then
+  echo "error: DAYS is '$days', expected a whole number from 1 to 99999. $usage" >&2
+  exit 2
+fi
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 if [ -e "$folder/ca.key" ] || [ -e "$folder/ca.crt" ]; then
@@ -18,35 +27,41 @@ if [ -e "$folder/ca.key" ] || [ -e "$folder/ca.crt" ]; then
   exit 1
 fi
 
+# What fails leaves no file behind: all is made in here, and put in its place at the end.
+work=$(mktemp -d "$folder/.unfinished.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
 make_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1"; }
 
-make_key "$folder/ca.key"
-openssl req -x509 -new -key "$folder/ca.key" -sha256 -days "$days" -out "$folder/ca.crt" \
+make_key "$work/ca.key"
+openssl req -x509 -new -key "$work/ca.key" -sha256 -days "$days" -out "$work/ca.crt" \
   -subj "/CN=scalebrain dask authority" \
   -addext "basicConstraints=critical,CA:TRUE,pathlen:0" \
   -addext "keyUsage=critical,keyCertSign,cRLSign"
 
 for role in scheduler worker client; do
-  make_key "$folder/$role.key"
+  make_key "$work/$role.key"
   # A worker is a server for other workers and a client of the scheduler, so all may be both.
-  openssl req -new -key "$folder/$role.key" -subj "/CN=scalebrain $role" |
-    openssl x509 -req -CA "$folder/ca.crt" -CAkey "$folder/ca.key" -CAcreateserial -sha256 \
-      -days "$days" -out "$folder/$role.crt" -extfile <(
+  openssl req -new -key "$work/$role.key" -subj "/CN=scalebrain $role" |
+    openssl x509 -req -CA "$work/ca.crt" -CAkey "$work/ca.key" -CAcreateserial -sha256 \
+      -days "$days" -out "$work/$role.crt" -extfile <(
         echo "basicConstraints=critical,CA:FALSE"
         echo "keyUsage=critical,digitalSignature"
         echo "extendedKeyUsage=serverAuth,clientAuth"
       ) 2>/dev/null
 done
-rm -f "$folder/ca.srl"
+rm -f "$work/ca.srl"
 
-cat >"$folder/tls.yaml" <<END
+quoted=${folder//\'/\'\'} # within the quotes of YAML
+cat >"$work/tls.yaml" <<END
 distributed:
   comm:
     require-encryption: true
     tls:
-      ca-file: $folder/ca.crt
-      scheduler: {cert: $folder/scheduler.crt, key: $folder/scheduler.key}
-      worker: {cert: $folder/worker.crt, key: $folder/worker.key}
-      client: {cert: $folder/client.crt, key: $folder/client.key}
+      ca-file: '$quoted/ca.crt'
+      scheduler: {cert: '$quoted/scheduler.crt', key: '$quoted/scheduler.key'}
+      worker: {cert: '$quoted/worker.crt', key: '$quoted/worker.key'}
+      client: {cert: '$quoted/client.crt', key: '$quoted/client.key'}
 END
+mv "$work"/* "$folder"
 echo "$folder/tls.yaml: name it in DASK_CONFIG where scheduler, workers or a study start"

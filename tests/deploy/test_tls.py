@@ -59,6 +59,45 @@ def test_certificates__are_of_the_authority_and_for_nobody_else(
     assert "has an authority already" in again.stderr
 
 
+@pytest.mark.parametrize("more", [("abc",), ("0",), ("-1",), ("2.5",), ("100000",), ("2", "3")])
+def test_certificates__of_no_number_of_days_are_not_begun(
+    deploy: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    done = run("bash", deploy / "tls" / "make_certificates.sh", tmp_path / "tls", *more)
+    assert done.returncode == 2
+    assert "usage: make_certificates.sh FOLDER [DAYS]" in done.stderr
+    assert not (tmp_path / "tls").exists()
+
+
+def test_certificates__that_fail_leave_nothing_in_the_way(
+    deploy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tool("openssl")
+    path = os.environ["PATH"]
+    (tmp_path / "bin").mkdir()
+    broken = tmp_path / "bin" / "openssl"
+    broken.write_text(f'#!/bin/sh\n[ "$1" = genpkey ] && exec {real} "$@"\nexit 1\n')
+    broken.chmod(0o755)
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    (folder / "notes").write_text("mine")
+    monkeypatch.setenv("PATH", f"{broken.parent}{os.pathsep}{path}")
+    failed = run("bash", deploy / "tls" / "make_certificates.sh", folder)
+    assert failed.returncode == 1
+    assert [one.name for one in folder.iterdir()] == ["notes"]
+    monkeypatch.setenv("PATH", path)
+    make(deploy, folder)
+    assert len(list(folder.iterdir())) == 1 + 2 + 2 * len(ROLES) + 1
+
+
+def test_certificates__are_found_in_a_folder_of_any_name(deploy: Path, tmp_path: Path) -> None:
+    folder = make(deploy, tmp_path / "ours, of lab's {A}: #1 ")
+    tls = yaml.safe_load((folder / "tls.yaml").read_text())["distributed"]["comm"]["tls"]
+    files = [tls["ca-file"], *(tls[role][kind] for role in ROLES for kind in ("cert", "key"))]
+    assert len(set(files)) == 7
+    assert all(Path(file).parent == folder and Path(file).is_file() for file in files)
+
+
 @pytest.fixture(scope="module")
 def scheduler(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a scheduler with a worker, each a process that knows DASK_CONFIG alone."""
