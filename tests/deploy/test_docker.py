@@ -64,10 +64,10 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-def health(deploy: Path, url: str) -> "subprocess.CompletedProcess[str]":
+def health(deploy: Path, url: str, **more: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, deploy / "docker" / "health.py"],
-        env={**os.environ, "SCALEBRAIN_HEALTH_URL": url},
+        env={**os.environ, "SCALEBRAIN_HEALTH_URL": url, **more},
         capture_output=True,
         text=True,
         timeout=30,
@@ -81,6 +81,11 @@ def test_health__is_what_the_http_port_says(deploy: Path, server: str) -> None:
     assert "404" in health(deploy, f"{server}/missing").stderr
     assert health(deploy, "http://127.0.0.1:1/health").returncode == 1
     assert "expected http" in health(deploy, "file:///etc/passwd").stderr
+
+
+def test_health__asks_no_proxy(deploy: Path, server: str) -> None:
+    done = health(deploy, f"{server}/health", http_proxy="http://127.0.0.1:1", no_proxy="")
+    assert done.returncode == 0, done.stderr
 
 
 def test_check_variant__refuses_the_other_build_of_torch(deploy: Path) -> None:
