@@ -29,7 +29,7 @@ __all__ = ["Cortex", "draw_cortex", "is_written", "lesioned_vertices", "write_co
 _SIDES: tuple[tuple[str, Hemisphere], ...] = (("lh", "left"), ("rh", "right"))
 _FILES = {
     "thickness": "thickness.fsaverage5.mgh",
-    "wg_contrast": "w-g.pct.fsaverage5.mgh",
+    "wg_contrast": "w-g.pct.mgh.fsaverage5.mgh",
     "curvature": "curv.fsaverage5.mgh",
     "sulcal_depth": "sulc.fsaverage5.mgh",
 }
@@ -40,6 +40,7 @@ _VERSION = "simulated-by-scalebrain-0.0.0\n"
 _KNOTS = 3  # level of the icosphere whose vertices carry a person's own anatomy
 _BLENDS = 1
 _FOLDS = 0.1  # part of the template's folding by which a person's differs
+_THICKEST = 5.0  # mm; recon-all writes no more
 _THICKNESS_IN_LESION, _CONTRAST_IN_LESION = 0.5, 0.3
 _FLOAT = 3  # code of float32 in an MGH file
 
@@ -154,6 +155,8 @@ def draw_cortex(
     :math:`100\,q / (1 - q / 2)`. The person's own anatomy :math:`a` has independent values on the
     642 vertices of a coarser icosphere with straight lines between, the scan's error :math:`e` on
     every vertex. A lesioned vertex keeps a half of its thickness and three tenths of its contrast.
+    As recon-all does it, thickness is clipped to 0 to 5 mm: less than one value in a thousand is
+    beyond 5 mm, all of them in the insula and the temporal lobe.
     """
     p, template = parameters, _template()
     log_volume, log_contrast, rng = scan_latents(
@@ -176,6 +179,7 @@ def draw_cortex(
     if lesion is not None:
         thickness[lesion] *= _THICKNESS_IN_LESION
         fraction[lesion] *= _CONTRAST_IN_LESION
+    np.clip(thickness, 0, _THICKEST, out=thickness)
     contrast = np.where(template.cortex, 100 * fraction / (1 - fraction / 2), 0)
     folds = [
         values + _FOLDS * values.std() * field(None, 1.0, 0.0)

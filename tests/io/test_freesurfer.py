@@ -92,7 +92,7 @@ def test_read_surfaces__mgh_of_every_type_as_nibabel_reads_it(
     subject: Path, dtype: str, ending: str
 ) -> None:
     values = np.random.default_rng(0).integers(0, 200, (N_SIDE, 1, 1)).astype(f">{dtype}")
-    path = subject / "surf" / f"lh.w-g.pct.fsaverage5.{ending}"
+    path = subject / "surf" / f"lh.w-g.pct.mgh.fsaverage5.{ending}"
     nib.MGHImage(values, np.eye(4)).to_filename(path)
     found = read_surfaces(subject).values["wg_contrast"][:N_SIDE]
     np.testing.assert_array_equal(found, mgh_values(path))

@@ -67,6 +67,17 @@ def test_draw_cortex__without_noise_is_the_template_thinned_by_age_and_deviation
     assert not cortex.wg_contrast[~is_cortex()].any()
 
 
+def test_draw_cortex__is_as_thick_as_recon_all_writes_it_and_hardly_ever_clipped():
+    parameters = SimulationParameters()
+    cohorts = cohort_effects(1, 0, parameters)
+    more = {"deviation": np.zeros(len(PARCELS)), "cohorts": cohorts, "parameters": parameters}
+    people = draw_people(10, 0, 1, 0, parameters)
+    thick = np.stack([draw_cortex(person, seed=0, **more).thickness for person in people])
+    assert thick.min() >= 0
+    assert thick.max() == 5
+    assert 0 < (thick == 5).mean() < 0.001
+
+
 def test_draw_cortex__a_parcel_on_the_left_thins_on_the_left_alone():
     deviation = np.zeros(len(PARCELS))
     deviation[PARCELS.index(1)] = 10  # left precentral
@@ -110,7 +121,10 @@ def test_lesioned_vertices__lie_where_the_voxels_do():
 def test_simulate_cohort__surfaces_are_read_back_by_nibabel_and_by_the_ingest(tree, ds):
     folder = tree / "freesurfer" / "sub-stroke001"
     found = read_surfaces(folder)
-    for measure, name in (("thickness", "thickness"), ("wg_contrast", "w-g.pct")):
+    names = {path.name for path in (folder / "surf").iterdir()}
+    measures = ("thickness", "w-g.pct.mgh", "curv", "sulc")  # of -qcache, in recon-all
+    assert names == {f"{s}.{m}.fsaverage5.mgh" for s in ("lh", "rh") for m in measures}
+    for measure, name in (("thickness", "thickness"), ("wg_contrast", "w-g.pct.mgh")):
         sides = [
             (folder / "surf" / f"{side}.{name}.fsaverage5.mgh").read_bytes()
             for side in ("lh", "rh")
