@@ -133,7 +133,11 @@ class _Header:
 
 
 def read_image(
-    file: SourceFile | Path, *, volume: int | None = None, assume_space: bool = False
+    file: SourceFile | Path,
+    *,
+    volume: int | None = None,
+    assume_space: bool = False,
+    hint: bool = True,
 ) -> Image:
     """Read a NIfTI-1 or NIfTI-2 file in full.
 
@@ -145,6 +149,8 @@ def read_image(
         Frame of an image that has several, from 0; one that has a single frame ignores it.
     assume_space
         Take the affine as it stands when the header does not say what it stands for.
+    hint
+        Name these options of the ingest in messages; False where there is no such option.
 
     Returns
     -------
@@ -165,8 +171,8 @@ def read_image(
     """
     with _opened(file) as (source, stream, size):
         header, zipped = _read_header(source, stream, size)
-        affine, notes = _orientation(source, header, assume_space=assume_space)
-        frame = _chosen_frame(source, header, volume)
+        affine, notes = _orientation(source, header, assume_space=assume_space, hint=hint)
+        frame = _chosen_frame(source, header, volume, hint=hint)
         stream.seek(0)
         if zipped:
             content, at = _decompressed(source, stream, size, header, frame)
@@ -468,14 +474,17 @@ def _scaling(source: SourceFile, slope: float, intercept: float) -> tuple[float,
     return slope, intercept
 
 
-def _chosen_frame(source: SourceFile, header: _Header, volume: int | None) -> int:
+def _chosen_frame(
+    source: SourceFile, header: _Header, volume: int | None, *, hint: bool = True
+) -> int:
     """Frame to read."""
     if header.frames == 1:
         return 0
     if volume is None:
+        other = ", or choose it by --volume of ingest, from 0" if hint else ""
         raise ImageError(
-            f"{source}: {header.frames} frames, expected one. Save one of them as a 3-D image, or "
-            "choose it by --volume of ingest, from 0.",
+            f"{source}: {header.frames} frames, expected one. Save one of them as a 3-D image"
+            f"{other}.",
             code="many-frames",
         )
     if not 0 <= volume < header.frames:
@@ -553,19 +562,19 @@ def _streamed(source: SourceFile, stream: IO[bytes], header: _Header, frame: int
 
 
 def _orientation(
-    source: SourceFile, header: _Header, *, assume_space: bool
+    source: SourceFile, header: _Header, *, assume_space: bool, hint: bool = True
 ) -> tuple[_Affine, tuple[tuple[str, str], ...]]:
     """Affine of a header whose sform and qform do not contradict each other, and notes."""
     if header.scode <= 0 and header.qcode <= 0:
-        return _assumed(source, header, assume_space=assume_space)
+        return _assumed(source, header, assume_space=assume_space, hint=hint)
     qform, qfault = _checked(_qform(header))
     if header.scode <= 0:
         if qfault:
-            raise _no_orientation(source, f"the qform {qfault}")
+            raise _no_orientation(source, f"the qform {qfault}", hint=hint)
         return qform, ()
     sform, sfault = _checked(_sform(header))
     if sfault:
-        raise _no_orientation(source, f"the sform {sfault}")
+        raise _no_orientation(source, f"the sform {sfault}", hint=hint)
     if header.qcode <= 0:
         return sform, ()
     if qfault:
@@ -593,16 +602,18 @@ def _orientation(
 
 
 def _assumed(
-    source: SourceFile, header: _Header, *, assume_space: bool
+    source: SourceFile, header: _Header, *, assume_space: bool, hint: bool
 ) -> tuple[_Affine, tuple[tuple[str, str], ...]]:
     """Affine of a header that has both codes 0."""
     if not assume_space:
-        raise _no_orientation(source, "neither sform nor qform is set")
+        raise _no_orientation(source, "neither sform nor qform is set", hint=hint)
     affine, fault = _checked(_sform(header))
     if fault or np.array_equal(affine, np.eye(4)):
         affine, fault = _checked(_centered(header))
         if fault:
-            raise _no_orientation(source, f"the affine made from the voxel sizes {fault}")
+            raise _no_orientation(
+                source, f"the affine made from the voxel sizes {fault}", hint=hint
+            )
     note = (
         f"{source}: neither sform nor qform is set; the affine is taken as it stands, axes "
         f"{''.join(nib.aff2axcodes(affine))}, as asked for."
@@ -610,10 +621,11 @@ def _assumed(
     return affine, (("assumed-orientation", note),)
 
 
-def _no_orientation(source: SourceFile, what: str) -> GeometryError:
+def _no_orientation(source: SourceFile, what: str, *, hint: bool) -> GeometryError:
+    other = ", or, where both codes are 0, trust the affine by --assume-space of ingest"
     return GeometryError(
         f"{source}: {what}, so left and right are unknown. Set the orientation from the source "
-        "image, or, where both codes are 0, trust the affine by --assume-space of ingest.",
+        f"image{other if hint else ''}.",
         code="no-orientation",
     )
 

@@ -117,7 +117,8 @@ def _in_child(task: Task, lock: int | None) -> dict[str, Any]:
             f"MKL_NUM_THREADS={threads}",
             f"TMPDIR={folder}",
         ]
-        work = [sys.executable, "-m", "scalebrain.preprocessing.subject", str(path)]
+        # -P: no code of the current folder, which may be that of a dataset
+        work = [sys.executable, "-P", "-m", "scalebrain.preprocessing.subject", str(path)]
         command = ["/usr/bin/env", *limits, *work]  # the rest of the environment is inherited
         told = subprocess.run(  # nosec B603
             command,

@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from scalebrain.cluster.tasks import map_tasks
-from scalebrain.errors import ConfigError, Problem, ScalebrainError, StoreBusyError
+from scalebrain.errors import ConfigError, ImageError, Problem, ScalebrainError, StoreBusyError
 from scalebrain.io.atomic import PART, json_bytes, write_atomic
 from scalebrain.io.failures import explain
 from scalebrain.io.files import SourceFile
 from scalebrain.io.preprocessed import BIDSIGNORE, RECORD, is_preprocessed, read_record
 from scalebrain.io.tabular import write_tsv
+from scalebrain.io.tree import Tree
 from scalebrain.preprocessing.child import Task, failure, finished, run_scan
 from scalebrain.preprocessing.derivatives import (
     HIDDEN,
@@ -126,21 +127,25 @@ def preprocess(
     results = _run_all(left, threads)
     rows = [("E", problem) for problem in plan.rejected]
     rows += [("W", problem) for problem in plan.warnings]
-    n_done = 0
+    n_done, there = 0, set()
     for task in tasks:
         result = kept.get(task.name) or results[task.name]
         if "error" in result:
             rows.append(("E", _problem(task, result["code"], result["error"])))
-            if not result.get("busy"):
+            if result.get("busy"):
+                there.add(task.job["person"])
+            else:
                 remove_empty(folder, task.job["person"], task.job["session"])
         else:
             n_done += task.name in results
+            there.add(task.job["person"])
             rows += [("W", _problem(task, code, text)) for code, text in result["warnings"]]
     table = pd.DataFrame(
         [{"action": action, **asdict(problem)} for action, problem in rows], columns=_COLUMNS
     ).sort_values(["subject", "action", "code"], ignore_index=True)
     try:
         with hold(folder, "problems.tsv", wait=60):
+            _copy_tables(plan, folder, there)
             _write_root(plan, folder, _merged(table, folder, None if everybody else plan.people))
     except OSError as error:
         raise explain(str(out), error) from error
@@ -336,20 +341,50 @@ def _merged(table: pd.DataFrame, folder: Path, people: Iterable[str] | None) -> 
     return both.sort_values(["subject", "action", "code"], ignore_index=True)
 
 
+def _copy_tables(plan: Plan, folder: Path, there: set[str]) -> None:
+    """Copy the tables of the dataset, and remove the copies of those that it has no more.
+
+    Parameters
+    ----------
+    plan
+        Plan.
+    folder
+        Folder of derivatives.
+    there
+        People who have a scan in it: nobody else has a table of sessions there.
+    """
+    wanted: set[str] = {"sessions.json"}
+    others: set[str] = set()
+    for person in plan.people:
+        both = {f"{person}/{person}_sessions{ending}" for ending in (".tsv", ".json")}
+        (wanted if person in there else others).update(both)
+    if plan.table is not None:
+        wanted |= {plan.table.name, plan.table.with_suffix(".json").name}
+        others |= {f"participants{ending}" for ending in (".tsv", ".csv", ".json")} - wanted
+    elif kept := [path.name for path in sorted(folder.glob("participants.*sv"))]:
+        logger.warning("%s: %s is kept: %s has no table to read", folder, kept[0], plan.root)
+    tree = Tree(plan.root)
+    for name in sorted(wanted | others):
+        source = plan.root / name
+        if name in wanted and _is_inside(tree, source):
+            write_atomic(folder / name, source.read_bytes())
+        elif plan.table is not None or os.path.lexists(source):  # else it is somebody's own
+            (folder / name).unlink(missing_ok=True)
+    for person in plan.people.difference(there):
+        remove_empty(folder, person, "")
+
+
+def _is_inside(tree: Tree, path: Path) -> bool:
+    """Whether a file is there, and is one of the dataset; where it is another, the plan says so."""
+    try:
+        tree.check_file(path)
+    except ImageError:
+        return False
+    return True
+
+
 def _write_root(plan: Plan, folder: Path, table: pd.DataFrame) -> None:
     """Write what belongs to everybody, the description last."""
-    if plan.table is not None:
-        for path in (plan.table, plan.table.with_suffix(".json")):
-            if path.is_file():
-                write_atomic(folder / path.name, path.read_bytes())
-    sessions = [plan.root / "sessions.json"]
-    for person in sorted({scan.person for scan in plan.scans}):
-        name = f"{person}/{person}_sessions"
-        sessions += [plan.root / f"{name}.tsv", plan.root / f"{name}.json"]
-    for path in sessions:  # values of single visits
-        if path.is_file():
-            (folder / path.relative_to(plan.root)).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / path.relative_to(plan.root), path.read_bytes())
     part = folder / f".problems.tsv{PART}"
     write_tsv(table, part)
     os.replace(part, folder / "problems.tsv")

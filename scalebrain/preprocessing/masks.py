@@ -1,11 +1,13 @@
 """Which lesion mask belongs to which scan: every mask that was given is used, or told of."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scalebrain.errors import ImageError
 from scalebrain.io.tree import PERSON, SESSION, TEMPLATE, Findings, Tree
 
 __all__ = ["Mask", "find_masks", "is_native", "match_masks"]
@@ -13,8 +15,12 @@ __all__ = ["Mask", "find_masks", "is_native", "match_masks"]
 #: Spaces of the scan itself, as names of files have them.
 _OWN = frozenset({"", "t1w", "orig", "individual", "scanner"})
 _IMAGE = (".nii", ".nii.gz")
-_LESION = re.compile(r"lesion|_label-L_", re.IGNORECASE)
-_OTHER = re.compile(r"_(T1w|T2w|T2star|FLAIR|PDw|dwi|adc|ADC|swi|angio|bold)\.nii")
+_LESION = re.compile(r"lesion|stroke|infarct|_label-L_", re.IGNORECASE)
+_OTHER = re.compile(
+    r"_(T1w|T2w|T2starw?|FLAIR|PDw|PDT2|UNIT1|MP2RAGE|T1map|T2map|inplaneT1|inplaneT2|angio|swi"
+    r"|dwi|adc|ADC|FA|trace|sbref|bold|boldref|epi|asl|m0scan|cbf|pet|ct|xfm|warp)\.nii"
+)
+_WHOSE = re.compile(r"(?<![^_])(sub|ses)-[^_.]*")
 _SPACE = re.compile(r"_space-([A-Za-z0-9]+)")
 
 
@@ -76,7 +82,8 @@ def find_masks(tree: Tree, found: Findings, dataset: str) -> list[Mask]:
         What lies in it by the rules of BIDS.
     dataset
         Its name in BIDS URIs: of ``lesions``, all folders are looked into for names that are not
-        those of masks; of ``raw``, the ``anat`` folders.
+        those of masks; of ``raw``, those of people and sessions, and ``anat``, ``dwi`` and others
+        in them.
 
     Returns
     -------
@@ -98,12 +105,16 @@ def find_masks(tree: Tree, found: Findings, dataset: str) -> list[Mask]:
     for path in _images(tree, dataset):
         shown = tree.shown(path)
         at_root = dataset == "lesions" and path.parent == tree.root
-        meant = at_root or (_LESION.search(path.name) and not _OTHER.search(path.name))
-        if meant and shown not in seen:
+        if (at_root or _is_meant(path.name)) and shown not in seen:
             person, session = PERSON.search(shown), SESSION.search(shown)
             whose = (person[0] if person else "", session[0] if session else "")
             masks.append(Mask(*whose, path, shown, dataset, known=False))
     return masks
+
+
+def _is_meant(name: str) -> bool:
+    """Whether a file is meant as a lesion mask, by its name without that of the person."""
+    return bool(_LESION.search(_WHOSE.sub("", name))) and not _OTHER.search(name)
 
 
 def _images(tree: Tree, dataset: str) -> Iterator[Path]:
@@ -113,10 +124,12 @@ def _images(tree: Tree, dataset: str) -> Iterator[Path]:
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             yield from _named(Path(folder), names)
         return
-    for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
+    for pattern in ("sub-*", "sub-*/*", "sub-*/ses-*/*"):
         for place in sorted(tree.root.glob(pattern)):
-            if place.is_dir():
-                yield from _named(place, os.listdir(place))
+            with contextlib.suppress(ImageError):  # one that matters is refused elsewhere
+                if place.is_dir():
+                    tree.check(place)
+                    yield from _named(place, [entry.name for entry in tree.entries(place)])
 
 
 def _named(folder: Path, names: Iterable[str]) -> Iterator[Path]:
@@ -156,7 +169,7 @@ def match_masks(
         if not mask.known:
             parts = [part for part in (mask.person or "sub-01", mask.session) if part]
             reason = (
-                "not the name or folder of a lesion mask. Where it is one, call it "
+                "not the name or folder of a lesion mask. Where it is one, of the T1w, call it "
                 f"{'/'.join(parts)}/anat/{'_'.join(parts)}_label-L_mask.nii.gz"
             )
         elif not is_native(mask.path.name):

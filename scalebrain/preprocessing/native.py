@@ -132,7 +132,7 @@ def read_head(t1w: SourceFile | Path, lesion: SourceFile | Path | None, settings
     an interpolation is nothing to speak of, but a head that is darker than the air around it, as
     after a z-transform within a mask, gets a warning.
     """
-    image = read_image(t1w)
+    image = read_image(t1w, hint=False)
     data, affine = image.ras()
     grid = Grid.from_matrix(data.shape, affine)
     warnings = list(image.notes)
@@ -194,7 +194,7 @@ def _faces() -> list[tuple[Any, ...]]:
 
 def _with_lesion(head: Head, file: SourceFile | Path, settings: Settings) -> Head:
     """Head with its lesion."""
-    image = read_image(file)
+    image = read_image(file, hint=False)
     warnings = [*head.warnings, *image.notes]
     source = SourceFile(file) if isinstance(file, Path) else file
     options = ReadOptions(lesion_labels=settings.lesion_labels)
@@ -306,7 +306,7 @@ def _no_field(reason: str) -> ImageError:
 
 
 def _foreground(data: Volume) -> Mask:
-    """Head or air, by Otsu's threshold."""
+    """Head or air, by Otsu's threshold; an error where there is nothing but air."""
     top = float(np.percentile(data, 99.5))
     counts, edges = np.histogram(np.clip(data, 0, top), bins=128)
     centers = (edges[:-1] + edges[1:]) / 2
@@ -315,6 +315,12 @@ def _foreground(data: Volume) -> Mask:
     with np.errstate(divide="ignore", invalid="ignore"):
         below, above = total / weight, (total[-1] - total) / (weight[-1] - weight)
         between = weight * (weight[-1] - weight) * (below - above) ** 2
+    if not np.isfinite(between).any():  # one value everywhere, but for a few voxels
+        raise ImageError(
+            "no head found: the scan has one value nearly everywhere, expected a head in it. Give "
+            "the T1w image; is this a mask?",
+            code="brain-not-found",
+        )
     # half of it: the brain's liquid is darker than what is between air and tissue
     return np.asarray(data > 0.5 * centers[int(np.nanargmax(between))])
 

@@ -11,6 +11,7 @@ from scalebrain.errors import GeometryError
 from scalebrain.preprocessing.images import (
     affine_matrix,
     ants_affine,
+    box_around,
     from_ants,
     template_image,
     to_ants,
@@ -20,11 +21,12 @@ from scalebrain.preprocessing.native import Head
 from scalebrain.preprocessing.registration import register
 from scalebrain.preprocessing.settings import Settings
 
-__all__ = ["Warp", "jacobian", "normalize", "to_template"]
+__all__ = ["Warp", "field_of_view", "jacobian", "normalize", "to_template"]
 
 _RIM = 8.0  # mm around the template's brain that count
 
 Volume = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +178,32 @@ def to_template(
         interpolator=how,
     )
     return from_ants(moved)
+
+
+def field_of_view(head: Head, warp: Warp, resolution: float) -> Mask:
+    """Find what of the template's grid was scanned.
+
+    Parameters
+    ----------
+    head
+        Scan, not constant.
+    warp
+        Transforms.
+    resolution
+        Voxel size in mm of the result.
+
+    Returns
+    -------
+    ndarray of bool
+        (x, y, z) in the field of view or not, on ``template_grid(resolution)``.
+
+    Notes
+    -----
+    Slices of 0 at the sides of a scan were not scanned: it was padded. Air within is.
+    """
+    there = np.zeros(head.grid.shape, dtype=bool)
+    there[box_around(head.data > 0, 0)] = True
+    return to_template(there, head.grid, warp, resolution, how="nearestNeighbor") > 0.5
 
 
 def jacobian(warp: Warp, resolution: float) -> Volume:

@@ -1,5 +1,6 @@
 """Which scans of a raw BIDS dataset are preprocessed, and with which lesion mask."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,7 +111,7 @@ def make_plan(
     Plan
         Scans, and who is left out with the reason. A person of the group ``stroke`` or
         ``patient`` without a mask is left out, and so is a scan that a mask may be meant for
-        which cannot be used; anybody else goes without one.
+        which cannot be used, or whose table of sessions cannot be; anybody else goes without one.
 
     Raises
     ------
@@ -146,6 +147,7 @@ def make_plan(
     scans = {person: _sessions(visits) for person, visits in found.visits.items()}
     used, unused = match_masks(masks, scans)
     hindered = _hindered(found, found_apart, scans, draft)
+    _check_session_tables(tree, scans, hindered)
     _tell_unused(unused, used, scans, hindered, draft)
     for person, visits in sorted(found.visits.items()):
         if (wanted and person not in wanted) or person in found.refused:
@@ -256,6 +258,28 @@ def _hindered(
         else:
             draft.rejected.append(problem)
     return hindered
+
+
+def _check_session_tables(
+    tree: Tree,
+    scans: Mapping[str, Sequence[str]],
+    hindered: dict[tuple[str, str], list[Problem]],
+) -> None:
+    """Leave out whose values of single visits lead out of the dataset or to nothing."""
+    for person, sessions in scans.items():
+        table = tree.root / person / f"{person}_sessions.tsv"
+        if not os.path.lexists(table):
+            continue
+        for path in (table, table.with_suffix(".json"), tree.root / "sessions.json"):
+            try:
+                if os.path.lexists(path):
+                    tree.check_file(path)
+            except ImageError as error:
+                for one in sessions:
+                    problem = Problem(
+                        scan_name(person, one), error.code, str(error), tree.shown(path)
+                    )
+                    hindered.setdefault((person, one), []).append(problem)
 
 
 def _troubles(found: Findings) -> Iterator[tuple[str, str, Problem]]:

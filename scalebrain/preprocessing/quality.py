@@ -17,6 +17,8 @@ _JACOBIAN = (0.1, 10.0)  # of the deformation, head size taken out
 _MAX_EXTREME = 0.005
 _MIRROR_MARGIN = 0.005
 _VOLUME_CHANGE = 0.20
+#: Least share of the brain in the field of view: below it a word, and no use.
+_LEAST_SCANNED, _TOO_LITTLE_SCANNED = 0.995, 0.9
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -29,6 +31,7 @@ def measure(
     volumes: Volume,
     scale: float,
     lesion: Mask | None,
+    scanned: Mask,
     resolution: float,
 ) -> dict[str, Any]:
     """Measure a normalization.
@@ -47,6 +50,8 @@ def measure(
         The affine's part in it.
     lesion
         (x, y, z) lesioned or not; None without a mask.
+    scanned
+        (x, y, z) in the scan's field of view or not.
     resolution
         Voxel size in mm.
 
@@ -68,6 +73,7 @@ def measure(
             affine_t1w, asymmetric_template(grid, mirrored=True), inside
         ),
         "brain_covered": float(np.mean(t1w[inside] > 0)),
+        "brain_scanned": float(np.mean(scanned[inside])),
         "jacobian_min": float(local.min()),
         "jacobian_max": float(local.max()),
         "jacobian_p01": float(np.percentile(local, 1)),
@@ -117,6 +123,20 @@ def judge(quality: dict[str, Any], name: str, settings: Settings) -> list[tuple[
             f"{least} or more. Look at it (scalebrain qc)."
         )
         found.append(("W", "poorly-normalized", message))
+    scanned = quality["brain_scanned"]
+    if scanned < _LEAST_SCANNED:
+        message = (
+            f"{name}: {1 - scanned:.1%} of the brain lies outside the field of view of the scan, "
+            f"at most {1 - _LEAST_SCANNED:.1%}"
+        )
+        if scanned < _TOO_LITTLE_SCANNED:
+            found.append(("E", "brain-not-found", f"{message}. Give the scan of the whole head."))
+        else:
+            message += (
+                ": its T1w and tissues are 0 there, which is no measurement. Look at it "
+                "(scalebrain qc), or take the scan out."
+            )
+            found.append(("W", "poorly-normalized", message))
     extreme = quality["jacobian_extreme"]
     if extreme > _MAX_EXTREME:
         message = (

@@ -28,7 +28,13 @@ from scalebrain.preprocessing.child import end_with_parent, failure
 from scalebrain.preprocessing.fill import filled
 from scalebrain.preprocessing.images import write_image
 from scalebrain.preprocessing.native import Head, correct_bias, find_brain, read_head
-from scalebrain.preprocessing.normalize import Warp, jacobian, normalize, to_template
+from scalebrain.preprocessing.normalize import (
+    Warp,
+    field_of_view,
+    jacobian,
+    normalize,
+    to_template,
+)
 from scalebrain.preprocessing.quality import judge, measure
 from scalebrain.preprocessing.settings import Settings
 from scalebrain.preprocessing.tissues import Tissues, segment
@@ -122,10 +128,11 @@ def process(t1w: Path, lesion: Path | None, settings: Settings, folder: str) -> 
         if head.lesion is not None:
             there = to_template(head.lesion, head.grid, warp, size, how="genericLabel") > 0.5
         volumes = jacobian(warp, size)
+        scanned = field_of_view(head, warp, size)
     with _timed(seconds, "tissues"):
         tissues = segment(moved, there, size)
     scale = abs(float(np.linalg.det(warp.affine[:3, :3])))
-    quality = measure(moved, rigid, tissues.grey, volumes, scale, there, size)
+    quality = measure(moved, rigid, tissues.grey, volumes, scale, there, scanned, size)
     quality["brain_volume_native"] = float(inside.sum() * head.grid.voxel_volume / 1000)
     voxel = template_grid(size).voxel_volume / 1000
     modulated = tissues.grey * volumes

@@ -13,7 +13,8 @@ from scalebrain.preprocessing.images import box_around, from_ants, to_ants
 __all__ = ["Tissues", "segment"]
 
 _PRIOR_WEIGHT = 0.25
-_LEAST = 1e-3  # of a prior and of a variance
+_LEAST = 1e-3  # of a prior, and of a variance
+_BRIGHT = 100.0  # what is bright in a scan is brought to this, whatever its unit
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -63,6 +64,7 @@ def segment(t1w: Volume, lesion: Mask | None, resolution: float) -> Tissues:
     -----
     The lesion is no part of what the intensities of the tissues are estimated from. A lesioned
     voxel then gets the probabilities that its intensity and the priors give: a cavity is liquid.
+    The unit of the scan is of no matter.
 
     References
     ----------
@@ -77,6 +79,8 @@ def segment(t1w: Volume, lesion: Mask | None, resolution: float) -> Tissues:
     used = brain & ~lesioned & (t1w > 0)
     if not used.any():
         raise _no_tissues("nothing in the brain")
+    unit = float(np.percentile(t1w[used], 99)) / _BRIGHT
+    t1w = (t1w / unit).astype(np.float32)
     classes = _atropos(t1w, used, priors, grid)
     weights = [np.asarray(c[used], dtype=np.float64) for c in classes]
     values = np.asarray(t1w[used], dtype=np.float64)
@@ -94,7 +98,8 @@ def segment(t1w: Volume, lesion: Mask | None, resolution: float) -> Tissues:
         for c, share in zip(classes, total / total.sum(axis=0), strict=True):
             c[lesioned] = share
     liquid, grey_found, white_found = (np.clip(c, 0, 1) for c in classes)
-    return Tissues(liquid, grey_found, white_found, (means[0], means[1], means[2]))
+    first, second, third = (mean * unit for mean in means)
+    return Tissues(liquid, grey_found, white_found, (first, second, third))
 
 
 def _no_tissues(reason: str) -> ImageError:

@@ -19,6 +19,7 @@ from tests.guard.inputs import Lab, case, save
 HEAD = "participant_id\tage\tsex\tcohort\tgroup\n"
 GOOD = {
     "template_overlap": 0.9,
+    "brain_scanned": 1.0,
     "jacobian_extreme": 0.0,
     "asymmetric_overlap": 0.7,
     "asymmetric_overlap_mirrored": 0.65,

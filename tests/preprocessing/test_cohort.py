@@ -33,7 +33,7 @@ PYTHON = sys.executable
 CHILD = """#!{python}
 import json, os, signal, sys, time
 from pathlib import Path
-job_file = Path(sys.argv[3])
+job_file = Path(sys.argv[-1])
 job = json.loads(job_file.read_text())
 out = Path(job["out"])
 anat = out / job["person"] / job["session"] / "anat"
@@ -133,6 +133,17 @@ def test_preprocess__one_that_crashes_stops_nobody(tmp_path):
     assert again.attrs == {"n_done": 0, "n_resumed": 2, "n_failed": 1}
 
 
+def test_run_scan__runs_no_code_of_the_current_folder(tmp_path, monkeypatch):
+    root, out = scans(tmp_path / "raw", "sub-1"), tmp_path / "out"
+    monkeypatch.setattr(sys, "executable", PYTHON)
+    for name in ("nibabel", "json"):
+        (root / f"{name}.py").write_text("open('ran', 'w').close()\n")
+    monkeypatch.chdir(root)
+    table = scalebrain.preprocess(root, out)
+    assert codes(table) == {"sub-1": "not-nifti"}  # by the real process
+    assert not (root / "ran").exists()
+
+
 def test_preprocess__a_full_disk_is_said_to_be_one(tmp_path):
     root, out = scans(tmp_path / "raw", "sub-1", text="full"), tmp_path / "out"
     table = scalebrain.preprocess(root, out)
@@ -210,6 +221,79 @@ def test_preprocess__keeps_the_values_of_sessions(tmp_path):
     scalebrain.preprocess(root, out)
     assert (out / "sub-1" / "sub-1_sessions.tsv").read_text() == table
     assert (out / "sessions.json").read_text() == "{}"
+
+
+def test_preprocess__removes_the_copy_of_a_table_that_is_taken_out(tmp_path):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    write(root, *(f"sub-1/ses-{s}/anat/sub-1_ses-{s}_T1w.nii.gz" for s in "ab"))
+    groups(root, sub_1="reference")
+    tables = ["participants.json", "sessions.json"]
+    tables += ["sub-1/sub-1_sessions.tsv", "sub-1/sub-1_sessions.json"]
+    write(root, *tables, text="{}")
+    write(out, "log.jsonl", "sub-9/sub-9_sessions.tsv")  # a person who was not asked for
+    write(out, ".bidsignore", text="problems.tsv\n*_xfm.*\n*_quality.json\n")
+    scalebrain.preprocess(root, out)
+    assert [name for name in tables if (out / name).is_file()] == tables
+    for name in tables:
+        (root / name).unlink()
+    (root / "participants.tsv").rename(root / "participants.csv")
+    text = (root / "participants.csv").read_text().replace("\t", ",")
+    (root / "participants.csv").write_text(text)
+    assert scalebrain.preprocess(root, out).attrs["n_resumed"] == 2
+    assert [name for name in (*tables, "participants.tsv") if (out / name).exists()] == []
+    assert (out / "participants.csv").read_text() == text
+    assert (out / "sub-9" / "sub-9_sessions.tsv").is_file()
+
+
+def test_preprocess__without_a_table_leaves_the_users_own(tmp_path, caplog):
+    root, out = scans(tmp_path / "raw", "sub-1"), tmp_path / "out"
+    scalebrain.preprocess(root, out)
+    mine = ["participants.tsv", "participants.json", "sub-1/sub-1_sessions.tsv"]
+    write(out, *mine)
+    with caplog.at_level("WARNING", "scalebrain"):
+        scalebrain.preprocess(root, out)
+    assert [name for name in mine if (out / name).is_file()] == mine
+    assert "participants.tsv is kept" in caplog.text
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_preprocess__who_is_left_out_has_no_table_of_sessions(tmp_path, table):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    write(root, "sub-1/ses-a/anat/sub-1_ses-a_T1w.nii.gz", "sub-1/sub-1_sessions.tsv")
+    scans(root, "sub-2")
+    if table:
+        groups(root, sub_1="reference", sub_2="reference")
+    scalebrain.preprocess(root, out)
+    assert (out / "sub-1/sub-1_sessions.tsv").is_file()
+    write(root, "sub-1/ses-a/anat/sub-1_ses-a_T1w.nii.gz", text="crash")
+    assert codes(scalebrain.preprocess(root, out)) == {"sub-1_ses-a": "preprocessing-failed"}
+    assert not (out / "sub-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "code"),
+    [
+        ("sub-1/sub-1_sessions.tsv", "secret.txt", "leaves-tree"),
+        ("sub-1/sub-1_sessions.json", "secret.txt", "leaves-tree"),
+        ("sessions.json", "secret.txt", "leaves-tree"),
+        ("sub-1/sub-1_sessions.tsv", "raw/.git/annex/objects/x", "pointer"),
+        ("sub-1/sub-1_sessions.tsv", "raw/gone.tsv", "unreadable"),
+    ],
+)
+def test_preprocess__copies_no_table_that_leads_out_or_to_nothing(tmp_path, name, target, code):
+    root, out = scans(tmp_path / "raw", "sub-2"), tmp_path / "out"
+    write(tmp_path, "secret.txt", text="of another folder")
+    write(root, "sub-1/ses-a/anat/sub-1_ses-a_T1w.nii.gz", "sub-1/sub-1_sessions.tsv")
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(tmp_path / target)
+    table = scalebrain.preprocess(root, out)
+    assert codes(table) == {"sub-1_ses-a": code}
+    failed = table[table["action"] == "E"]
+    assert failed["file"].item() == name
+    assert str(tmp_path) not in failed["message"].item().replace(str(root), "")
+    assert not (out / name).exists()
+    assert not (out / "sub-1").exists()
+    assert len(files_of(out, "sub-2")) == 3
 
 
 def test_remove_scan__takes_parts_and_leaves_files_of_others(tmp_path):

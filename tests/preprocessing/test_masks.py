@@ -125,8 +125,54 @@ def test_make_plan__a_row_for_everyone_taken_as_healthy_for_want_of_a_group(tmp_
     assert [p.subject for p in make_plan(root, participants=["1"]).warnings] == []
 
 
-def test_make_plan__other_images_with_lesion_in_their_name_are_no_masks(tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-1/anat/sub-1_desc-lesion_FLAIR.nii.gz",
+        "sub-1/anat/sub-1_acq-stroke_UNIT1.nii.gz",
+        "sub-1/anat/sub-1_acq-lesion_inplaneT2.nii",
+        "sub-1/dwi/sub-1_acq-stroke_dwi.nii.gz",
+        "sub-1/dwi/sub-1_acq-stroke_sbref.nii.gz",
+        "sub-1/func/sub-1_task-rest_desc-brain_mask.nii.gz",
+    ],
+)
+def test_make_plan__other_images_with_lesion_in_their_name_are_no_masks(tmp_path, name):
     root = scans(tmp_path / "raw", "sub-1")
-    plan = make_plan(write(root, "sub-1/anat/sub-1_desc-lesion_FLAIR.nii.gz"))
+    plan = make_plan(write(root, name))
     assert plan.rejected == ()
     assert len(plan.scans) == 1
+
+
+def test_make_plan__names_of_people_and_sessions_speak_of_no_mask(tmp_path):
+    root = write(
+        tmp_path / "raw",
+        *(
+            f"sub-lesion1/ses-stroke/anat/sub-lesion1_ses-stroke_{ending}.nii.gz"
+            for ending in ("T1w", "desc-brain_mask", "MEGRE")
+        ),
+    )
+    plan = make_plan(root)
+    assert plan.rejected == ()
+    assert masks_of(plan) == {"sub-lesion1_ses-stroke": None}
+    name = "sub-lesion1/ses-stroke/anat/sub-lesion1_ses-stroke_desc-lesion_dseg.nii.gz"
+    plan = make_plan(write(root, name))
+    assert told(plan.rejected) == [("sub-lesion1_ses-stroke", "mask-unused", name)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-1/dwi/sub-1_label-L_mask.nii.gz",
+        "sub-1/dwi/sub-1_label-lesion_mask.nii.gz",
+        "sub-1/masks/sub-1_infarct.nii",
+        "sub-1/sub-1_lesion.nii.gz",
+        "sub-1/anat/sub-1_desc-stroke_mask.nii.gz",
+        "sub-1/anat/sub-1_label-Infarct_mask.nii.gz",
+    ],
+)
+def test_make_plan__leaves_out_whose_mask_lies_beside_anat_or_speaks_of_a_stroke(tmp_path, name):
+    root = scans(tmp_path / "raw", "sub-1", "sub-2")
+    groups(root, sub_1="reference", sub_2="reference")
+    plan = make_plan(write(root, name))
+    assert told(plan.rejected) == [("sub-1", "mask-unused", name)]
+    assert masks_of(plan) == {"sub-2": None}

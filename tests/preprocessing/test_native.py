@@ -1,5 +1,6 @@
 """One scan before its registration: odd masks, odd intensities, and steps of ANTs that fail."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -121,6 +122,32 @@ def test_read_head__warns_of_a_mask_with_another_affine(given):
     assert code == "mask-affine"
     assert "up to 2 mm away" in message
     assert np.array_equal(head.lesion[:, 1:], mask[:, :-1])  # by its own
+
+
+def test_read_head__speaks_of_no_option_that_preprocess_does_not_have(tmp_path):
+    ones = np.ones((40, 40, 40), np.uint8)
+    frames = nib.Nifti1Image(np.stack([ones, ones], axis=-1), np.diag([2.0, 2, 2, 1]))
+    frames.to_filename(tmp_path / "frames.nii.gz")
+    lost = nib.Nifti1Image(ones, None)
+    lost.set_sform(None, 0)
+    lost.set_qform(None, 0)
+    lost.to_filename(tmp_path / "lost.nii.gz")
+    for name, code in (("frames", "many-frames"), ("lost", "no-orientation")):
+        with pytest.raises((ImageError, GeometryError)) as caught:
+            read_head(tmp_path / f"{name}.nii.gz", None, Settings())
+        assert caught.value.code == code
+        assert "--" not in str(caught.value)
+        assert str(caught.value).endswith("image.")
+
+
+def test_correct_bias__a_scan_with_next_to_nothing_in_it_has_no_head(tmp_path):
+    need("ants")
+    empty = np.zeros((80, 90, 70), np.uint8)
+    empty[40:50, 40:50, 30:40] = 1  # a mask that was saved as the scan
+    save(tmp_path / "a.nii.gz", empty, np.diag([2.0, 2, 2, 1]))
+    with pytest.raises(ImageError, match="is this a mask") as caught:
+        correct_bias(read_head(tmp_path / "a.nii.gz", None, Settings()))
+    assert caught.value.code == "brain-not-found"
 
 
 def test_read_head__air_is_zero(given, tmp_path):

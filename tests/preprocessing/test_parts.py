@@ -17,7 +17,7 @@ from scalebrain.preprocessing.images import (
     write_image,
 )
 from scalebrain.preprocessing.native import Head, read_head
-from scalebrain.preprocessing.normalize import Warp, jacobian, to_template
+from scalebrain.preprocessing.normalize import Warp, field_of_view, jacobian, to_template
 from scalebrain.preprocessing.plan import make_plan
 from scalebrain.preprocessing.quality import judge, measure
 from scalebrain.preprocessing.settings import Settings
@@ -73,6 +73,23 @@ def test_to_template__puts_a_ball_on_its_side(tmp_path):
     found = template_grid(2.0).coordinates(np.flatnonzero(moved)).mean(axis=0)
     np.testing.assert_allclose(found, center, atol=1)
     assert (jacobian(warp, 4.0) == np.float32(np.linalg.det(affine[:3, :3]))).all()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_field_of_view__ends_where_the_scan_does(tmp_path, padded):
+    need("ants")
+    affine = known_affine()
+    scan, _, grid, _ = make_head()
+    warp = Warp(affine, ants_affine(affine, str(tmp_path / "a.mat")))
+    inside = brain_mask(template_grid(4.0))
+    assert field_of_view(Head(scan, grid), warp, 4.0)[inside].all()
+    cut = scan.copy()
+    cut[:, :, 77:] = 0  # of z above 65 mm
+    grid_cut = grid if padded else Grid.from_matrix((*grid.shape[:2], 77), grid.matrix)
+    seen = field_of_view(Head(cut if padded else cut[:, :, :77], grid_cut), warp, 4.0)
+    mm = template_grid(4.0).coordinates(np.flatnonzero(inside))
+    assert np.array_equal(seen[inside], (mm @ affine[:3, :3].T + affine[:3, 3])[:, 2] < 65)
+    assert 0.9 < seen[inside].mean() < 0.98
 
 
 def test_write_image__is_read_at_the_same_place(tmp_path):
@@ -136,8 +153,8 @@ def test_filled__takes_the_other_hemisphere_of_a_tilted_head():
     assert out.lesion[lesion].mean() > 0.9  # nothing there to fill it from
 
 
-def test_segment__does_not_learn_from_the_lesion():
-    need("ants")
+def normalized():
+    """Normalized scan of known tissues, its brain, and a lesion that is not in it."""
     grid = template_grid(4.0)
     rng = np.random.default_rng(0)
     grey, white = template("gm", grid), template("wm", grid)
@@ -146,7 +163,12 @@ def test_segment__does_not_learn_from_the_lesion():
     t1w = (100 * liquid + 250 * grey + 400 * white + rng.normal(0, 8, grid.shape)) * inside
     t1w = np.maximum(t1w, 0).astype(np.float32)
     mm = grid.coordinates(np.arange(grid.size)).reshape(*grid.shape, 3)
-    lesion = np.linalg.norm(mm - np.array([35, -20, 25]), axis=-1) < 30
+    return t1w, inside, np.linalg.norm(mm - np.array([35, -20, 25]), axis=-1) < 30
+
+
+def test_segment__does_not_learn_from_the_lesion():
+    need("ants")
+    t1w, inside, lesion = normalized()
     bright = np.where(lesion & inside, np.float32(900), t1w)  # of no tissue at all
     healthy = segment(t1w, None, 4.0)
     masked, blind = segment(bright, lesion, 4.0), segment(bright, None, 4.0)
@@ -157,8 +179,21 @@ def test_segment__does_not_learn_from_the_lesion():
     assert masked.mean == pytest.approx(healthy.mean, rel=0.03)
 
 
+@pytest.mark.parametrize("factor", [1 / 9000, 1e-6, 1e4])
+def test_segment__does_not_depend_on_the_unit_of_the_scan(factor):
+    need("ants")
+    t1w, inside, lesion = normalized()
+    t1w[lesion & inside] = 90  # a cavity
+    usual, other = segment(t1w, lesion, 4.0), segment(t1w * np.float32(factor), lesion, 4.0)
+    for name in ("liquid", "grey", "white"):
+        np.testing.assert_allclose(getattr(other, name), getattr(usual, name), atol=1e-3)
+    assert usual.liquid[lesion & inside].mean() > 0.95
+    assert other.mean == pytest.approx([mean * factor for mean in usual.mean], rel=1e-4)
+
+
 GOOD = {
     "template_overlap": 0.9,
+    "brain_scanned": 1.0,
     "jacobian_extreme": 0.0,
     "asymmetric_overlap": 0.7,
     "asymmetric_overlap_mirrored": 0.65,
@@ -173,6 +208,9 @@ GOOD = {
         ({"template_overlap": 0.2}, [("E", "brain-not-found")]),
         ({"template_overlap": 0.5}, [("W", "poorly-normalized")]),
         ({"jacobian_extreme": 0.1}, [("W", "poorly-normalized")]),
+        ({"brain_scanned": 0.996}, []),
+        ({"brain_scanned": 0.94}, [("W", "poorly-normalized")]),
+        ({"brain_scanned": 0.89}, [("E", "brain-not-found")]),
         ({"asymmetric_overlap_mirrored": 0.75}, [("W", "mirrored")]),
         ({"lesion_volume_native": 10.0, "lesion_volume_warped": 11.9}, []),
         (
@@ -199,10 +237,14 @@ def test_measure__finds_folds_and_leaves_the_lesion_out():
     lesion = np.zeros(grid.shape, dtype=bool)
     lesion[30:36, 20:26, 20:26] = True
     broken = np.where(lesion, np.float32(-3), volumes)
-    found = measure(t1w, t1w, gm, broken, 0.8, lesion, 4.0)
+    scanned = np.ones(grid.shape, dtype=bool)
+    found = measure(t1w, t1w, gm, broken, 0.8, lesion, scanned, 4.0)
     assert found["jacobian_extreme"] == 0
     assert found["template_overlap"] == pytest.approx(1)
-    folded = measure(t1w, t1w, gm, broken, 0.8, None, 4.0)
+    assert found["brain_scanned"] == 1
+    scanned[:, :, -14:] = False
+    folded = measure(t1w, t1w, gm, broken, 0.8, None, scanned, 4.0)
+    assert 0.8 < folded["brain_scanned"] < 1
     assert folded["jacobian_extreme"] > 0
     assert folded["jacobian_min"] < 0
 
