@@ -77,6 +77,7 @@ from scalebrain.study import (
     model_fingerprint,
     outcome_of,
     problem_tables,
+    read_record,
     record_of,
     seconds_of,
     told_settings,
@@ -179,9 +180,16 @@ def run_study(
         else:
             spent, start = seconds_of(record), time.perf_counter()
             held = (ingested_from(study), problem_tables(study))
+            kept = read_record(record)
             record.unlink(missing_ok=True)
             logger.info("%d/%d %s", number, len(stages), name, extra=told)
-            stage.work(study)
+            try:
+                stage.work(study)
+            except BaseException:  # a label that nobody has leaves a finished store as it is
+                now = (ingested_from(study), problem_tables(study))
+                if always and kept and held[0] and held == now:
+                    write_record(record, kept)
+                raise
             if always and held[0] and held == (ingested_from(study), problem_tables(study)):
                 logger.info("%d/%d %s: done before", number, len(stages), name, extra=told)
             else:

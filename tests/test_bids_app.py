@@ -49,6 +49,18 @@ def test_bids_app__takes_participants_and_adds_others_later(capsys, bids_tree, t
     assert all({"time", "level", "message"} <= set(line) for line in lines)
 
 
+def test_bids_app__a_label_that_nobody_has_leaves_a_finished_level(capsys, bids_tree, tmp_path):
+    call, threads = (bids_tree, tmp_path / "out", "participant"), ("--scheduler", "threads")
+    assert run(capsys, cli.bids_main, *call, *threads)[0] == 0
+    records = {path: path.read_bytes() for path in (tmp_path / "out" / "stages").iterdir()}
+    code, _, err = run(capsys, cli.bids_main, *call, "--participant-label", "zzz", *threads)
+    assert code == 1
+    assert "'zzz' is not in the dataset" in err
+    assert {path: path.read_bytes() for path in records} == records
+    plan = (bids_tree, tmp_path / "out", "group", "--dry-run", *threads)
+    assert run(capsys, cli.bids_main, *plan)[0] == 0
+
+
 @pytest.fixture(scope="module")
 def two_sessions(tmp_path_factory):
     """Sessions 1 and 2 of everyone; sub-000 has no second one."""

@@ -453,7 +453,9 @@ def _references(ds: xr.Dataset, graph: Graph) -> npt.NDArray[np.int64]:
     if not who.size:
         raise StatisticsError(
             "No reference subject with age and a complete scan. Mark healthy subjects with "
-            "group 'reference' in participants.tsv."
+            "group 'reference' in participants.tsv. Without any, import the ages of another tool "
+            "(scalebrain import-ages; ages: in the configuration of a study), or predict with a "
+            "trained model (scalebrain predict)."
         )
     return np.asarray(who[complete])
 

@@ -53,6 +53,7 @@ Entry = Mapping[str, Any]
 
 _MIRROR_MIN = 10
 _MIRROR_MEDIAN = 0.005
+_MIRROR_P = 0.001
 
 
 def table_rows(dataset: Dataset) -> dict[str, dict[str, Any]]:
@@ -232,21 +233,29 @@ def gather_problems(
 def _mirrored(plan: Plan, entries: Mapping[str, Entry]) -> list[tuple[str, Problem]]:
     """Find datasets whose scans as a whole fit the template better mirrored.
 
-    One brain says little, for people differ; the median of many says more.
+    One brain says little, for people differ; the median of many says more, where their mean is
+    also beyond chance: a one-sided t test, for the median of ten alone is often as large.
     """
-    gains: dict[str, list[float]] = {}
+    from scipy.special import stdtrit
+
+    gains: dict[str, dict[str, list[float]]] = {}
     for subject, (name, _) in plan.subjects().items():
         values = entries.get(subject, {}).get("values", {})
         given, mirrored = (values.get(f"template_overlap{end}") for end in ("", "_mirrored"))
         if given is not None and mirrored is not None:
-            gains.setdefault(name, []).append(mirrored - given)
+            own = gains.setdefault(name, {}).setdefault(person_of(subject), [])
+            own.append(mirrored - given)
     out = []
-    for name, found in gains.items():
-        median = float(np.median(found))
-        if len(found) >= _MIRROR_MIN and median > _MIRROR_MEDIAN:
+    for name, people in gains.items():
+        if len(people) < _MIRROR_MIN:
+            continue
+        found = [float(np.mean(own)) for own in people.values()]  # scans of one brain are alike
+        median, error = float(np.median(found)), np.std(found, ddof=1) / np.sqrt(len(found))
+        chance = stdtrit(len(found) - 1, 1 - _MIRROR_P) * error
+        if median > _MIRROR_MEDIAN and np.mean(found) > chance:
             message = (
-                f"{name}: its {len(found)} scans fit the template better mirrored (median "
-                f"difference {median:.3f}). Check left and right of the whole dataset."
+                f"{name}: the scans of its {len(found)} people fit the template better mirrored "
+                f"(median difference {median:.3f}). Check left and right of the whole dataset."
             )
             out.append((name, Problem("", "mirrored", message)))
     return out

@@ -17,6 +17,7 @@ __all__ = [
     "GROUPS",
     "HANDS",
     "ICV",
+    "LESIONED",
     "NORMED",
     "SIDES",
     "UKB_AGE",
@@ -33,6 +34,8 @@ __all__ = [
 
 #: Column of scores that are fractions already, whatever is declared.
 NORMED = "normed_motor"
+#: Column of lesion sides that tells a table of ENIGMA Stroke.
+LESIONED = "lesioned_hemisphere"
 
 #: Names of a variable's column, in lower case; the first that is there is read.
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -46,7 +49,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "icv": ("icv", "26521-2.0"),
     "motor_score": ("motor_score", NORMED),
     "motor_scale": ("motor_scale",),
-    "lesion_side": ("lesion_side", "lesion_hemisphere", "lesioned_hemisphere"),
+    "lesion_side": ("lesion_side", "lesion_hemisphere", LESIONED),
     "paresis_side": ("paresis_side", "paretic_side", "affected_side"),
 }
 
@@ -105,6 +108,10 @@ _MANY = 5
 _NEAR = {
     "sex": re.compile(r"sex|gender|geschlecht|genre"),
     "icv": re.compile(r"(s?bti|e?ti|e?ic)v|.*(intra.?cran|eticv|etiv)"),
+    "motor_score": re.compile(
+        r"(.*[\W_])?(fma(?!p)|motor|arat(?![a-z]))"
+        r"|.*(fugl|uefm|ue_fm|ue-fm|fmue|fm_ue|fm-ue|nihss|action.?research)"
+    ),
     "days_post_stroke": re.compile(r"(.*_)?days|.*(post.?stroke|since.?stroke|chronic|onset)"),
 }
 

@@ -121,7 +121,7 @@ RULES: dict[str, Rule] = {
             "mirrored",
             6,
             "W",
-            "An image, or a dataset of ten or more, that fits the template better mirrored",
+            "An image, or a dataset of ten or more people, that fits the template better mirrored",
             "kept; both overlaps are in the store",
         ),
         Rule(
@@ -388,8 +388,8 @@ RULES: dict[str, Rule] = {
             34,
             "D",
             "A missing covariate or outcome",
-            "kept, with a warning where it is age, or a column that every analysis needs; each "
-            "model says its n and whom it left out",
+            "kept, with a warning where it is age, a column that every analysis needs, or a motor "
+            "score of another name; each model says its n and whom it left out",
         ),
         Rule(
             "sex-coded",

@@ -35,6 +35,7 @@ from scalebrain.io.enigma import (
     GROUPS,
     HANDS,
     ICV,
+    LESIONED,
     NORMED,
     SIDES,
     UKB_AGE,
@@ -51,6 +52,9 @@ from scalebrain.io.tree import PERSON, SESSION
 
 __all__ = ["Participants", "read_groups", "read_participants"]
 
+#: The code for mixed says no side, and yet that there is a lesion.
+_ENIGMA_SIGNS = ENIGMA_SIDES | {"6": "mixed"}
+
 T = TypeVar("T", float, str)
 
 
@@ -63,7 +67,8 @@ class Participants:
     table
         One row a subject and session, in the order of the file: subject (``sub-<label>``),
         session (``ses-<label>`` or empty), age (years), age_censored, sex (F, M or empty),
-        cohort, group (reference or stroke; empty when the file has no such column),
+        cohort, group (reference or stroke; when the file has no such column empty, in a table of
+        ENIGMA Stroke stroke for who has a side or days since a stroke),
         days_post_stroke, icv (mL), motor_score (0 to 1, 1 is unimpaired), motor_scale (its name,
         empty without a score and where none is named), lesion_side (L, R, bilateral, midline or
         empty) and paresis_side (L, R or empty). A missing number is NaN.
@@ -117,7 +122,7 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
     rows = _Rows(source)
     age, age_censored = _ages(source, rows)
     sides = SIDES
-    if source.column("lesion_side") == "lesioned_hemisphere":
+    if source.column("lesion_side") == LESIONED:
         sides = ENIGMA_SIDES
     lesion_side = _words(source, rows, "lesion_side", sides, "L, R, bilateral, midline or n/a")
     paresis_side = _words(source, rows, "paresis_side", HANDS, "L, R or n/a")
@@ -166,7 +171,7 @@ def read_groups(path: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        ``reference`` or ``stroke`` by ``sub-<label>``, empty where the cell says neither. Someone
+        ``reference`` or ``stroke`` by ``sub-<label>``, empty where nothing says either. Someone
         with several rows is ``stroke`` as soon as one of them says so.
 
     Raises
@@ -341,11 +346,21 @@ def _sexes(source: Source, rows: _Rows) -> list[str]:
 
 
 def _groups(source: Source, rows: _Rows) -> list[str]:
-    """Read the groups; a table of ENIGMA Stroke holds strokes alone."""
+    """Read the groups; in a table of ENIGMA Stroke without them, who has signs of a stroke."""
     if source.column("group"):
         return _words(source, rows, "group", GROUPS, "reference or stroke")
-    is_enigma = source.column("lesion_side") == "lesioned_hemisphere"
-    return ["stroke" if is_enigma else ""] * len(source.lines)
+    if source.column("lesion_side") != LESIONED:
+        return [""] * len(source.lines)
+    strokes: set[str] = set()
+    for variable, words in (("lesion_side", _ENIGMA_SIGNS), ("paresis_side", HANDS)):
+        levels = source.levels(variable)
+        told = partial(parse_word, name=variable, words=words, levels=levels, expected="")
+        signs = {text for text in set(source.cells(variable)) if told(text).value}
+        cells = zip(rows.subjects, source.cells(variable), strict=True)
+        strokes.update(subject for subject, text in cells if text in signs)
+    days = zip(rows.subjects, source.cells("days_post_stroke"), strict=True)
+    strokes.update(subject for subject, text in days if not is_missing(text))
+    return ["stroke" if subject in strokes else "" for subject in rows.subjects]
 
 
 def _cohorts(source: Source, rows: _Rows, default: str) -> list[str]:

@@ -27,6 +27,7 @@ from scalebrain.io.enigma import (
     GROUPS,
     HANDS,
     ICV,
+    LESIONED,
     NORMED,
     SIDES,
     Scale,
@@ -354,7 +355,7 @@ def _parse(source: Source, name: str, text: str) -> _Cell:
     if name in _NUMBERS:
         return parse_number(text, quantity=_NUMBERS[name], units=units)
     words, expected = _WORDS[name]
-    if source.column(name) == "lesioned_hemisphere":
+    if source.column(name) == LESIONED:
         words = ENIGMA_SIDES
     shown = name.replace("_", " ")
     return parse_word(text, name=shown, words=words, levels=levels, expected=expected)

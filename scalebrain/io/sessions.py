@@ -24,11 +24,12 @@ __all__ = [
 #: Every session is a scan of its own.
 ALL_SESSIONS = "all"
 
-#: What an analysis needs, and how it is written.
+#: What an analysis needs, the last for motor outcome alone, and how it is written.
 _NEEDED = {
     "sex": "sex (F, M)",
     "icv": "icv (intracranial volume, mL)",
     "days_post_stroke": "days_post_stroke (days)",
+    "motor_score": "motor_score (0 to 1, or points of scales that participants.json declares)",
 }
 
 
@@ -170,11 +171,15 @@ def _absent(people: Participants, found: Findings) -> list[Problem]:
     """Say which columns the table lacks without which nobody is analyzed."""
     problems = []
     for variable, near in people.absent.items():
-        who = "everyone"
-        if variable == "days_post_stroke":
+        who, what = "everyone", "the analysis"
+        if variable in ("days_post_stroke", "motor_score"):
             if not _has_strokes(people, found):
                 continue
             who = "everyone with a stroke"
+            if variable == "motor_score":
+                if not near:  # no score at all is nothing odd
+                    continue
+                what = "the models of motor outcome"
         elif variable == "icv":
             visits = [visit for own in found.visits.values() for visit in own.values()]
             if visits and all(visit.surfaces for visit in visits):
@@ -184,7 +189,7 @@ def _absent(people: Participants, found: Findings) -> list[Problem]:
             continue
         hint = f" Is it {listed([quote(name) for name in near])}? Rename it." if near else ""
         message = (
-            f"the table has no column {variable}: {who} will leave the analysis.{hint} Expected "
+            f"the table has no column {variable}: {who} will leave {what}.{hint} Expected "
             f"{_NEEDED[variable]}."
         )
         problems.append(Problem("", "missing-covariate", message, str(people.path or "")))
@@ -194,6 +199,7 @@ def _absent(people: Participants, found: Findings) -> list[Problem]:
 def _has_strokes(people: Participants, found: Findings) -> bool:
     """Tell whether anybody has a stroke, by the table or by a lesion mask."""
     told = (people.table[["lesion_side", "paresis_side"]] != "").to_numpy().any()
+    told |= people.table["days_post_stroke"].notna().any()
     return bool(told or (people.table["group"] == "stroke").any()) or any(
         kind == "lesion"
         for visits in found.visits.values()

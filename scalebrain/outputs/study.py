@@ -9,7 +9,7 @@ __all__ = ["write_subject_tables", "write_table"]
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a TSV, missing as n/a, as BIDS has it.
+    """Write a TSV, missing numbers and text as n/a, as BIDS has it.
 
     Parameters
     ----------
@@ -18,7 +18,10 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     path
         File.
     """
-    table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+    shown = table.copy()
+    for name in shown.select_dtypes(exclude=["number", "bool"]):
+        shown[name] = shown[name].replace("", None)
+    shown.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 
 def write_subject_tables(ds: xr.Dataset, folder: Path) -> None:

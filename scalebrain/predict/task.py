@@ -110,7 +110,13 @@ class MotorTask:
         told = f"{int((keep & ~used).sum())} of {int(keep.sum())} eligible subjects left out"
         told += f" ({reasons})" if reasons else ""
         if not used.any():
-            raise StatisticsError(f"No subject with a value of '{target}': {told}.")
+            hint = (
+                " Way out: write scores of 0 to 1 in a column motor_score of participants.tsv, or "
+                "points of a scale that participants.json declares (docs/inputs.md), and ingest "
+                "again."
+            )
+            hint = hint if target == "motor_score" and no_score.any() else ""
+            raise StatisticsError(f"No subject with a value of '{target}': {told}.{hint}")
         if (keep & ~used).any():
             logger.info("Motor prediction: %s", told)
         rows = np.flatnonzero(used)

@@ -385,3 +385,10 @@ def test_fit__applies_the_criteria_where_nobody_has_yet(references, quick):
         qc_decision=("subject", np.where(np.arange(n) == 7, "exclude", "")),
     ).assign_coords(sex=("subject", np.full(n, "F")))
     assert BrainAgeModel.fit(ds, training=quick).about["n_training"] == 73
+
+
+def test_fit__patients_alone_are_told_what_else_there_is(references, quick):
+    with pytest.raises(StatisticsError, match=r"import-ages; ages: .*scalebrain predict"):
+        BrainAgeModel.fit(
+            references.assign_coords(group=("subject", ["stroke"] * 80)), training=quick
+        )

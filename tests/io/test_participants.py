@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from scalebrain.errors import TableError
 from scalebrain.io.guard import RULES
-from scalebrain.io.participants import read_participants
+from scalebrain.io.participants import read_groups, read_participants
 from tests.io.participant_tables import COLUMNS, SCALES, read, stops, write
 
 # whole tables
@@ -283,6 +283,33 @@ def test_read_participants__enigma(tmp_path):
     assert set(table.session) == {"ses-1"}
     assert [(p.subject, p.code) for p in found.rejected] == [("sub-r001s006", "bad-number")]
     assert [(p.subject, p.code) for p in found.warnings] == [("sub-r001s007", "paresis-side")]
+
+
+def test_read_participants__controls_of_an_enigma_table_are_no_strokes(tmp_path):
+    header = ["BIDS_ID", "SES", "AGE", "DAYS_POST_STROKE", "LESIONED_HEMISPHERE", "PARESIS_SIDE"]
+    header += ["NORMED_MOTOR"]
+    cells = {
+        "control": "NA NA NA 1",
+        "unknown": "NA none unknown NA",
+        "coded": "NA 9 NA NA",
+        "side": "NA 1 NA NA",
+        "mixed": "NA 6.0 NA NA",
+        "days": "90 NA NA NA",
+        "paresis": "NA NA R NA",
+        "visits": "NA NA NA NA",
+    }
+    rows = [f"{who} 1 60 {text}".split() for who, text in cells.items()]
+    rows.append(["visits", "2", "61", "NA", "6", "NA", "NA"])
+    sidecar = {"LESIONED_HEMISPHERE": {"Levels": {"9": "none"}}}
+    table = read(tmp_path, header, *rows, sidecar=sidecar).table
+    groups = dict.fromkeys(cells, "stroke") | {"control": "", "unknown": "", "coded": ""}
+    assert dict(zip(table.subject, table.group, strict=True)) == {
+        f"sub-{who}": group for who, group in groups.items()
+    }
+    assert list(table.group[-2:]) == ["stroke", "stroke"]
+    assert read_groups(tmp_path / "participants.tsv") == {
+        f"sub-{who}": group for who, group in groups.items()
+    }
 
 
 def test_read_participants__enigma_group_column_wins(tmp_path):

@@ -284,6 +284,26 @@ def test_find_cohort__a_table_without_the_columns_of_an_analysis(visits):
     assert not lacking(find_cohort(visits, session="1"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["FMA_UE", "FuglMeyer", "Fugl-Meyer-UE", "NIHSS", "nihss_24h", "ARAT", "ue_fm", "MOTOR_FM"],
+)
+def test_find_cohort__a_motor_score_of_another_name_is_told(root, name):
+    image(root, "sub-01", T1W)
+    others = "icv days_post_stroke sex fmap_dir separate_arate"
+    bare(root, f"participant_id age {others} {name}", "01 60 1500 300 F 1 1 20")
+    (found,) = lacking(find_cohort(root))
+    assert found == (
+        "the table has no column motor_score: everyone with a stroke will leave the models of "
+        f"motor outcome. Is it {name!r}? Rename it. Expected motor_score (0 to 1, or points of "
+        "scales that participants.json declares)."
+    )
+    bare(root, f"participant_id age {others} {name}", "01 60 1500 n/a F 1 1 20")
+    assert not lacking(find_cohort(root))  # nobody has a stroke
+    bare(root, f"participant_id age {others}", "01 60 1500 300 F 1 1")
+    assert not lacking(find_cohort(root))
+
+
 def test_find_cohort__columns_that_surfaces_or_sessions_bring_are_not_missed(root):
     for subject in ("sub-01", "sub-02"):
         image(root, subject, T1W)

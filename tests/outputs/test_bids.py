@@ -19,6 +19,7 @@ from scalebrain.io.results import read_results
 from scalebrain.outputs import bids
 from scalebrain.outputs.bids import export_bids
 from scalebrain.outputs.people import bids_people
+from scalebrain.outputs.study import write_table
 from scalebrain.outputs.texts import BIDSIGNORE, BIDSIGNORE_PAGES
 from scalebrain.report import person
 from tests.conftest import missing
@@ -296,6 +297,17 @@ def test_bids_people__labels_are_unique():
     assert labels == ["sub-a1", "sub-a1x2", "sub-A1x3", "sub-x"]
 
 
+def test_export_bids__of_sessions_opens_in_r_as_the_docs_say(
+    cohort_of_sessions, tmp_path, repository
+):
+    ds = cohort_of_sessions
+    ds["brain_pad_corrected"] = ds["brain_age"].assign_attrs(units="years")
+    out = export_bids(ds, tmp_path / "out")
+    (out / "group" / "mixed_region_term.tsv").write_text("term\testimate\nage\t1\n")
+    told = in_r(out, r_of_the_docs(repository)[0] + "cat(nrow(both), both$session_id)\n")
+    assert told.splitlines() == ['[1] "years"', "3 ses-1 ses-2 ses-1"]
+
+
 def in_r(folder: Path, script: str) -> str:
     """Run a script in a folder; what it prints."""
     if shutil.which("Rscript") is None:
@@ -382,3 +394,10 @@ def test_export_bids__tables_of_two_dimensions_of_one_atlas_are_two(tmp_path):
     with pytest.raises(ConfigError, match="both be named seg-minetracts"):
         export_bids(xr.Dataset(both), tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_write_table__missing_text_is_told_as_missing_numbers(tmp_path):
+    columns = {"n": [1.5, np.nan], "sex": ["", "F"], "flag": [True, False], "any": [None, "a b"]}
+    write_table(pd.DataFrame(columns), tmp_path / "t.tsv")
+    lines = (tmp_path / "t.tsv").read_text().splitlines()
+    assert lines == ["n\tsex\tflag\tany", "1.5\tn/a\tTrue\tn/a", "n/a\tF\tFalse\ta b"]

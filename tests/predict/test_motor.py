@@ -394,6 +394,7 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
         ({"cohort": np.repeat("a", 60)}, {}, StatisticsError, "two or more groups, got 1: a"),
         ({"motor_score": np.ones(60)}, {}, StatisticsError, "same value"),
         ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "motor_score missing: 60"),
+        ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "scale that .*json declares"),
     ],
 )
 def test_predict_motor__refuses_with_a_way_out(change, options, error, match):
