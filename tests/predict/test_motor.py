@@ -37,6 +37,8 @@ def test_predict_motor__defaults_on_a_store(cohort):
     assert list(result["metric"].values) == list(METRICS)
     # 72 strokes; one excluded, one without a score, one without a cohort.
     assert int(result["n"]) == 69
+    assert result["training_distance_limit"].attrs["long_name"].endswith("anyone in training, SD")
+    assert result["unlike_reason"].attrs["long_name"].startswith("Why the subject is unlike")
     n_dropped = cohort.sizes["subject"] - 69
     assert int(result["n_dropped"]) == n_dropped
     unused = result["dropped"].values.nonzero()[0]

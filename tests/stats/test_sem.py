@@ -269,6 +269,10 @@ def test_sem__defined_parameters_have_bootstrap_intervals():
         for part in ("estimate", "ci_low", "ci_high"):
             expected = float(chain[f"indirect_{kind}{part}"])
             assert result[f"defined_{kind}{part}"][0] == pytest.approx(expected)
+    told: dict[tuple, list[str]] = {}  # columns of one table are told apart
+    for column in result.data_vars.values():
+        told.setdefault(column.dims, []).append(column.attrs.get("long_name", column.name))
+    assert all(len(set(words)) == len(words) for words in told.values())
     assert result["defined_ci_low"][0] < result["defined_estimate"][0]
     assert (result["defined_p"] < 0.05).all()
     plain = sem(reference_cohort(), DEFAULT_MODEL, n_boot=300)
