@@ -202,10 +202,18 @@ REGISTRY: dict[str, VariableSpec] = {
         VariableSpec("brain_age_high", _SR, "f", "years", "Upper end of the conformal interval"),
         VariableSpec("brain_pad", _SR, "f", "years", "brain_age - age"),
         VariableSpec(
-            "brain_pad_corrected", _SR, "f", "years", "brain_pad less its age bias in healthy"
+            "brain_pad_corrected",
+            _SR,
+            "f",
+            "years",
+            "brain_pad less its age bias in healthy people",
         ),
         VariableSpec(
-            "brain_pad_corrected_harmonized", _SR, "f", "years", "brain_pad_corrected less sites"
+            "brain_pad_corrected_harmonized",
+            _SR,
+            "f",
+            "years",
+            "brain_pad_corrected less the differences of sites",
         ),
         VariableSpec(
             "harmonization", _S, "UOT", "", "How the subject was harmonized, or why it was not"

@@ -444,7 +444,11 @@ def _described(
     }
     out = xr.Dataset({name: (both, values) for name, values in columns.items()})
     out["contrast"] = ("pair", pairs.contrast[chosen], {"long_name": "Contrast, high less low"})
-    out["contrast_sd"] = ("pair", pairs.contrast[chosen] / spread, {"long_name": "In SD"})
+    out["contrast_sd"] = (
+        "pair",
+        pairs.contrast[chosen] / spread,
+        {"long_name": "Contrast, high less low, in SD"},
+    )
     difference = columns["pair_outcome"][:, 0] - columns["pair_outcome"][:, 1]
     out["outcome_difference"] = ("pair", difference, {"long_name": "Outcome, high less low"})
     out["pair_lesion_volume"].attrs["units"] = "mL"

@@ -151,8 +151,8 @@ def predict_motor(
     Imputer, limits, scaler and estimator (and harmonization) are fitted on training cohorts
     only, and a held-out predictor is cut to the range of the training rows; settings are
     chosen by inner folds of whole cohorts (with one training cohort, the middle setting is
-    taken). ``dropped`` marks eligible subjects without a target or a cohort; missing
-    predictors are imputed.
+    taken). ``dropped`` marks everyone who is not used: those of another group, excluded or
+    extrapolated, or without a target or a cohort; missing predictors are imputed.
 
     ``importance`` is the loss in R2 when a predictor is permuted within the held-out
     cohort, in the last feature group, averaged over cohorts by size; predictors that
@@ -355,14 +355,23 @@ def _held_out(
     alone: dict[str, tuple[str, npt.NDArray[np.generic]]] = {
         "observed": ("Target of the subjects used", task.spread(task.y)),
         "severe": ("1 if the target is severe, 0 if not", task.spread(severe)),
-        "unlike_training": ("Unlike anyone in training", task.spread(reason != "", False)),
-        "unlike_reason": ("Why", task.spread(reason, "")),
+        "unlike_training": (
+            "The subject is unlike anyone in training",
+            task.spread(reason != "", False),
+        ),
+        "unlike_reason": (
+            "Why the subject is unlike anyone in training, or empty",
+            task.spread(reason, ""),
+        ),
         "training_distance": (
             "Distance to the nearest training rows, SD",
             task.spread(distance),
         ),
-        "training_distance_limit": ("Distance beyond which", task.spread(limit)),
-        "dropped": ("Eligible, but not usable", task.dropped),
+        "training_distance_limit": (
+            "Distance beyond which a subject is unlike anyone in training, SD",
+            task.spread(limit),
+        ),
+        "dropped": ("The subject was not used", ~task.used),
     }
     out = xr.Dataset(
         {k: (every, task.spread(v), {"long_name": words}) for k, (words, v) in told.items()}
@@ -377,8 +386,8 @@ def _held_out(
             "n": ((), int(task.used.sum()), {"long_name": "Subjects used"}),
             "n_dropped": (
                 (),
-                int(task.dropped.sum()),
-                {"long_name": "Eligible subjects without target or cohort"},
+                int((~task.used).sum()),
+                {"long_name": "Subjects not used"},
             ),
         },
         coords={

@@ -207,8 +207,8 @@ def calibration(task: MotorTask, probability: FloatArray) -> xr.Dataset:
     told = {
         "predicted": "Mean predicted probability",
         "observed": "Fraction severe",
-        "low": "Lower end of its 95% Wilson interval",
-        "high": "Upper end of its 95% Wilson interval",
+        "low": "Lower end of the 95% Wilson interval of the fraction severe",
+        "high": "Upper end of the 95% Wilson interval of the fraction severe",
     }
     return xr.Dataset(
         {
@@ -264,8 +264,16 @@ def coverage_table(task: MotorTask, inside: FloatArray, draws: Draws) -> xr.Data
     return xr.Dataset(
         {
             "interval_covered": (dims, covered, {"long_name": "Part of outcomes in the interval"}),
-            "interval_covered_low": (dims, low, {"long_name": "Lower end of its interval"}),
-            "interval_covered_high": (dims, high, {"long_name": "Upper end of its interval"}),
+            "interval_covered_low": (
+                dims,
+                low,
+                {"long_name": "Lower end of the interval of interval_covered"},
+            ),
+            "interval_covered_high": (
+                dims,
+                high,
+                {"long_name": "Upper end of the interval of interval_covered"},
+            ),
         }
     )
 

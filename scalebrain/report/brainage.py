@@ -32,7 +32,7 @@ from scalebrain.report.content import (
     text,
 )
 from scalebrain.report.siteshift import site_blocks
-from scalebrain.stats.pads import GLOBAL_REGION
+from scalebrain.stats.pads import GLOBAL_REGION, find_pad
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
     """
     accuracy = results.accuracy
     blocks: list[Block] = []
+    title = "How well age is read from the scan" if find_pad(ds).is_global else _TITLE
     takeaway = "The accuracy of the brain ages was not measured."
     imported = imported_from(ds)
     if imported:
@@ -95,7 +96,7 @@ def accuracy_section(ds: xr.Dataset, results: StudyResults) -> Section:
         blocks.append(Note(results.why_missing("site_shift"), "missing"))
     else:
         blocks += site_blocks(ds, results.site_shift)
-    return Section("accuracy", _TITLE, takeaway, blocks)
+    return Section("accuracy", title, takeaway, blocks)
 
 
 def _correction_note(ds: xr.Dataset) -> Note:

@@ -22,6 +22,7 @@ from scalebrain.report.content import (
     cell,
     count,
     number,
+    p_words,
     percent,
     plural,
     shorten,
@@ -114,13 +115,18 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
 
         effects = read_effects("mixed", mixed)
         q = effects.q
-        out.append(
-            (
-                f"{int((q < 0.05).sum())} of {int(np.isfinite(q).sum())}",
-                f"regions linked to {effects.cause}",
-                "false discovery rate 5%",
-            )
+        headline = (
+            f"{int((q < 0.05).sum())} of {int(np.isfinite(q).sum())}",
+            f"regions linked to {effects.cause}",
+            "false discovery rate 5%",
         )
+        if effects.is_global:
+            headline = (
+                f"{number(effects.estimate[0])} {effects.years}",
+                f"effect of {effects.cause} on the whole brain",
+                f"{effects.unit}, {p_words(effects.p[0])}",
+            )
+        out.append(headline)
     recovery = results.recovery
     if recovery is not None and len(recovery) and "inside" in recovery:
         inside = recovery["inside"].dropna().astype(bool)

@@ -29,6 +29,7 @@ __all__ = [
     "Table",
     "and_list",
     "count",
+    "few_groups",
     "finite",
     "included_references",
     "interval",
@@ -47,6 +48,8 @@ __all__ = [
 
 MINUS = "−"
 _MISSING = "–"
+#: Groups below which a bootstrap of whole groups is said to be coarse.
+_ENOUGH_GROUPS = 10
 
 _SIDES = {
     "L": "left",
@@ -285,6 +288,19 @@ def and_list(words: Sequence[str], limit: int = 6) -> str:
 def shorten(words: str, length: int) -> str:
     """Cut text that is too long for a drawing; tables show it in full."""
     return words if len(words) <= length else words[: length - 1] + "…"
+
+
+def few_groups(data: xr.Dataset) -> list[Block]:
+    """Say that the intervals of a bootstrap that drew few groups are coarse."""
+    n = int(data.attrs.get("n_groups", _ENOUGH_GROUPS))
+    if n >= _ENOUGH_GROUPS:
+        return []
+    told = (
+        f"The bootstrap draws whole groups ({data.attrs.get('groups', 'cohort')}), of which there "
+        f"are {n}. With fewer than {_ENOUGH_GROUPS} its intervals are coarse, and may be too "
+        "narrow or too wide."
+    )
+    return [Note(told, "caution")]
 
 
 # -- cells --------------------------------------------------------------------------------

@@ -162,8 +162,13 @@ def _surface_blocks(
         f"Estimated effect of {effects.cause} on {effects.outcome}, whether or not it passes a "
         "threshold. The lesioned hemisphere of every person is drawn as the left one "
         "(ipsilesional), the other as the right one (contralesional); lateral and medial views. "
-        "Gray cortex belongs to no region."
+        "Gray cortex belongs to no region"
     )
+    at = zip(effects.regions, effects.estimate, strict=True)
+    known = {_native(region) for region, estimate in at if np.isfinite(estimate)}
+    if not known.issuperset(name for name in regions.parcels if split_region(name)[1]):
+        caption += ", or to one that was not tested or could not be fitted"
+    caption += "."
     if shared:
         caption += (
             f" {plural(len(shared), 'parcel belongs', 'parcels belong')} to more than one region "
@@ -290,7 +295,8 @@ def _write_sides(axes: "Axes", effects: Effects, network: str) -> list[str]:
         i = effects.at(network, side)
         passes = i is not None and bool(effects.q[i] < 0.05)
         tested = i is not None and bool(np.isfinite(effects.estimate[i]))
-        shown = number(effects.estimate[i]) if tested else "not tested"
+        absent = "not tested" if i is None else "not fitted"
+        shown = number(effects.estimate[i]) if tested else absent
         axes.text(
             where,
             -0.02,

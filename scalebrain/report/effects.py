@@ -27,11 +27,13 @@ from scalebrain.report.content import (
     long_region,
     number,
     p_value,
+    p_words,
     plural,
     span,
     split_region,
     text,
 )
+from scalebrain.stats.pads import GLOBAL_REGION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,6 +103,11 @@ class Effects:
         """Position of a network's region on a side; no side is that of the whole brain."""
         name = f"{network}_{side}" if side else network
         return self.regions.index(name) if name in self.regions else None
+
+    @property
+    def is_global(self) -> bool:
+        """Whether there is one effect, on the age of the whole brain."""
+        return self.regions == (GLOBAL_REGION,)
 
     @property
     def networks(self) -> list[str]:
@@ -209,6 +216,8 @@ def _finding(effects: Effects) -> str:
     """Say what an effect is, from its numbers alone."""
     signs = []
     higher, lower = ("older", "younger") if effects.years == "years" else ("higher", "lower")
+    if effects.is_global:
+        return _whole_finding(effects, higher, lower)
     for direction, word in ((1, higher), (-1, lower)):
         for side in _ALL_SIDES:
             hits = [
@@ -224,7 +233,7 @@ def _finding(effects: Effects) -> str:
                 what = (
                     f"{side} regions ({names}; {size} {effects.years})"
                     if side
-                    else f"{names} ({size})"
+                    else f"{names} ({size} {effects.years})"
                 )
                 signs.append(f"{word} {what}")
     tested = int(np.isfinite(effects.q).sum())
@@ -238,10 +247,28 @@ def _finding(effects: Effects) -> str:
     return f"{effects.subject} with {and_list(signs)} at a 5% false discovery rate."
 
 
+def _whole_finding(effects: Effects, higher: str, lower: str) -> str:
+    """Say what the one effect on the whole brain is."""
+    estimate, p = float(effects.estimate[0]), p_words(effects.p[0])
+    if not np.isfinite(estimate):
+        return f"The effect of {effects.cause} on the whole brain could not be estimated."
+    if not effects.p[0] < 0.05:
+        return (
+            f"No association of {effects.cause} with the {effects.short} of the whole brain "
+            f"was found ({p})."
+        )
+    word = higher if estimate > 0 else lower
+    article = "an" if word == "older" else "a"
+    size = f"{number(abs(estimate))} {effects.years}"
+    return f"{effects.subject} with {article} {word} whole brain ({size}, {p})."
+
+
 def forest_section(results: StudyResults) -> Section:
     """List every regional effect with its interval, raw p and q."""
-    title = "Regional effects with their uncertainty"
     models = read_models(results)
+    title = "Regional effects with their uncertainty"
+    if models and models[0].is_global:
+        title = "The effect on the whole brain, with its uncertainty"
     if not models:
         return Section(
             "forest",
@@ -320,14 +347,19 @@ def _forest_figure(effects: Effects) -> Figure:
         svg = drawing.render(
             figure,
             f"forest-{effects.key}",
-            f"Forest plot of the effect of {effects.cause} on regional {effects.outcome}. {alt}.",
+            f"Forest plot of the effect of {effects.cause} on "
+            f"{'' if effects.is_global else 'regional '}{effects.outcome}. {alt}.",
         )
-    return Figure(
-        f"forest-{effects.key}",
-        svg,
+    caption = (
         "Estimates with 95% confidence intervals from a mixed model for each region. Filled: q "
-        "below 0.05, the Benjamini-Hochberg false discovery rate over all regions shown.",
+        "below 0.05, the Benjamini-Hochberg false discovery rate over all regions shown."
     )
+    if effects.is_global:
+        caption = (
+            "Estimate with its 95% confidence interval from a mixed model. Filled: q below 0.05; "
+            "of one test, q is the raw p."
+        )
+    return Figure(f"forest-{effects.key}", svg, caption)
 
 
 def _beside(
@@ -401,12 +433,16 @@ def _model_note(effects: Effects, mixed: xr.Dataset) -> Note:
         method = str(mixed.attrs.get("method") or "random intercept").rsplit(", ", 2)[0]
         parts.append(f"{method[:1].upper()}{method[1:]} by {mixed.attrs['groups']}.")
     if "boundary" in mixed.variables:
-        n = int(np.asarray(mixed["boundary"].values).sum())
+        fitted = np.isfinite(effects.estimate)
+        n = int((np.atleast_1d(mixed["boundary"].values).astype(bool) & fitted).sum())
         what = "The variance between groups was estimated as zero"
         if "slope_variance" in mixed.variables:
             what = "The random effects were estimated at the boundary, no variance or a perfect"
-            what += " correlation,"
-        parts.append(f"{what} in {n} of {plural(len(effects.regions), 'region')}.")
+            what += " correlation" + ("" if effects.is_global else ",")
+        of_fitted = " that could be fitted" if not fitted.all() else ""
+        where = f" in {n} of {plural(int(fitted.sum()), 'region')}{of_fitted}"
+        if n or not effects.is_global:
+            parts.append(f"{what}{'' if effects.is_global else where}.")
     failures = mixed.attrs.get("failures")
     if isinstance(failures, list | tuple) and failures:
         parts.append(_told_failures([str(failure) for failure in failures]))

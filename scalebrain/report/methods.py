@@ -20,6 +20,7 @@ from scalebrain.report.content import (
     plural,
 )
 from scalebrain.report.templating import environment
+from scalebrain.stats.pads import find_pad
 
 __all__ = ["REFERENCES", "Reference", "bibtex", "cited", "methods_facts", "methods_text"]
 
@@ -237,12 +238,12 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
     -------
     dict
         ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``on_surface``,
-        ``imported`` and ``correction`` (``""`` where unknown), and ``formulas``. Whether there
-        are ``own_ages`` (of a model of scalebrain), ``lesions``, and the results ``mixed``,
-        ``sem`` (with ``rivals``), ``motor``, ``shap`` and ``site_shift``; the ``images``, and
-        the ``random_effects`` and ``criteria`` of the mixed models, in words; how many
-        specifications (``multiverse``), ``permutations`` and decisions (``judged``), ``""``
-        where there are none.
+        ``imported`` and ``correction`` (``""`` where unknown), and ``formulas``. Whether the ages
+        are of the ``whole_brain``, and there are ``own_ages`` (of a model of scalebrain),
+        ``lesions``, and the results ``mixed``, ``sem`` (with ``rivals``), ``motor``, ``shap``
+        and ``site_shift``; the ``images``, and the ``random_effects`` and ``criteria`` of the
+        mixed models, in words; how many specifications (``multiverse``), ``permutations`` and
+        decisions (``judged``), ``""`` where there are none.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -269,6 +270,7 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "on_surface": str(setting("node_features", "nodes") or "").startswith("surface"),
         "formulas": [str(m.attrs["formula"]) for m in models if m.attrs.get("formula")],
         "mixed": bool(models),
+        "whole_brain": find_pad(ds).is_global,
         "sem": results.sem is not None,
         "rivals": results.sem is not None and results.sem.sizes.get("model", 1) > 1,
         "random_effects": and_list(sorted({_random_effects(m) for m in models})),

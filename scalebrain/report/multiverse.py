@@ -1,6 +1,7 @@
 """The specification curve: every effect under every defensible analysis."""
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.report import drawing
@@ -15,6 +16,7 @@ from scalebrain.report.content import (
     Table,
     and_list,
     cell,
+    few_groups,
     interval,
     long_region,
     number,
@@ -24,6 +26,8 @@ from scalebrain.report.content import (
 )
 
 __all__ = ["multiverse_sections"]
+
+FloatArray = npt.NDArray[np.float64]
 
 _WORDS = {
     "lesion_volume": "lesion volume",
@@ -54,7 +58,7 @@ def multiverse_sections(results: StudyResults) -> list[Section]:
     )
     focus = _focus(data)
     axes = dict(data.attrs.get("axes", {}))
-    blocks: list[Block] = [_strips(data), _curve(data, focus, list(axes))]
+    blocks: list[Block] = [_strips(data), _curve(data, focus, list(axes)), *few_groups(data)]
     told = dict(data.attrs.get("verdicts", {}))
     if told:
         blocks.append(Note("; ".join(f"{k}: {v}" for k, v in told.items()) + ".", "small"))
@@ -141,11 +145,14 @@ def _curve(data: xr.Dataset, focus: int, axes_names: list[str]) -> Figure:
     ]
     name = _label(str(one["effect"].values))
     x = np.arange(len(order))
+    bottom_end, top_end = _window(estimate[order], low, high)
+    beyond = (low < bottom_end) | (high > top_end)
     with drawing.drawing():
         figure = drawing.canvas(9.6, 3.0 + 0.24 * len(marks))
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 0.24 * len(marks)])
         for mask, face in ((clear, drawing.ACCENT), (~clear, drawing.PAPER)):
-            top.vlines(x[mask], low[mask], high[mask], color=drawing.LINE, linewidth=1.6)
+            ends = np.maximum(low[mask], bottom_end), np.minimum(high[mask], top_end)
+            top.vlines(x[mask], *ends, color=drawing.LINE, linewidth=1.6)
             top.plot(
                 x[mask],
                 estimate[order][mask],
@@ -155,6 +162,12 @@ def _curve(data: xr.Dataset, focus: int, axes_names: list[str]) -> Figure:
                 markerfacecolor=face,
                 markeredgecolor=drawing.ACCENT,
             )
+        for out, end, marker in (
+            (low < bottom_end, bottom_end, "v"),
+            (high > top_end, top_end, "^"),
+        ):
+            y = np.full(int(out.sum()), end)
+            top.plot(x[out], y, linestyle="none", marker=marker, markersize=5, color=drawing.MUTED)
         top.axhline(0, color=drawing.INK, linewidth=0.9)
         top.set_ylabel("estimate")
         top.grid(axis="y")
@@ -179,12 +192,30 @@ def _curve(data: xr.Dataset, focus: int, axes_names: list[str]) -> Figure:
             f"Specification curve of {name}: {plural(len(order), 'estimate')} from "
             f"{number(np.nanmin(estimate))} to {number(np.nanmax(estimate))}.",
         )
-    return Figure(
-        "multiverse-curve",
-        svg,
+    caption = (
         f"Specification curve of {name}: estimates with bootstrap intervals, and below each the "
-        "choices that were made.",
+        "choices that were made."
     )
+    if beyond.any():
+        what = plural(int(beyond.sum()), "interval goes", "intervals go")
+        widest = interval(np.nanmin(low), np.nanmax(high))
+        caption += f" Triangles: {what} beyond the axis; together they span {widest}."
+    return Figure("multiverse-curve", svg, caption)
+
+
+def _window(estimate: FloatArray, low: FloatArray, high: FloatArray) -> tuple[float, float]:
+    """Find the ends of an axis that shows every estimate, and all intervals that are not wild.
+
+    Wild is an end that lies farther from the median one than twice the span of both medians.
+    """
+    known = np.isfinite(low) & np.isfinite(high)
+    if not known.any():
+        return -np.inf, np.inf
+    low, high = low[known], high[known]
+    reach = 2 * (np.median(high) - np.median(low))
+    bottom = min(estimate.min(), low[low >= np.median(low) - reach].min())
+    top = max(estimate.max(), high[high <= np.median(high) + reach].max())
+    return float(bottom), float(top)
 
 
 def _table(data: xr.Dataset) -> Table:

@@ -28,6 +28,7 @@ from scalebrain.report.qualitysection import quality_section
 from scalebrain.report.recovery import recovery_section
 from scalebrain.report.templating import environment, script_hash, source
 from scalebrain.report.volume import background_vector
+from scalebrain.stats.pads import find_pad
 from scalebrain.variables import validate
 
 __all__ = [
@@ -46,7 +47,7 @@ def render_report(
     ds: xr.Dataset,
     *,
     results: StudyResults,
-    title: str = "Regional brain age after stroke",
+    title: str | None = None,
     background: npt.ArrayLike | None = None,
 ) -> str:
     """Make the report of a study as one HTML page.
@@ -59,7 +60,8 @@ def render_report(
     results
         Statistics and provenance. What is missing is named on the page with its reason.
     title
-        Title of the page.
+        Title of the page. Default: "Regional brain age after stroke", or "Brain age after
+        stroke" where the ages are of the whole brain.
     background
         Image to draw maps on (voxel,), for instance the mean T1w of the reference people.
         By default the mean of six of them.
@@ -101,11 +103,15 @@ def render_report(
         motor_section(results),
         recovery_section(results, simulated=simulated),
     ]
+    whole_brain = find_pad(ds).is_global
+    if title is None:
+        title = "Brain age after stroke" if whole_brain else "Regional brain age after stroke"
     methods = methods_text(ds, results)
     references = cited(methods)
     return render_page(
         "page.html.j2",
         title=title,
+        whole_brain=whole_brain,
         simulated=simulated,
         trained_on_simulated=trained_on_simulated(ds),
         facts=facts(table, results),
@@ -169,7 +175,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     results: StudyResults,
-    title: str = "Regional brain age after stroke",
+    title: str | None = None,
     background: npt.ArrayLike | None = None,
 ) -> Path:
     """Write the report of a study to one self-contained HTML file.
@@ -183,7 +189,8 @@ def write_report(
     results
         Statistics and provenance. What is missing is named on the page with its reason.
     title
-        Title of the page.
+        Title of the page. Default: "Regional brain age after stroke", or "Brain age after
+        stroke" where the ages are of the whole brain.
     background
         Image to draw maps on (voxel,); by default the mean of six reference people.
 

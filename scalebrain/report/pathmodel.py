@@ -19,6 +19,7 @@ from scalebrain.report.content import (
     and_list,
     cell,
     count,
+    few_groups,
     finite,
     interval,
     long_region,
@@ -159,6 +160,8 @@ def sem_section(results: StudyResults) -> Section:
     if sem.attrs.get("scale_note"):
         blocks.append(Note(str(sem.attrs["scale_note"]), "caution"))
     blocks.append(_path_table(sem, labels))
+    if "std_ci_low" in sem.variables and np.isfinite(sem["std_ci_low"].values).any():
+        blocks += few_groups(sem)
     blocks += _indirect_table(sem, labels)
     blocks += defined_table(sem)
     blocks += _rival_tables(sem, results, labels)

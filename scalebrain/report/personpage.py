@@ -71,7 +71,7 @@ def header(facts: Facts) -> list[tuple[str, str, str]]:
         out.append((count(who["days_post_stroke"]), "days", "from stroke to scan"))
     if finite(who["motor_score"]):
         scale = f"; {who['motor_scale']}" if who["motor_scale"] else ""
-        out.append((number(who["motor_score"]), "motor score", f"of 1, unimpaired{scale}"))
+        out.append((number(who["motor_score"]), "motor score", f"1 is unimpaired{scale}"))
     return out
 
 

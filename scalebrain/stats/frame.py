@@ -23,6 +23,7 @@ from scalebrain.variables import annotate
 __all__ = [
     "calibrated_pad",
     "eligible_subjects",
+    "ineligible_reasons",
     "lesional_measures",
     "subject_frame",
     "table",
@@ -149,14 +150,22 @@ def eligible_subjects(
     ndarray
         Bool, one per subject; False where ``extrapolated`` is set.
     """
-    keep = np.ones(ds.sizes["subject"], dtype=np.bool_)
-    if included is not None and included in ds.variables:
-        keep &= flags(ds, included)
+    return np.asarray(ineligible_reasons(ds, group=group, included=included) == "")
+
+
+def ineligible_reasons(
+    ds: xr.Dataset, *, group: str | None = "stroke", included: Hashable | None = "included"
+) -> npt.NDArray[np.object_]:
+    """Why subjects are not eligible, in words; empty for those of `eligible_subjects`."""
+    reason = np.full(ds.sizes["subject"], "", dtype=object)
     if "extrapolated" in ds.variables:
-        keep &= ~flags(ds, "extrapolated")
+        reason[flags(ds, "extrapolated")] = "age extrapolated"
+    if included is not None and included in ds.variables:
+        reason[~flags(ds, included)] = f"not {included}"
     if group is not None and "group" in ds.variables:
-        keep &= np.array([str(value) == group for value in ds["group"].values], dtype=np.bool_)
-    return keep
+        other = [str(value) != group for value in ds["group"].values]
+        reason[np.array(other, dtype=np.bool_)] = f"not in group '{group}'"
+    return reason
 
 
 def calibrated_pad(ds: xr.Dataset) -> xr.DataArray:

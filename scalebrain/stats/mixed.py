@@ -106,11 +106,12 @@ def mixed_model(
         ``ci_low_bootstrap``, ``ci_high_bootstrap``. Over ``dim``: ``n``, ``n_dropped``,
         ``n_groups``, ``group_variance``, ``residual_variance``, ``log_likelihood``,
         ``boundary``, ``n_bootstrap``, and with a random slope ``slope_variance`` and
-        ``slope_covariance``. Over ``(dim, subject)``: ``dropped``. If no variable of the
-        formula lies over `dim`, one model is fitted and the results have no dimension `dim`
-        (then ``q`` equals ``p``). ``attrs["rows_dropped"]`` counts the dropped rows by
-        reason; ``attrs["scale_note"]``, where the formula names ``motor_score``, says that scores
-        of several scales are pooled.
+        ``slope_covariance``. Over ``(dim, subject)``: ``dropped``. Where nothing could be
+        fitted, nobody was used: ``n`` is 0, ``dropped`` True, and ``boundary`` False. If no
+        variable of the formula lies over `dim`, one model is fitted and the results have no
+        dimension `dim` (then ``q`` equals ``p``). ``attrs["rows_dropped"]`` counts the dropped
+        rows by reason; ``attrs["scale_note"]``, where the formula names ``motor_score``, says
+        that scores of several scales are pooled.
 
     Raises
     ------
@@ -403,9 +404,11 @@ def _assemble(source: Source, table: Table, failures: list[str], options: _Optio
         out = out.isel({dim: 0})
     elif dim in ds.coords:
         out = out.assign_coords({dim: ds[dim].values})
-    all_dropped = int(table.dropped.all(axis=0).sum())
-    some = int(table.dropped.any(axis=0).sum()) - all_dropped
-    told = f"{all_dropped} of {table.n_subjects} subjects in every {dim}"
+    dropped = table.dropped[table.fitted] if table.fitted.any() else table.dropped
+    all_dropped = int(dropped.all(axis=0).sum())
+    some = int(dropped.any(axis=0).sum()) - all_dropped
+    told = f"{all_dropped} of {table.n_subjects} subjects"
+    told += f" in every {dim}" if source.labels != [None] else ""
     told += f", {some} more in some" if some else ""
     told += f" ({counts(table.reasons)})" if table.reasons else ""
     effects = f"intercept and slope of {source.parsed.slope_text}"
@@ -450,14 +453,14 @@ def _assemble(source: Source, table: Table, failures: list[str], options: _Optio
             formula,
             told,
         )
-    boundary = np.flatnonzero(table.per_label["boundary"])
-    if boundary.size:
+    boundary = [source.labels[k] for k in np.flatnonzero(table.per_label["boundary"])]
+    if boundary:
+        where = f" in {len(boundary)} fits ({labels_shown(boundary)})"
         logger.info(
-            "Mixed model '%s': no variance between '%s' in %d fits (%s)%s",
+            "Mixed model '%s': no variance between '%s'%s%s",
             formula,
             source.groups,
-            boundary.size,
-            labels_shown([source.labels[k] for k in boundary]),
-            ", or a singular one" if source.parsed.slope_text else "; they equal least squares",
+            where if source.labels != [None] else "",
+            ", or a singular one" if source.parsed.slope_text else ", which equals least squares",
         )
     return out

@@ -40,13 +40,14 @@ _BOOTSTRAP = {
     "ci_high_bootstrap": "Upper end of the bootstrap interval",
 }
 _PER_REGION = {
-    "n": "Subjects used",
+    "n": "Subjects used, 0 where nothing could be fitted",
     "n_dropped": "Subjects not used",
     "n_groups": "Groups among the subjects used",
     "group_variance": "Variance of the random intercepts",
     "residual_variance": "Residual variance",
     "log_likelihood": "Logarithm of the (restricted) likelihood",
-    "boundary": "The variance of the random effects is estimated on its boundary",
+    "boundary": "The variance of the random effects is estimated on its boundary; false too where "
+    "nothing could be fitted (n is 0)",
 }
 _SLOPE = {
     "slope_variance": "Variance of the random slopes",
@@ -143,6 +144,11 @@ class Table:
             np.isfinite(fits.residual_variance), basis.n_groups, 0
         )
 
+    @property
+    def fitted(self) -> BoolArray:
+        """Whether a label could be fitted (n_labels)."""
+        return np.asarray(np.isfinite(self.per_label["residual_variance"]))
+
     def array(self, name: str) -> FloatArray:
         """Values over (label, term)."""
         missing = np.full(self.n_labels, np.nan)
@@ -152,6 +158,8 @@ class Table:
     def dataset(self, dim: Any) -> xr.Dataset:
         """Everything over `dim`, ``term``, ``subject`` and ``permutation``."""
         self._correct()
+        self.per_label["n"][~self.fitted] = 0
+        self.dropped[~self.fitted] = True
         out = xr.Dataset(coords={"term": ("term", np.array(self.terms, dtype=object))})
         for name, long_name in self.long_names.items():
             out[name] = ((dim, "term"), self.array(name), {"long_name": long_name})

@@ -119,7 +119,8 @@ def multiverse(
 
     With a random intercept the ratio of the two variances is the REML estimate of
     :func:`scalebrain.mixed_model` and is held in the replicates; slopes are generalized
-    least squares. Without, they are ordinary least squares. Percentile intervals are
+    least squares. Without, they are ordinary least squares. Each replicate is standardized by
+    its own standard deviations, as in :func:`scalebrain.sem`. Percentile intervals are
     widened for few groups (:func:`scalebrain.stats.sem_boot.widened_tail`).
 
     Verdicts: ``robust`` fitted in every specification, with the same sign and an interval
@@ -188,6 +189,7 @@ def multiverse(
         "model": default_model(ds)[0],
         "covariates": list(covariates),
         "groups": str(groups),
+        "n_groups": n_groups,
         "bootstrap": f"{n_boot} replicates over {groups} ({n_groups} of them), seed {seed}, "
         "percentile interval widened for few of them",
         "confidence": confidence,

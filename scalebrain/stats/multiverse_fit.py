@@ -28,12 +28,17 @@ class Equation:
         (group, column, column) X'V^-1X of each group; the last column is the intercept.
     right
         (group, column) X'V^-1y.
+    first, second
+        (group, column + 1) sums of the columns and the outcome, the last one, and of their
+        squares.
     n
         Rows.
     """
 
     left: FloatArray
     right: FloatArray
+    first: FloatArray
+    second: FloatArray
     n: int
 
     @classmethod
@@ -62,13 +67,18 @@ class Equation:
         np.add.at(sums, codes, z)
         cross = np.zeros((n_groups, z.shape[1], z.shape[1]))
         np.add.at(cross, codes, z[:, :, None] * z[:, None, :])
+        squares = np.diagonal(cross, axis1=1, axis2=2).copy()
         size = np.bincount(codes, minlength=n_groups)
         shrink = ratio / (1 + size * ratio)
         cross -= shrink[:, None, None] * sums[:, :, None] * sums[:, None, :]
-        return cls(cross[:, :-1, :-1], cross[:, :-1, -1], len(y))
+        return cls(cross[:, :-1, :-1], cross[:, :-1, -1], sums, squares, len(y))
 
     def slopes(self, weights: FloatArray) -> FloatArray:
-        """Standardized slopes (replicate, predictor) of groups drawn so many times.
+        """Slopes (replicate, predictor) of groups drawn so many times.
+
+        They are standardized by the standard deviations of the rows drawn, as
+        :func:`scalebrain.sem` does. Per standard deviation of all rows they would be wild in
+        replicates in which a predictor hardly varies.
 
         Parameters
         ----------
@@ -78,7 +88,7 @@ class Equation:
         Returns
         -------
         ndarray
-            NaN where a replicate cannot tell the predictors apart.
+            NaN where a replicate cannot tell the predictors apart, or the outcome is constant.
         """
         left = np.tensordot(weights, self.left, axes=1)
         right = weights @ self.right
@@ -90,4 +100,12 @@ class Equation:
         if fine.any():
             solved = np.linalg.solve(scaled[fine], (right[fine] / size[fine])[:, :, None])
             out[fine] = solved[:, :, 0] / size[fine]
-        return out[:, :-1]
+        return out[:, :-1] * self._ratio(weights)
+
+    def _ratio(self, weights: FloatArray) -> FloatArray:
+        """Divide the standard deviations (replicate, predictor) by that of the outcome."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            n = (weights @ self.second[:, -2])[:, None]  # of the intercept: rows
+            variance = weights @ self.second / n - (weights @ self.first / n) ** 2
+            sd = np.sqrt(np.where(variance > 1e-12, variance, np.nan))
+        return np.asarray(sd[:, :-2] / sd[:, -1:])

@@ -17,7 +17,7 @@ from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import StatisticsError
 from scalebrain.features.inclusion import ONE_SCAN, check_one_scan
 from scalebrain.stats.counts import check_count
-from scalebrain.stats.frame import eligible_subjects
+from scalebrain.stats.frame import ineligible_reasons
 from scalebrain.stats.scales import scale_note, scales_of
 from scalebrain.stats.sem_boot import Replicates, bootstrap
 from scalebrain.stats.sem_compare import comparison, conclusions, rival_paths
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 _MISSING = ("listwise", "fiml")
+_INDIRECT = "Indirect effect along the chain, in units of its first and last variable"
+_INDIRECT_STD = "Standardized indirect effect along the chain"
 _INDICES = {
     "chi2": "Chi-squared of the model",
     "df": "Degrees of freedom of the model",
@@ -130,9 +132,10 @@ def sem(
         (``"reversed: motor ~ contra"``): ``rival_estimate``, ``rival_se``, ``rival_p``,
         ``rival_std_estimate``. Over ``modification``, parameters that the model leaves out
         (not if it is saturated): ``modification_index``, ``modification_p``, ``expected_change``,
-        ``expected_std_change``. Over ``subject``: ``dropped``. ``attrs["conclusions"]``
-        says in words what the comparison can and cannot tell; ``attrs["scale_note"]``, where
-        ``motor_score`` is used, that scores of several scales are pooled.
+        ``expected_std_change``. Over ``subject``: ``dropped``, ``drop_reason`` (empty for those
+        used). ``attrs["conclusions"]`` says in words what the comparison can and cannot tell;
+        ``attrs["scale_note"]``, where ``motor_score`` is used, that scores of several scales
+        are pooled.
 
     Raises
     ------
@@ -161,9 +164,10 @@ def sem(
     nothing have residual covariances, exogenous latent variables covary, and the first
     loading of a latent variable is 1.
 
-    Rows that cannot be used are counted in ``n_dropped`` and flagged in ``dropped``;
-    subjects of another group are neither. With ``"listwise"`` that is every row with a
-    missing value; estimates are of maximum likelihood with the exogenous variables as
+    Subjects that are not used are counted in ``n_dropped`` and flagged in ``dropped``, with
+    the reason in ``drop_reason``: those of another group, the excluded, the extrapolated, and
+    rows that cannot be used (``attrs["rows_dropped"]``). With ``"listwise"`` that is every row
+    with a missing value; estimates are of maximum likelihood with the exogenous variables as
     given, standard errors from the expected information, all with ``n`` as divisor, as
     lavaan's defaults. With ``"fiml"`` it is a row without any value; intercepts are
     estimated, standard errors are from the observed information, and exogenous variables
@@ -209,7 +213,8 @@ def sem(
                 f"SEM: rival '{name}' has the variables {sorted(other.observed)}, expected "
                 f"{sorted(parsed.observed)}: AIC and BIC compare models of the same variables."
             )
-    keep = eligible_subjects(ds, group=group, included=included)
+    reason = ineligible_reasons(ds, group=group, included=included)
+    keep = reason == ""
     clusters = group_codes(ds, groups)
     needed = keep & (clusters >= 0)
     frame, described = observed_frame(ds, parsed, variables or {}, needed=needed)
@@ -217,9 +222,14 @@ def sem(
     there = frame.notna().to_numpy()
     used = keep & (there.all(axis=1) if missing == "listwise" else there.any(axis=1))
     used &= clusters >= 0
-    told = _told(frame, keep, used, clusters)
+    told = _told(reason, frame, used, clusters)
+    for k in np.flatnonzero(keep & ~used):
+        gaps = [str(name) for name, known in zip(frame, there[k], strict=True) if not known]
+        gaps = gaps if missing == "listwise" or not there[k].any() else []
+        gaps += [str(groups)] if clusters[k] < 0 else []
+        reason[k] = f"{', '.join(gaps)} missing"
     if not used.any():
-        raise StatisticsError(f"SEM: no complete row: {told}. Check these variables.")
+        raise StatisticsError(f"SEM: no complete row. Not used: {told}. Check these variables.")
     check_one_scan(ds, used, where="SEM", ways=ONE_SCAN)
     data, codes = frame[used], np.unique(clusters[used], return_inverse=True)[1]
     with one_thread_each():  # sums in one order: the numbers do not depend on the machine
@@ -246,14 +256,15 @@ def sem(
         if f"model_{name}" in out:
             out[f"model_{name}"].attrs["long_name"] = long_name
     out["n"] = ((), int(used.sum()), {"long_name": "Subjects used"})
-    lost = keep & ~used
-    out["n_dropped"] = ((), int(lost.sum()), {"long_name": "Eligible subjects left out"})
+    out["n_dropped"] = ((), int((~used).sum()), {"long_name": "Subjects not used"})
     out["n_boot_failed"] = (
         (),
         replicates.n_failed,
         {"long_name": "Replicates that could not be fitted"},
     )
-    out["dropped"] = (("subject",), lost, {"long_name": "Left out"})
+    out["dropped"] = ("subject", ~used, {"long_name": "The subject was not used"})
+    words = {"long_name": "Why the subject was not used, or empty"}
+    out["drop_reason"] = ("subject", reason.astype(str), words)
     if "subject" in ds.coords:
         out = out.assign_coords(subject=ds["subject"].values)
     out.attrs = {
@@ -266,6 +277,8 @@ def sem(
         "bootstrap": f"{n_boot} replicates over {groups or 'subjects'} "
         f"({replicates.n_groups} of them), seed {seed}, percentile interval widened for few of "
         "them",
+        "groups": str(groups or "subject"),
+        "n_groups": replicates.n_groups,
         "confidence": confidence,
         "model_text": {"specified": parsed.text} | dict(rivals),
         "conclusions": conclusions(fits),
@@ -284,8 +297,8 @@ def sem(
         logger.warning(
             "SEM: %s; no population has that, do not trust this fit", "; ".join(fit.improper)
         )
-    if lost.any():
-        logger.info("SEM: %s", told)
+    if (keep & ~used).any():
+        logger.info("SEM: not used: %s", told)
     return out
 
 
@@ -300,12 +313,19 @@ def _estimator(fit: SemFit, missing: str) -> str:
 
 
 def _told(
-    frame: pd.DataFrame, keep: BoolArray, used: BoolArray, clusters: npt.NDArray[np.int64]
+    reason: npt.NDArray[np.object_],
+    frame: pd.DataFrame,
+    used: BoolArray,
+    clusters: npt.NDArray[np.int64],
 ) -> str:
-    counts = {name: int((keep & frame[name].isna().to_numpy()).sum()) for name in frame}
-    counts["groups"] = int((keep & (clusters < 0)).sum())
-    reasons = "; ".join(f"{name} missing: {count}" for name, count in counts.items() if count)
-    told = f"{int((keep & ~used).sum())} of {int(keep.sum())} eligible subjects left out"
+    """Count who is not used: the ineligible by reason, the others by what they lack."""
+    lost = (reason == "") & ~used
+    words, times = np.unique(reason[reason != ""].astype(str), return_counts=True)
+    counts = dict(zip(words.tolist(), times.tolist(), strict=True))
+    counts |= {f"{k} missing": int((lost & frame[k].isna().to_numpy()).sum()) for k in frame}
+    counts["groups missing"] = int((lost & (clusters < 0)).sum())
+    reasons = "; ".join(f"{word}: {count}" for word, count in counts.items() if count)
+    told = f"{int((~used).sum())} of {len(used)} subjects"
     return f"{told} ({reasons})" if reasons else told
 
 
@@ -381,8 +401,14 @@ def _paths(
             np.array([fit.std_se[name] for name in names]),
             "Standard error of the standardized coefficient, delta method",
         ),
-        "std_ci_low": (std_limits[:, 0], "Lower end of the cluster-bootstrap interval"),
-        "std_ci_high": (std_limits[:, 1], "Upper end of the cluster-bootstrap interval"),
+        "std_ci_low": (
+            std_limits[:, 0],
+            "Lower end of the cluster-bootstrap interval of the standardized coefficient",
+        ),
+        "std_ci_high": (
+            std_limits[:, 1],
+            "Upper end of the cluster-bootstrap interval of the standardized coefficient",
+        ),
         "n_pairs": (
             np.array([_pairs(fit.model, data, p) for _, p in shown], dtype=np.int64),
             "People who have both ends of the path",
@@ -395,9 +421,9 @@ def _indirect(fit: SemFit, replicates: Replicates, confidence: float) -> xr.Data
     """Products of coefficients along each chain, with bootstrap intervals."""
     chains = fit.model.chains()
     columns: dict[str, tuple[FloatArray, str]] = {}
-    for prefix, point, values in (
-        ("indirect", fit.estimate, replicates.raw),
-        ("indirect_std", fit.standardized, replicates.standardized),
+    for prefix, told, point, values in (
+        ("indirect", _INDIRECT, fit.estimate, replicates.raw),
+        ("indirect_std", _INDIRECT_STD, fit.standardized, replicates.standardized),
     ):
         products, drawn = [], []
         for chain in chains:
@@ -407,7 +433,6 @@ def _indirect(fit: SemFit, replicates: Replicates, confidence: float) -> xr.Data
             drawn.append(values[:, places].prod(axis=1))
         stacked = np.array(drawn).reshape(len(chains), len(values)).T
         limits = _limits(stacked, replicates, confidence)
-        told = "Indirect effect along the chain"
         columns[f"{prefix}_estimate"] = (np.array(products, dtype=np.float64), told)
         columns[f"{prefix}_ci_low"] = (limits[:, 0], f"{told}, lower end (cluster bootstrap)")
         columns[f"{prefix}_ci_high"] = (limits[:, 1], f"{told}, upper end (cluster bootstrap)")
@@ -426,16 +451,25 @@ def _defined(fit: SemFit, replicates: Replicates, confidence: float) -> xr.Datas
     std = _limits(replicates.standardized[:, first:], replicates, confidence)
     columns = {
         "defined_estimate": (estimate, "Defined parameter"),
-        "defined_se": (se, "Standard error, delta method"),
-        "defined_p": (2 * scipy.stats.norm.sf(np.abs(estimate / se)), "Two-sided p value (Wald)"),
+        "defined_se": (se, "Standard error of the defined parameter, delta method"),
+        "defined_p": (
+            2 * scipy.stats.norm.sf(np.abs(estimate / se)),
+            "Two-sided p value of the defined parameter (Wald)",
+        ),
         "defined_ci_low": (raw[:, 0], "Lower end of the cluster-bootstrap interval"),
         "defined_ci_high": (raw[:, 1], "Upper end of the cluster-bootstrap interval"),
         "defined_std_estimate": (
             np.array([fit.standardized[name] for name in names]),
             "Defined parameter of standardized coefficients",
         ),
-        "defined_std_ci_low": (std[:, 0], "Lower end of the cluster-bootstrap interval"),
-        "defined_std_ci_high": (std[:, 1], "Upper end of the cluster-bootstrap interval"),
+        "defined_std_ci_low": (
+            std[:, 0],
+            "Lower end of the cluster-bootstrap interval of the standardized parameter",
+        ),
+        "defined_std_ci_high": (
+            std[:, 1],
+            "Upper end of the cluster-bootstrap interval of the standardized parameter",
+        ),
     }
     return _over("defined", names, columns)
 
@@ -447,7 +481,7 @@ def _variances(fit: SemFit) -> xr.Dataset:
             np.array([fit.estimate[p.name] for p in own]),
             "Variance; of an outcome, what its causes leave over",
         ),
-        "variance_se": (np.array([fit.se[p.name] for p in own]), "Standard error"),
+        "variance_se": (np.array([fit.se[p.name] for p in own]), "Standard error of the variance"),
         "r_squared": (
             np.array([fit.r_squared.get(p.left, np.nan) for p in own]),
             "Part of an outcome's variance that its causes explain",
@@ -466,11 +500,14 @@ def _hints(fit: SemFit) -> xr.Dataset:
             index,
             "Score test (1 degree of freedom) of freeing the parameter; exploratory",
         ),
-        "modification_p": (scipy.stats.chi2.sf(index, 1), "Its p value, not corrected"),
+        "modification_p": (
+            scipy.stats.chi2.sf(index, 1),
+            "p value of the modification index, not corrected",
+        ),
         "expected_change": (np.array([h.change for h in hints]), "Expected estimate if freed"),
         "expected_std_change": (
             np.array([h.std_change for h in hints]),
-            "The same, standardized",
+            "Expected standardized estimate if freed",
         ),
     }
     return _over("modification", [hint.name for hint in hints], columns)

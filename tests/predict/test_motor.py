@@ -37,8 +37,14 @@ def test_predict_motor__defaults_on_a_store(cohort):
     assert list(result["metric"].values) == list(METRICS)
     # 72 strokes; one excluded, one without a score, one without a cohort.
     assert int(result["n"]) == 69
-    assert int(result["n_dropped"]) == 2
-    assert result["dropped"].values.nonzero()[0].tolist() == [11, 19]
+    assert result["training_distance_limit"].attrs["long_name"].endswith("anyone in training, SD")
+    assert result["unlike_reason"].attrs["long_name"].startswith("Why the subject is unlike")
+    n_dropped = cohort.sizes["subject"] - 69
+    assert int(result["n_dropped"]) == n_dropped
+    unused = result["dropped"].values.nonzero()[0]
+    assert len(unused) == n_dropped
+    assert {11, 19} <= set(unused)
+    assert (cohort["group"].values[unused] != "stroke").sum() == n_dropped - 3
     assert int(result["cohort_n"].sum()) == 69
     r2 = result["score"].sel(metric="r2")
     assert (r2.sel(feature_group="lesion") > 0.5).all()

@@ -160,7 +160,7 @@ def test_person_report__names_the_scale_of_the_motor_score(case):
     report = person_report(named, subject)
     own = report.facts["person"]["motor_scale"]
     assert own in ("NIHSS", "FMA-UE")
-    assert f"of 1, unimpaired; {own}" in visible(report.html)
+    assert f"motor score 1 is unimpaired; {own}" in visible(report.html)
     assert any("several scales" in sentence for sentence in report.facts["caveats"])
     assert report.facts["motor"]["severe_below"] is None
     assert report.facts["motor"]["severe_probability"] is None

@@ -33,7 +33,7 @@ from scalebrain.report.effects import _finding, focal_term, forest_section, read
 from scalebrain.report.lesionmap import lesion_section
 from scalebrain.report.motor import motor_section, motor_summary
 from scalebrain.report.motorfigures import predictor_label
-from scalebrain.report.multiverse import multiverse_sections
+from scalebrain.report.multiverse import _window, multiverse_sections
 from scalebrain.report.network import network_section
 from scalebrain.report.page import render_report
 from scalebrain.report.pathdiagram import Path, causal_order, path_diagram
@@ -383,6 +383,8 @@ def test_forest_section__says_what_could_not_be_fitted():
     mixed.attrs["failures"] = [f"region {region}: constant." for region in left_out]
     section = forest_section(StudyResults(mixed=mixed))
     assert "Not fitted: SMN_contralesional and FPN_contralesional: constant." in notes(section)
+    bound = forest_section(StudyResults(mixed=mixed.assign(boundary=("region", ~side | side))))
+    assert "zero in 9 of 9 regions that could be fitted." in notes(bound)
     assert ">contralesional<" not in next(b.svg for b in section.blocks if isinstance(b, Figure))
     nothing = mixed.assign(estimate=mixed["estimate"] * np.nan)
     assert "No region has an estimate" in notes(forest_section(StudyResults(mixed=nothing)))
@@ -402,7 +404,21 @@ def test_effect_map__averages_shared_parcels_and_says_so(study: Study):
     section = effect_map_section(study.ds, StudyResults(mixed=mixed), background)
     captions = [b.caption for b in section.blocks if isinstance(b, Figure)]
     assert "2 parcels belong to more than one region and show their mean" in captions[0]
+    assert "Gray cortex belongs to no region. " in captions[0]
     assert len(captions) == 2
+
+
+def test_effect_map__tells_regions_that_were_not_fitted_from_none(study: Study):
+    own = [region for region in SIDED if region.endswith("_ipsilesional")]
+    mixed = make_mixed("scale(lesion_load)").sel(region=own)
+    mixed["estimate"].loc[{"region": "VIS_ipsilesional"}] = np.nan
+    background = np.full(study.ds.sizes["voxel"], 0.5)
+    section = effect_map_section(study.ds, StudyResults(mixed=mixed), background)
+    surface, slices = (b for b in section.blocks if isinstance(b, Figure))
+    told = "belongs to no region, or to one that was not tested or could not be fitted."
+    assert told in surface.caption
+    assert slices.svg.count("not fitted") == 1
+    assert slices.svg.count("not tested") == 9
 
 
 def test_effect_map__explains_what_it_cannot_draw(study: Study):
@@ -644,7 +660,26 @@ def test_sections__one_age_of_the_whole_brain(study: Study):
     mixed.attrs["formula"] = "brain_pad_global ~ scale(log10(lesion_volume)) + age"
     results = StudyResults(mixed=mixed, missing={"mixed_load": "Whole brain."})
     forest = forest_section(results)
-    assert forest.takeaway.startswith("Larger lesions go with older whole brain (1.50")
+    assert forest.takeaway == (
+        f"Larger lesions go with an older whole brain (1.50 years, {p_words(mixed['p'][0, 1])})."
+    )
+    assert "on the whole brain" in forest.title
+    drawn = next(block for block in forest.blocks if isinstance(block, Figure))
+    assert "region" not in drawn.caption
+    flat = mixed.assign(boundary=("region", [True]), q=mixed["q"] * 0 + 0.5, p=mixed["p"] * 0 + 0.5)
+    none = forest_section(StudyResults(mixed=flat))
+    assert none.takeaway == (
+        "No association of lesion volume with the brain-PAD of the whole brain was found "
+        "(p = 0.500)."
+    )
+    assert "The variance between groups was estimated as zero. " in notes(none)
+    headline = facts(people(ds), results)[-1]
+    assert headline[:2] == ("1.50 years", "effect of lesion volume on the whole brain")
+    page = render_report(ds, results=results)
+    assert "<h1>Brain age after stroke</h1>" in page
+    assert "reads from the scan of the brain." in page
+    for words in ("one region", "of 1 region", "regions linked", "for every region", "each region"):
+        assert words not in page
     table = next(block for block in forest.blocks if isinstance(block, Table))
     assert table.rows[0][0].text == "whole brain"
     assert "on brain-PAD" in table.caption
@@ -715,6 +750,24 @@ def test_multiverse_sections__draw_every_specification():
     assert "no p values" in notes(section)
     table = next(block for block in section.blocks if isinstance(block, Table))
     assert [row[-1].text for row in table.rows] == ["robust", "weak"]
+    assert "coarse" not in notes(section)
+    assert "beyond the axis" not in curve.caption
+    data["ci_high"][0, 2] = 14.5
+    data.attrs |= {"groups": "cohort", "n_groups": 5}
+    (section,) = multiverse_sections(StudyResults(multiverse=data))
+    curve = [block for block in section.blocks if isinstance(block, Figure)][1]
+    assert "Triangles: 1 interval goes beyond the axis; together they span 0." in curve.caption
+    assert "to 14.50." in curve.caption
+    assert "whole groups (cohort), of which there are 5. With fewer than 10" in notes(section)
+
+
+def test_window__shows_estimates_and_all_intervals_that_are_not_wild():
+    estimate = np.array([-0.4, -0.3, 0.1, 0.2])
+    low, high = estimate - 0.3, estimate + 0.4
+    assert _window(estimate, low, high) == (low.min(), high.max())
+    high[1], low[2] = 14.0, -9.0
+    assert _window(estimate, low, high) == (-0.7, high[3])
+    assert _window(estimate, low * np.nan, high) == (-np.inf, np.inf)
 
 
 def test_dots__are_all_of_few_and_some_of_many():

@@ -191,7 +191,14 @@ def test_mixed_model__boundary_equals_least_squares(caplog):
     np.testing.assert_allclose(result["estimate"], [line.intercept, line.slope], rtol=1e-9)
     np.testing.assert_allclose(result["se"], [line.intercept_stderr, line.stderr], rtol=1e-9)
     np.testing.assert_allclose(result["p"][1], line.pvalue, rtol=1e-9)
-    assert "least squares" in caplog.text
+    assert "no variance between 'cohort', which equals least squares" in caplog.text
+    assert "None" not in caplog.text
+    with caplog.at_level(logging.INFO):
+        gap = ds.assign(
+            age=("subject", np.where(np.arange(len(ds["age"])) == 1, np.nan, ds["age"]))
+        )
+        told = mixed_model(gap, "pad ~ age").attrs["rows_dropped"]
+    assert "subjects (age missing" in told  # there are no regions to speak of
 
 
 def deviance(y, x, codes, ratio):
@@ -377,6 +384,12 @@ def test_mixed_model__failures_are_gathered_or_recorded(cohort):
     result = mixed_model(ds, "brain_pad_corrected ~ lesion_load + age", errors="record")
     bad = result["estimate"].isnull().all("term")
     assert sorted(result["region"].values[bad]) == ["VIS_L", "VIS_R"]
+    unfitted = result.isel(region=bad.values)
+    assert (unfitted["n"] == 0).all()
+    assert (unfitted["n_groups"] == 0).all()
+    assert unfitted["dropped"].all()
+    assert (result["n"] + result["n_dropped"] == ds.sizes["subject"]).all()
+    assert "31 of 90 subjects in every region, 1 more in some" in result.attrs["rows_dropped"]
     assert len(result.attrs["failures"]) == 2
     assert result["q"].sel(region="SMN_L").notnull().all()
     alone = ds.assign_coords(cohort=("subject", ds["subject"].values))

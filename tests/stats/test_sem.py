@@ -38,8 +38,15 @@ def test_sem__defaults_on_a_store(cohort):
     ]
     # 60 strokes, one excluded, one without a score, one bilateral.
     assert int(result["n"]) == 57
-    assert int(result["n_dropped"]) == 2
-    assert result["dropped"].values.nonzero()[0].tolist() == [33, 89]
+    assert int(result["n_dropped"]) == 33
+    assert result["dropped"].values.nonzero()[0].tolist() == [*range(30), 33, 88, 89]
+    why = result["drop_reason"].values
+    assert set(why[:30]) == {"not in group 'stroke'"}
+    assert why[[33, 88]].tolist() == ["motor missing", "not included"]
+    assert set(why[89].removesuffix(" missing").split(", ")) == {"cst", "ipsi", "contra"}
+    assert (why[~result["dropped"].values] == "").all()
+    told = result.attrs["rows_dropped"]
+    assert told.startswith("33 of 90 subjects (not in group 'stroke': 30; not included: 1; ")
     assert result.attrs["saturated"] == 1
     assert result["df"] == 0
     assert result["cfi"] == 1
@@ -262,6 +269,10 @@ def test_sem__defined_parameters_have_bootstrap_intervals():
         for part in ("estimate", "ci_low", "ci_high"):
             expected = float(chain[f"indirect_{kind}{part}"])
             assert result[f"defined_{kind}{part}"][0] == pytest.approx(expected)
+    told: dict[tuple, list[str]] = {}  # columns of one table are told apart
+    for column in result.data_vars.values():
+        told.setdefault(column.dims, []).append(column.attrs.get("long_name", column.name))
+    assert all(len(set(words)) == len(words) for words in told.values())
     assert result["defined_ci_low"][0] < result["defined_estimate"][0]
     assert (result["defined_p"] < 0.05).all()
     plain = sem(reference_cohort(), DEFAULT_MODEL, n_boot=300)
@@ -277,6 +288,10 @@ def test_sem__fiml_uses_everyone_and_counts_pairs():
     assert int(full["n"]) == 179  # one has nothing
     assert int(full["n_dropped"]) == 1
     assert full["dropped"].values.nonzero()[0].tolist() == [6]
+    assert set(full["drop_reason"].values[6].removesuffix(" missing").split(", ")) == {
+        *("motor", "cst", "ipsi", "contra")
+    }
+    assert "motor missing: 1;" in full.attrs["rows_dropped"] + ";"
     assert int(plain["n"]) == int(180 - plain["n_dropped"]) < 140
     assert "motor missing" in plain.attrs["rows_dropped"]
     table = reference_table("gaps_x")
