@@ -10,6 +10,7 @@ settings is trained on the first of them, and the others, whom it never saw, are
 - out-of-fold mean absolute error and correlation of the corrected brain-PAD with the true
   regional deviation, beside the simulator's oracle, the mean, and ridge regression on the same
   features in the same folds;
+- how far a regression gets that is told the truth of the others: what the features hold of it;
 - correlation of the corrected brain-PAD with age in the held-out, and how many of their ages
   the 90 % intervals hold;
 - ICC(2,1) of the corrected brain-PAD of people of another seed, each in the scanner twice;
@@ -76,20 +77,20 @@ def columns(ds: xr.Dataset, model: BrainAgeModel) -> np.ndarray:
     return np.asarray(ds["node_features"].sel(feature=list(model.features)).values, np.float64)
 
 
-def ridge_ages(
-    x: np.ndarray, age: np.ndarray, fold: np.ndarray, model: BrainAgeModel
+def ridge(
+    x: np.ndarray, target: np.ndarray, fold: np.ndarray, model: BrainAgeModel, *beside: np.ndarray
 ) -> np.ndarray:
-    """Out-of-fold ages (subject, region) by ridge regression on a region's own features."""
+    """Out-of-fold ridge regression (subject, region) on a region's own features, and `beside`."""
     out = []
-    for members in model.graph.members:
-        own = x[:, members].reshape(len(x), -1)
-        ages = np.empty(len(x))
+    for members, wanted in zip(model.graph.members, target.T, strict=True):
+        own = np.column_stack([x[:, members].reshape(len(x), -1), *beside])
+        found = np.empty(len(x))
         for k in np.unique(fold):
             train, test = fold != k, fold == k
             scale = StandardScaler().fit(own[train])
-            fitted = RidgeCV(np.logspace(0, 5, 16)).fit(scale.transform(own[train]), age[train])
-            ages[test] = fitted.predict(scale.transform(own[test]))
-        out.append(ages)
+            fitted = RidgeCV(np.logspace(0, 5, 16)).fit(scale.transform(own[train]), wanted[train])
+            found[test] = fitted.predict(scale.transform(own[test]))
+        out.append(found)
     return np.stack(out, axis=1)
 
 
@@ -158,8 +159,10 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> d
     age = people["age"].values.astype(np.float64)
     deviation = true.sel(subject=people["subject"].values, region=regions).values
     mae = np.abs(own["brain_pad"].values).mean(axis=0)
-    ridge = ridge_ages(columns(people, model), age, known_folds(people, model), model)
-    ridge_mae = np.abs(ridge - age[:, None]).mean(axis=0)
+    x, fold = columns(people, model), known_folds(people, model)
+    ages = ridge(x, np.repeat(age[:, None], len(regions), axis=1), fold, model)
+    ridge_mae = np.abs(ages - age[:, None]).mean(axis=0)
+    told = ridge(x, deviation, fold, model, age)
     pad_r = correlation(own["brain_pad_corrected"].values, deviation)
     found = {
         "mae": mae,
@@ -167,9 +170,10 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> d
         "mae_of_mean": oracle["mae_of_mean"],
         "mae_over_ridge": mae / ridge_mae,
         "pad_r": pad_r,
-        "pad_r_of_ridge": correlation(without_age(ridge - age[:, None], age), deviation),
+        "pad_r_of_ridge": correlation(without_age(ages - age[:, None], age), deviation),
         "pad_r_over_oracle": pad_r / oracle["r_pad"],
         "pad_r_over_best": pad_r / oracle["r_deviation"],
+        "told_r_over_oracle": correlation(told, deviation) / oracle["r_pad"],
     }
     if args.held_out:
         new = brain_age(others, model).compute()
@@ -187,7 +191,9 @@ def one_seed(folder: Path, seed: int, args: argparse.Namespace, layer: str) -> d
         found["icc"] = icc(*(pad.values for pad in pads))
         other = scalebrain.open_store(folder / f"seed{seed + 1000}-scan1-truth.zarr")
         found |= at_new_sites(scans, pads[-1], other["true_deviation"])
-    return {"layer": layer, "seed": seed, "train_s": seconds, "regions": regions} | found
+    kept = model.about["convolved_folds"]
+    about = {"layer": layer, "seed": seed, "train_s": seconds, "convolved_folds": kept}
+    return about | {"regions": regions} | found
 
 
 def main() -> None:
@@ -216,9 +222,10 @@ def main() -> None:
         chosen = [row for row in rows if row["layer"] == layer]
         means = {key: np.mean([row[key] for row in chosen], axis=0) for key in numbers}
         seconds = np.mean([row["train_s"] for row in chosen])
+        kept = [row["convolved_folds"] for row in chosen]
         print(
-            f"{layer}: {len(chosen)} seeds, {args.train} in training ({seconds:.0f} s), load "
-            f"{os.getloadavg()[0]:.1f}"
+            f"{layer}: {len(chosen)} seeds, {args.train} in training ({seconds:.0f} s), folds that "
+            f"kept convolutions {kept}, load {os.getloadavg()[0]:.1f}"
         )
         print("region " + " ".join(f"{key:>18}" for key in numbers))
         for r, region in enumerate(chosen[0]["regions"]):

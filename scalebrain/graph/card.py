@@ -65,12 +65,21 @@ def _facts(
     people = f"Trained on {scans} aged {ages}"
     return (
         f"Layer: {training.layer}; {training.folds} folds; seed {training.seed}",
+        *_convolved(training, about),
         f"Node features: {', '.join(features)}",
         f"Space: {about['space']}{_images(about)}",
         f"{people}; elsewhere predictions are marked as extrapolated",
         f"Interval: split-conformal, {about['coverage']:.0%}",
         _HASHES,
     )
+
+
+def _convolved(training: "Training", about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say how many folds are more than ridge regression, where that is known."""
+    if "convolved_folds" not in about:
+        return ()
+    kept = f"Convolutions kept in {about['convolved_folds']} of {training.folds} folds"
+    return (f"{kept}; others are ridge regressions, not bettered by a standard error",)
 
 
 def _images(about: Mapping[str, Any]) -> str:

@@ -220,6 +220,7 @@ class BrainAgeModel:
                 "n_people": int(np.unique(people).size),
                 "coverage": float(coverage),
                 "lesion_policy": str(ds["node_features"].attrs.get("lesion_policy", "")),
+                "convolved_folds": sum(fold.is_convolved for fold in folds),
                 "versions": versions,
                 **images_of(ds),
             },
@@ -701,6 +702,8 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
         out[name].attrs["model_fingerprint"] = model.fingerprint
         out[name].attrs["model_trained_on_simulated"] = model.about["simulated"]
         out[name].attrs["model_layer"] = model.training.layer
+        if (kept := model.about.get("convolved_folds")) is not None:  # earlier versions do not say
+            out[name].attrs["model_convolved_folds"] = f"{kept} of {model.training.folds}"
     out["brain_age_low"].attrs["coverage"] = model.about["coverage"]
     if ds["node_features"].attrs.get("lesion_policy") == "exclude_region":
         out = _without_lesioned_regions(out, ds, model.graph)

@@ -55,6 +55,8 @@ def check_saved(described: Mapping[str, Any], arrays: Arrays) -> None:
     _need(all(_is_number(one[k]) for one in metrics.values() for k in _SCORES), "metrics")
     _need(all(isinstance(about[k], str) for k in _ABOUT_TEXTS), "about")
     _need(all(_is_number(about[k]) for k in _ABOUT_NUMBERS), "about")
+    kept = about.get("convolved_folds", 0)  # earlier versions do not say
+    _need(type(kept) is int and 0 <= kept <= n_folds, "about")
     sides = about.get("voxel_size", [1.0, 1.0, 1.0])  # earlier versions do not say
     _need(isinstance(sides, list) and len(sides) == 3, "about")
     _need(all(_is_number(side) and side > 0 for side in sides), "about")

@@ -161,6 +161,11 @@ class Fold:
     intercept: Array = field(default_factory=lambda: np.zeros(0))
     slope: Array = field(default_factory=lambda: np.zeros(0))
 
+    @property
+    def is_convolved(self) -> bool:
+        """Whether the readout takes anything from the convolutions: epoch 0 is ridge regression."""
+        return any(bool(self.weights[name].any()) for name in ("node_weight", "mean_weight"))
+
 
 def balanced_weights(age: Array) -> Array:
     """Weights (subject,) that make up for uneven ages.

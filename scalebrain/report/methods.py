@@ -237,13 +237,14 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``on_surface``,
-        ``imported`` and ``correction`` (``""`` where unknown), and ``formulas``. Whether the ages
-        are of the ``whole_brain``, and there are ``own_ages`` (of a model of scalebrain),
-        ``lesions``, and the results ``mixed``, ``sem`` (with ``rivals``), ``motor``, ``shap``
-        and ``site_shift``; the ``images``, and the ``random_effects`` and ``criteria`` of the
-        mixed models, in words; how many specifications (``multiverse``), ``permutations`` and
-        decisions (``judged``), ``""`` where there are none.
+        ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``convolved``
+        (folds that kept convolutions), ``on_surface``, ``imported`` and ``correction``
+        (``""`` where unknown), and ``formulas``. Whether the ages are of the ``whole_brain``,
+        and there are ``own_ages`` (of a model of scalebrain), ``lesions``, and the results
+        ``mixed``, ``sem`` (with ``rivals``), ``motor``, ``shap`` and ``site_shift``; the
+        ``images``, and the ``random_effects`` and ``criteria`` of the mixed models, in words;
+        how many specifications (``multiverse``), ``permutations`` and decisions (``judged``),
+        ``""`` where there are none.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -267,6 +268,7 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "trained_on_simulated": str(setting(pad, "model_trained_on_simulated") or ""),
         "lesion_policy": str(setting("node_features", "lesion_policy") or ""),
         "layer": _LAYERS.get(str(setting("brain_age", "model_layer") or ""), "graph convolutions"),
+        "convolved": str(setting("brain_age", "model_convolved_folds") or ""),
         "on_surface": str(setting("node_features", "nodes") or "").startswith("surface"),
         "formulas": [str(m.attrs["formula"]) for m in models if m.attrs.get("formula")],
         "mixed": bool(models),

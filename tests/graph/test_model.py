@@ -292,3 +292,17 @@ def test_load__refuses_images_that_are_none(model, tmp_path, damage):
     replace(model, about=model.about | damage).save(tmp_path / "m")
     with pytest.raises(ModelFileError, match="about"):
         BrainAgeModel.load(tmp_path / "m")
+
+
+def test_fit__says_how_many_folds_are_more_than_ridge_regressions(references, tmp_path):
+    linear = BrainAgeModel.fit(references, training=Training(epochs=0, folds=2))
+    assert linear.predict(references)["brain_age"].attrs["model_convolved_folds"] == "0 of 2"
+    linear.save(tmp_path / "m")
+    card = (tmp_path / "m" / "MODEL_CARD.md").read_text()
+    assert "Convolutions kept in 0 of 2 folds" in card
+    weights = linear.folds[0].weights
+    learned = weights | {"mean_weight": weights["mean_weight"] + 1}
+    assert replace(linear.folds[0], weights=learned).is_convolved
+    replace(linear, about=linear.about | {"convolved_folds": 3}).save(tmp_path / "m")
+    with pytest.raises(ModelFileError, match="about"):
+        BrainAgeModel.load(tmp_path / "m")
