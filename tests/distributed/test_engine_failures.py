@@ -243,9 +243,9 @@ def test_open_client__credentials_of_kubernetes_that_fail__are_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
 ):
     need("kr8s", "dask_kubernetes")
-    import kr8s
+    from kr8s._api import Api
 
-    monkeypatch.setattr(kr8s._api.Api, "_instances", {})  # it keeps clients, whatever KUBECONFIG is
+    monkeypatch.setattr(Api, "_instances", {})  # it keeps clients, whatever KUBECONFIG is
     (tmp_path / "kubeconfig").write_text(text)
     (tmp_path / "m.yaml").write_text(_MANIFEST)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
