@@ -76,7 +76,7 @@ def slurm_client(profile: Profile, name: str, n_workers: int | None) -> Iterator
         dask.config.set({"distributed.scheduler.worker-saturation": "inf"}),
         transport(profile.tls, profile.shared_directory) as security,
         _cluster(kind, profile, name, logs, security) as cluster,
-        _refused_as_failed(cluster),
+        _closing_jobs(cluster),
         Client(cluster) as client,
     ):
         _check_accepted(cluster.job_script(), name)
@@ -136,16 +136,18 @@ def _cluster(
 
 
 @contextlib.contextmanager
-def _refused_as_failed(cluster: "SLURMCluster") -> Iterator[None]:
-    """Call jobs that were never taken failed at the end: a cluster that closes insists on it."""
+def _closing_jobs(cluster: "SLURMCluster") -> Iterator[None]:
+    """Say of the jobs at the end that they close, which dask-jobqueue does not.
+
+    Else a cluster that closes fails over those that an error still refers to.
+    """
     from distributed.core import Status
 
     try:
         yield
     finally:
         for job in list(cluster.workers.values()):
-            if not job.job_id:
-                job.status = Status.failed
+            job.status = Status.closing
 
 
 def _job(profile: Profile, logs: Path) -> dict[str, Any]:
@@ -286,11 +288,12 @@ def _reason(error: Exception) -> str:
 
 def _waiting(cluster: "SLURMCluster", logs: Path, name: str) -> str:
     """Say how many jobs there are; that all have ended or are refused is an error."""
-    jobs = list(cluster.workers.values())
-    ids = [job.job_id for job in jobs if job.job_id]
-    if jobs and not ids:  # nobody else would submit them again, or say why they are refused
+    ids = [job.job_id for job in cluster.workers.values() if job.job_id]
+    if (
+        cluster.workers and not ids
+    ):  # nobody else would submit them again, or say why they are refused
         try:
-            cluster.sync(jobs[0].start)
+            cluster.sync(next(iter(cluster.workers.values())).start)
         except _REFUSED as error:
             raise _refused(name, error) from error
         return "1 job is in the queue"
