@@ -1,4 +1,5 @@
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import yaml
 
 import scalebrain
 from scalebrain import cli
+from scalebrain.cli.app import _ending_signals
 from scalebrain.cli.logfile import log_to
 from scalebrain.cli.study import log_of_study
 from scalebrain.cli.watch import _plain_progress
@@ -48,6 +50,49 @@ def test_main__users_mistake_is_one_message_and_exit_code_1(capsys, tmp_path):
     assert code == 1
     assert "participants.tsv: missing" in err
     assert "Traceback" not in err
+
+
+def test_main__run_looks_at_the_source_before_workers_are_started(capsys, tmp_path, monkeypatch):
+    def opened(*_, **__):
+        raise AssertionError("jobs are in the queue")
+
+    monkeypatch.setattr(scalebrain, "open_client", opened)
+    tree = write_tree(tmp_path / "bids")
+    (tree / "participants.tsv").unlink()
+    code, _, err = run(capsys, "run", tree, tmp_path / "out", "--scheduler", "slurm:cpu")
+    assert code == 1
+    assert "participants.tsv: missing" in err
+
+
+@pytest.fixture
+def signals():
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(one, signal.SIG_DFL) for one in numbers]
+    yield
+    for one, handler in zip(numbers, before, strict=True):
+        signal.signal(one, handler)
+
+
+def end_twice(received):
+    with _ending_signals(received):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGHUP)  # as a session that closes sends both
+
+
+@pytest.mark.usefixtures("signals")
+def test_ending_signals__the_first_ends_and_what_is_ignored_stays_so():
+    received = []
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        end_twice(received)
+    assert received == [signal.SIGTERM]
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with _ending_signals(received := []):
+        signal.raise_signal(signal.SIGHUP)
+    assert received == []
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_main__usage_is_exit_code_2(capsys, tmp_path):

@@ -133,6 +133,8 @@ def test_on_gpu_workers__changes_nothing_without_a_client():
         ("pbs:cpu", "slurm:... [(]a profile[)]"),
         ("slurm:", "is not known"),
         ("tcp://127.0.0.1:9", "No Dask scheduler answers at tcp://127.0.0.1:9"),
+        ("tcp://[::1", r"No Dask scheduler answers at tcp://\[::1: Invalid IPv6 URL"),
+        ("tcp://127.0.0.1:99999", "No Dask scheduler answers at tcp://127.0.0.1:99999"),
         ("bad://127.0.0.1:9", "Scheduler 'bad://127.0.0.1:9' is not known"),
     ],
 )
@@ -186,6 +188,16 @@ def test_local_workers__keep_within_a_containers_limits(monkeypatch, cores, gibi
     monkeypatch.setattr("dask.system.CPU_COUNT", cores)
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", gibibytes * 2**30)
     assert _local_workers(None, None) == (workers, gibibytes * 2**30 // workers)
+
+
+def test_open_client__workers_share_the_memory_however_many_they_are(monkeypatch):
+    memory = 4 * 2**30
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", memory)
+    monkeypatch.setattr("distributed.worker_memory.system.MEMORY_LIMIT", memory)
+    for n_workers in (1, 2):
+        with open_client(n_workers=n_workers) as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"].values()
+            assert {w["memory_limit"] for w in workers} == {memory // n_workers}
 
 
 def slowly(item):

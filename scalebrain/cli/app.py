@@ -1,8 +1,13 @@
 """The command that all others belong to, and how any of them ends."""
 
+import contextlib
 import difflib
 import errno
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -15,6 +20,8 @@ from scalebrain.io.failures import NO_SPACE, explain
 
 __all__ = ["cli", "main", "run_command", "version_option"]
 
+#: Seconds in which a second signal is no new wish to end.
+_CLOSING_SECONDS = 30.0
 #: What click raises for a group alone, as 'scalebrain store'; before 8.2 it prints the help itself.
 _HELP_ALONE: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -51,6 +58,8 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command: exit code 0 success, 1 failure, 2 usage, 3 partial success.
 
+    SIGTERM and SIGHUP end it as Ctrl-C does, with the exit codes of a shell, 143 and 129.
+
     Parameters
     ----------
     arguments
@@ -71,8 +80,9 @@ def run_command(command: click.Command, arguments: list[str] | None, program: st
     program
         Name of the program.
     """
+    received: list[int] = []
     try:
-        with watched():
+        with _ending_signals(received), watched():
             code = command.main(args=arguments, prog_name=program, standalone_mode=False)
     except _HELP_ALONE as error:
         click.echo(error.format_message(), err=True)
@@ -89,12 +99,15 @@ def run_command(command: click.Command, arguments: list[str] | None, program: st
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(1)
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(128 + received[0] if received else 1)
     except ScalebrainError as error:
         _tell(str(error))
         sys.exit(1)
     except OSError as error:
+        if received:  # of the terminal, of which SIGHUP says that it is gone
+            sys.exit(128 + received[0])
         place = str(error.filename or "")
         if error.errno in NO_SPACE:
             _tell(str(explain(place or "the results", error)))
@@ -103,6 +116,35 @@ def run_command(command: click.Command, arguments: list[str] | None, program: st
         sys.exit(1)
     if code:
         sys.exit(code)
+
+
+@contextlib.contextmanager
+def _ending_signals(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that what was opened is closed.
+
+    One that is ignored, as SIGHUP by nohup, or that has a handler stays so. They often come in
+    twos: what comes while things are being closed changes nothing.
+    """
+    last = 0.0
+
+    def end(number: int, _: Any) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if not received or last - before > _CLOSING_SECONDS:
+            received.append(number)
+            raise KeyboardInterrupt(signal.Signals(number).name)
+
+    taken: list[signal.Signals] = []
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for one in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(one) is signal.SIG_DFL:
+                    signal.signal(one, end)
+                    taken.append(one)
+        yield
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _tell(message: str) -> None:

@@ -1,6 +1,8 @@
 """Commands of the whole study."""
 
 import json
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,25 @@ def run(
     if dry_run:
         tell_preview(bids_dir, out, config, truth=truth)
         return
-    read_config(config)  # before workers are started
+    _check(bids_dir, out, config, truth)  # before workers are started, or wait in a queue
     with client():
         report = scalebrain.run_study(bids_dir, out, config, truth=truth)
     click.echo(report)
     tell_rejected(str(out / "cohort.zarr"))
+
+
+def _check(bids_dir: Path, out: Path, config: str | None, truth: str | None) -> None:
+    """Refuse what the study would refuse at its beginning; all else it tells itself."""
+    from scalebrain.pipeline import preview_study
+
+    package = logging.getLogger("scalebrain")
+    level = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            preview_study(bids_dir, out, config, truth=truth)
+    finally:
+        package.setLevel(level)
 
 
 def tell_preview(bids_dir: Path, out: Path, config: Any, **options: Any) -> None:

@@ -203,12 +203,14 @@ def _running_scheduler(address: str) -> Iterator["Client"]:
     """Client of a scheduler that somebody else has started, and that goes on."""
     from distributed import Client
 
-    if not address.startswith(("tls://", "wss://")) and urlsplit(address).hostname not in _LOOPBACK:
-        logger.warning("%s is not encrypted: whoever is on that network can run code", address)
     try:
+        host = urlsplit(address).hostname
+        if not address.startswith(("tls://", "wss://")) and host not in _LOOPBACK:
+            logger.warning("%s is not encrypted: whoever is on that network can run code", address)
         client = Client(address)  # waits as long as distributed.comm.timeouts.connect says
-    except (OSError, ValueError, TypeError) as error:
-        # a protocol that Dask does not know is a ValueError, TLS without certificates a TypeError
+    except (OSError, OverflowError, ValueError, TypeError) as error:
+        # a malformed address and a protocol that Dask does not know are a ValueError, a port that
+        # is too large an OverflowError, TLS without certificates a TypeError
         reason = str(error).splitlines()[0]
         raise ConfigError(f"No Dask scheduler answers at {address}: {reason}") from error
     with client:

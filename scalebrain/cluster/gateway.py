@@ -36,32 +36,27 @@ def gateway_client(url: str, n_workers: int | None) -> Iterator["Client"]:
     Raises
     ------
     ConfigError
-        When dask-gateway is not installed, or no gateway answers.
+        When dask-gateway is not installed, no gateway answers, or it does not know who one is.
     ScalebrainError
         When the gateway does not start the cluster.
     """
     try:
-        from dask_gateway import Gateway, GatewayClusterError
+        from dask_gateway import Gateway
     except ImportError as error:
         raise ConfigError(
             "A gateway needs dask-gateway: pip install 'scalebrain[cluster]'."
         ) from error
-    from aiohttp import ClientError
-
     with contextlib.ExitStack() as stack:
-        try:
+        with _failures_told(url):
             gateway = stack.enter_context(_once(Gateway(url)))
-            cluster = gateway.new_cluster(shutdown_on_close=True)
-        except GatewayClusterError as error:
-            raise ScalebrainError(f"{url}: the gateway started no cluster: {error}") from error
-        except (ClientError, OSError, ValueError) as error:
-            raise ConfigError(f"No dask-gateway answers at {url}: {error}") from error
-        stack.enter_context(_once(cluster.gateway))
-        stack.enter_context(cluster)
-        if n_workers is None:
-            cluster.adapt(minimum=1)
-        else:
-            cluster.scale(n_workers)
+            # not new_cluster: one that fails leaves a gateway behind, see _once
+            cluster = gateway.connect(gateway.submit(), shutdown_on_close=True)
+            stack.enter_context(_once(cluster.gateway))
+            stack.enter_context(cluster)
+            if n_workers is None:
+                cluster.adapt(minimum=1)
+            else:
+                cluster.scale(n_workers)
         client = stack.enter_context(cluster.get_client())
 
         def check() -> str:
@@ -72,6 +67,33 @@ def gateway_client(url: str, n_workers: int | None) -> Iterator["Client"]:
         first_worker(client, check)
         logger.info("workers by the gateway; dashboard at %s", cluster.dashboard_link)
         yield client
+
+
+@contextlib.contextmanager
+def _failures_told(url: str) -> Iterator[None]:
+    """Say in one error why the gateway gives no cluster."""
+    from aiohttp import ClientError, ClientResponseError
+    from dask_gateway import GatewayClusterError, GatewayServerError
+
+    who = "Who one is, Dask's configuration says: gateway.auth.type, gateway.auth.kwargs"
+    try:
+        yield
+    except (GatewayClusterError, GatewayServerError) as error:
+        raise ScalebrainError(f"{url}: the gateway started no cluster: {error}") from error
+    except ClientResponseError as error:
+        if error.status in (401, 403):
+            raise ConfigError(
+                f"{url}: the gateway does not let you in ({error.status} {error.message}). {who}."
+            ) from error
+        raise ConfigError(f"No dask-gateway answers at {url}: {error}") from error
+    except (ClientError, OSError, ValueError) as error:
+        raise ConfigError(f"No dask-gateway answers at {url}: {error}") from error
+    except (AttributeError, LookupError) as error:  # of JSON without what a gateway says
+        raise ConfigError(
+            f"No dask-gateway answers at {url}: what does is something else ({error!r})."
+        ) from error
+    except (ImportError, TypeError) as error:  # of a kind of authentication
+        raise ConfigError(f"{url}: no authentication: {error}. {who}.") from error
 
 
 @contextlib.contextmanager

@@ -4,9 +4,9 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scalebrain.cluster.waiting import first_worker
 from scalebrain.errors import ConfigError, ScalebrainError
@@ -19,7 +19,11 @@ __all__ = ["kubernetes_client", "read_manifest"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _POLL = 0.5
+#: For so long the API may be unwell, as it is while it is upgraded.
+_API_SECONDS = 60.0
 _OPERATOR_SECONDS = 60.0
 _SCHEDULER_SECONDS = 600.0
 _PORT = "tcp-comm"
@@ -60,7 +64,8 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
         When dask-kubernetes is not installed, no cluster answers, the manifest is not valid, or
         `n_workers` is given for a ``DaskCluster`` that is there already.
     ScalebrainError
-        When no operator takes up the ``DaskCluster``, or its scheduler does not start.
+        When no operator takes up the ``DaskCluster``, its scheduler does not start, or the API
+        refuses something or does not answer for a minute.
     """
     try:
         import httpx
@@ -76,14 +81,21 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
     resources = read_manifest(manifest)
     try:
         api = kr8s.api()
-        objects = [object_from_spec(one, api, allow_unknown_type=True) for one in resources]
         version = api.version()
     except (httpx.HTTPError, OSError, ValueError, kr8s.APITimeoutError, kr8s.ServerError) as error:
         raise ConfigError(f"No Kubernetes cluster answers: {error}") from error
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        # a file without contexts is an IndexError, a plugin that fails a RuntimeError
+        reason = " ".join(str(error).split()).rstrip(":.")
+        raise ConfigError(
+            f"The credentials of Kubernetes cannot be used: {reason}. See "
+            "the file of KUBECONFIG, else ~/.kube/config, and whether 'kubectl version' works."
+        ) from error
+    objects = [object_from_spec(one, api, allow_unknown_type=True) for one in resources]
     logger.info("Kubernetes %s", version.get("gitVersion", ""))
     cluster = next(one for one in objects if one.kind == "DaskCluster")
     security = Security()
-    if n_workers is not None and cluster.exists():
+    if n_workers is not None and _there(cluster):
         raise ConfigError(
             f"DaskCluster {cluster.name} is there already: its workers are as many as they are. "
             "Leave their number out, or scale it with kubectl."
@@ -94,8 +106,12 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
         _until_running(cluster)
         if n_workers is not None:
             group = new_class("DaskWorkerGroup", "kubernetes.dask.org/v1")
-            default = group.get(f"{cluster.name}-default", namespace=cluster.namespace, api=api)
-            default.patch({"spec": {"worker": {"replicas": n_workers}}})
+            default = f"{cluster.name}-default"
+            wanted = {"spec": {"worker": {"replicas": n_workers}}}
+            _answer(
+                lambda: group.get(default, namespace=cluster.namespace, api=api).patch(wanted),
+                f"DaskWorkerGroup {default}",
+            )
         host, port = stack.enter_context(_scheduler(cluster, api))
         protocol = "tls" if security.get_tls_config_for_role("client")["ca_file"] else "tcp"
         try:
@@ -132,8 +148,14 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     """
     found = read_documents(path)
     for one in found:
-        if not isinstance(one, dict) or not {"apiVersion", "kind", "metadata"} <= set(one):
+        if not isinstance(one, dict) or not (
+            {"apiVersion", "kind", "metadata"} <= set(one)
+            and isinstance(one["apiVersion"], str)
+            and isinstance(one["kind"], str)
+        ):
             raise ConfigError(f"{path}: expected resources with apiVersion, kind and metadata.")
+        if not isinstance(one["metadata"], dict) or not one["metadata"].get("name"):
+            raise ConfigError(f"{path}: the metadata of a {one['kind']} has no name. Give it one.")
     clusters = [one["metadata"].get("name") for one in found if one["kind"] == "DaskCluster"]
     if len(clusters) != 1:
         raise ConfigError(f"{path}: expected one DaskCluster, found {len(clusters)}.")
@@ -147,17 +169,15 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
 
 def _made(resource: Any, stack: contextlib.ExitStack) -> None:
     """Create a resource unless it is there, and remove it at the end if it was created."""
-    import kr8s
-
-    if resource.exists():
+    if _there(resource):
         logger.info("%s %s is there already", resource.kind, resource.name)
         return
-    try:
-        resource.create()
-    except kr8s.ServerError as error:
-        raise ConfigError(
-            f"{resource.kind} {resource.name}: the cluster refuses it: {error}"
-        ) from error
+
+    def made() -> None:  # what did not answer may have made it
+        if not resource.exists():
+            resource.create()
+
+    _answer(made, f"{resource.kind} {resource.name}")
     logger.info("%s %s made", resource.kind, resource.name)
     if resource.kind in _HOLDING:
         logger.info("%s %s stays when this ends", resource.kind, resource.name)
@@ -169,15 +189,54 @@ def _removed(resource: Any) -> None:
     """Remove a resource; that somebody else has done so is no error."""
     import kr8s
 
-    with contextlib.suppress(kr8s.NotFoundError):
-        resource.delete()
+    what = f"{resource.kind} {resource.name}"
+    try:
+        with contextlib.suppress(kr8s.NotFoundError):
+            _answer(resource.delete, what)
+    except ScalebrainError as error:  # the work is done, or something else has ended it
+        logger.warning("%s. %s stays: remove it with kubectl delete", error, what)
+
+
+def _there(resource: Any) -> bool:
+    """Whether a resource is in the cluster; to `exists` of kr8s every failure means that not."""
+    import kr8s
+
+    try:
+        _answer(resource.refresh, f"{resource.kind} {resource.name}")
+    except kr8s.NotFoundError:
+        return False
+    return True
+
+
+def _answer(ask: Callable[[], T], what: str) -> T:
+    """Ask the API, and again while it is unwell; what it refuses is an error."""
+    import httpx
+    import kr8s
+
+    end = time.monotonic() + _API_SECONDS
+    while True:
+        try:
+            return ask()
+        except kr8s.ServerError as error:
+            code = 0 if error.response is None else error.response.status_code
+            if code < 500 and code != httpx.codes.TOO_MANY_REQUESTS:
+                raise ConfigError(f"{what}: the cluster refuses it: {error}") from error
+            failed: Exception = error
+        except (httpx.HTTPError, kr8s.APITimeoutError) as error:
+            failed = error
+        if time.monotonic() > end:
+            raise ScalebrainError(
+                f"{what}: the API of Kubernetes has not answered for {_API_SECONDS:g} s: {failed}"
+            ) from failed
+        time.sleep(_POLL)
 
 
 def _until_running(cluster: Any) -> None:
     """Wait for the operator, then for the scheduler."""
     begin = time.monotonic()
     while True:
-        cluster.refresh()
+        if not _there(cluster):
+            raise ScalebrainError(f"DaskCluster {cluster.name} was removed while it started.")
         phase = cluster.raw.get("status", {}).get("phase", "")
         if phase == "Running":
             return
@@ -198,7 +257,10 @@ def _until_running(cluster: Any) -> None:
 def _waiting(cluster: Any, api: Any) -> str:
     """Say what is waited for; a worker that cannot start is an error."""
     labels = {"dask.org/cluster-name": cluster.name, "dask.org/component": "worker"}
-    pods = list(api.get("pods", namespace=cluster.namespace, label_selector=labels))
+    pods = _answer(
+        lambda: list(api.get("pods", namespace=cluster.namespace, label_selector=labels)),
+        f"Pods of DaskCluster {cluster.name}",
+    )
     for pod in pods:
         for status in pod.raw.get("status", {}).get("containerStatuses", ()):
             waiting = status.get("state", {}).get("waiting", {})
@@ -215,7 +277,10 @@ def _scheduler(cluster: Any, api: Any) -> Iterator[tuple[str, int]]:
     """Host and port of the scheduler: the service's inside the cluster, else forwarded."""
     from kr8s.objects import Service
 
-    service = Service.get(f"{cluster.name}-scheduler", namespace=cluster.namespace, api=api)
+    name = f"{cluster.name}-scheduler"
+    service = _answer(
+        lambda: Service.get(name, namespace=cluster.namespace, api=api), f"Service {name}"
+    )
     port = next(int(one["port"]) for one in service.raw["spec"]["ports"] if one["name"] == _PORT)
     host = f"{service.name}.{service.namespace}"
     try:

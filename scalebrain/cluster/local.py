@@ -49,7 +49,7 @@ def local_client(n_workers: int | None, memory: int | None) -> Iterator["Client"
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            memory_limit="auto" if memory is None else each,
+            memory_limit=each,  # not "auto": a share of the cores, however many workers there are
             dashboard_address="127.0.0.1:0",
             host="127.0.0.1",
             # a worker that is told to stop complains of the connection that it loses

@@ -6,6 +6,7 @@ The commands of SLURM are run without a shell, with arguments that come from SLU
 import contextlib
 import logging
 import re
+import signal
 import subprocess  # nosec B404
 import tempfile
 import threading
@@ -32,6 +33,8 @@ _LIFETIME = 0.9
 _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 _LOG_LINES = 15
 _LOOK_EVERY = 15.0
+#: What dask-jobqueue raises when sbatch fails, and when it names no job.
+_REFUSED = (RuntimeError, ValueError)
 
 
 @contextlib.contextmanager
@@ -56,19 +59,15 @@ def slurm_client(profile: Profile, name: str, n_workers: int | None) -> Iterator
     Raises
     ------
     ConfigError
-        When dask-jobqueue is not installed, there is no ``sbatch``, or SLURM refuses the jobs.
+        When dask-jobqueue is not installed, or is imported first in another thread than the main
+        one, there is no ``sbatch``, or SLURM refuses the jobs.
     ScalebrainError
         When all jobs ended before a worker came.
     """
     import dask
     from distributed import Client
 
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise ConfigError(
-            "Jobs of SLURM need dask-jobqueue: pip install 'scalebrain[cluster]'."
-        ) from error
+    kind = _slurm_cluster()
     fewest, most = profile.n_jobs
     if n_workers is not None:
         fewest = most = -(-n_workers // profile.workers_of_job)
@@ -76,7 +75,8 @@ def slurm_client(profile: Profile, name: str, n_workers: int | None) -> Iterator
     with (
         dask.config.set({"distributed.scheduler.worker-saturation": "inf"}),
         transport(profile.tls, profile.shared_directory) as security,
-        _cluster(SLURMCluster, profile, name, logs, security) as cluster,
+        _cluster(kind, profile, name, logs, security) as cluster,
+        _closing_jobs(cluster),
         Client(cluster) as client,
     ):
         _check_accepted(cluster.job_script(), name)
@@ -85,9 +85,30 @@ def slurm_client(profile: Profile, name: str, n_workers: int | None) -> Iterator
             fewest = most
         cluster.adapt(minimum_jobs=fewest, maximum_jobs=most)
         with _gpu_jobs(cluster, profile, logs, name):
-            first_worker(client, lambda: _waiting(cluster, logs))
+            first_worker(client, lambda: _waiting(cluster, logs, name))
             logger.info("workers by SLURM; dashboard at %s", client.dashboard_link)
             yield client
+
+
+def _slurm_cluster() -> type["SLURMCluster"]:
+    """Import dask-jobqueue, which takes Ctrl-C for itself, and give Ctrl-C back."""
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        from dask_jobqueue import SLURMCluster as Found
+    except ImportError as error:
+        raise ConfigError(
+            "Jobs of SLURM need dask-jobqueue: pip install 'scalebrain[cluster]'."
+        ) from error
+    except ValueError as error:  # of signal.signal, outside of the main thread
+        raise ConfigError(
+            f"dask-jobqueue cannot be imported in the thread '{threading.current_thread().name}': "
+            f"{error}. Import dask_jobqueue in the main thread before."
+        ) from error
+    finally:
+        if signal.getsignal(signal.SIGINT) is not ctrl_c:
+            signal.signal(signal.SIGINT, ctrl_c)
+    found: type[SLURMCluster] = Found
+    return found
 
 
 def _cluster(
@@ -112,6 +133,21 @@ def _cluster(
             f"Profile '{name}': no scheduler can start here: {reason}. See its interface "
             f"('{profile.interface}') and dashboard ('{profile.dashboard}')."
         ) from error
+
+
+@contextlib.contextmanager
+def _closing_jobs(cluster: "SLURMCluster") -> Iterator[None]:
+    """Say of the jobs at the end that they close, which dask-jobqueue does not.
+
+    Else a cluster that closes fails over those that an error still refers to.
+    """
+    from distributed.core import Status
+
+    try:
+        yield
+    finally:
+        for job in list(cluster.workers.values()):
+            job.status = Status.closing
 
 
 def _job(profile: Profile, logs: Path) -> dict[str, Any]:
@@ -209,7 +245,10 @@ def _gpu_jobs(cluster: "SLURMCluster", profile: Profile, logs: Path, name: str) 
         )
         if not jobs:
             _check_accepted(job.job_script(), f"{name}: gpu")
-        cluster.sync(job.start)
+        try:
+            cluster.sync(job.start)
+        except _REFUSED as error:
+            raise _refused(f"{name}: gpu", error) from error
         jobs[number] = job
 
     def replace_ended() -> None:
@@ -218,7 +257,7 @@ def _gpu_jobs(cluster: "SLURMCluster", profile: Profile, logs: Path, name: str) 
                 if not _alive([job.job_id]):
                     try:
                         start(number)
-                    except RuntimeError as error:  # of sbatch; it is tried again
+                    except ConfigError as error:  # it is tried again
                         logger.warning("a job with a GPU cannot be replaced: %s", error)
 
     done = threading.Event()
@@ -236,9 +275,28 @@ def _gpu_jobs(cluster: "SLURMCluster", profile: Profile, logs: Path, name: str) 
             cluster.sync(job.close)
 
 
-def _waiting(cluster: "SLURMCluster", logs: Path) -> str:
-    """Say how many jobs there are; that all have ended is an error."""
+def _refused(name: str, error: Exception) -> ConfigError:
+    """Error of jobs that are refused when they are submitted."""
+    return ConfigError(f"Profile '{name}': SLURM refuses its jobs: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Take what sbatch has said out of the error that dask-jobqueue makes of it."""
+    _, _, told = str(error).rpartition("stderr:\n")
+    return "; ".join(filter(None, map(str.strip, told.splitlines()))) or "no reason"
+
+
+def _waiting(cluster: "SLURMCluster", logs: Path, name: str) -> str:
+    """Say how many jobs there are; that all have ended or are refused is an error."""
     ids = [job.job_id for job in cluster.workers.values() if job.job_id]
+    if (
+        cluster.workers and not ids
+    ):  # nobody else would submit them again, or say why they are refused
+        try:
+            cluster.sync(next(iter(cluster.workers.values())).start)
+        except _REFUSED as error:
+            raise _refused(name, error) from error
+        return "1 job is in the queue"
     if ids and not _alive(ids):
         raise ScalebrainError(
             f"All jobs of SLURM ended before a worker came. {_last_log(logs, ids)}"

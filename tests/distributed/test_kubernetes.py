@@ -222,6 +222,8 @@ _WITH_JOB = """
         ("kind: [", "not valid YAML"),
         ("- 1", "expected resources"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}", "one DaskCluster, found 0"),
+        ("apiVersion: a/v1\nkind: DaskCluster\nmetadata:", "of a DaskCluster has no name"),
+        ("apiVersion: 1\nkind: DaskCluster\nmetadata: {name: a}", "expected resources"),
         (_WITH_JOB, "holds the Job study"),
         ("a: &a [1]\nb: *a", "refers to another place"),
     ],
