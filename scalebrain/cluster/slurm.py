@@ -289,9 +289,7 @@ def _reason(error: Exception) -> str:
 def _waiting(cluster: "SLURMCluster", logs: Path, name: str) -> str:
     """Say how many jobs there are; that all have ended or are refused is an error."""
     ids = [job.job_id for job in cluster.workers.values() if job.job_id]
-    if (
-        cluster.workers and not ids
-    ):  # nobody else would submit them again, or say why they are refused
+    if cluster.workers and not ids:  # nobody else submits them again, or says why not
         try:
             cluster.sync(next(iter(cluster.workers.values())).start)
         except _REFUSED as error:
