@@ -12,7 +12,7 @@ import scalebrain
 from scalebrain.cli.app import run_command, version_option
 from scalebrain.cli.data import tell_rejected
 from scalebrain.cli.options import FOLDER, Client, computing
-from scalebrain.cli.study import log_of_study, tell_preview
+from scalebrain.cli.study import check_study, log_of_study, tell_preview
 from scalebrain.config import read_config
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def bids(
     if dry_run:
         tell_preview(bids_dir, out, settings, level=level, participants=labels)
         return
+    check_study(bids_dir, out, settings, level=level, participants=labels)
     with client():
         result = scalebrain.run_study(bids_dir, out, settings, level=level, participants=labels)
     click.echo(result)

@@ -14,7 +14,7 @@ from scalebrain.cli.data import tell_rejected
 from scalebrain.cli.options import FOLDER, Client, computing, simulation
 from scalebrain.config import read_config
 
-__all__ = ["config", "demo", "log_of_study", "run", "tell_preview"]
+__all__ = ["check_study", "config", "demo", "log_of_study", "run", "tell_preview"]
 
 _ONE_GB = 1e9
 
@@ -38,23 +38,31 @@ def run(
     if dry_run:
         tell_preview(bids_dir, out, config, truth=truth)
         return
-    _check(bids_dir, out, config, truth)  # before workers are started, or wait in a queue
+    check_study(bids_dir, out, config, truth=truth)
     with client():
         report = scalebrain.run_study(bids_dir, out, config, truth=truth)
     click.echo(report)
     tell_rejected(str(out / "cohort.zarr"))
 
 
-def _check(bids_dir: Path, out: Path, config: str | None, truth: str | None) -> None:
-    """Refuse what the study would refuse at its beginning; all else it tells itself."""
+def check_study(bids_dir: Path, out: Path, config: Any, **options: Any) -> None:
+    """Refuse what a study would refuse at its beginning, before workers start or wait in a queue.
+
+    Parameters
+    ----------
+    bids_dir, out, config
+        As for :func:`scalebrain.run_study`.
+    **options
+        Of :func:`scalebrain.run_study`.
+    """
     from scalebrain.pipeline import preview_study
 
     package = logging.getLogger("scalebrain")
     level = package.level
-    package.setLevel(logging.ERROR)
+    package.setLevel(logging.ERROR)  # all else the study tells itself
     try:
         with warnings.catch_warnings(action="ignore"):
-            preview_study(bids_dir, out, config, truth=truth)
+            preview_study(bids_dir, out, config, **options)
     finally:
         package.setLevel(level)
 
