@@ -20,7 +20,13 @@ from scalebrain.atlas.parcels import nodes as volume_nodes
 from scalebrain.atlas.surface import surface_nodes
 from scalebrain.cluster.tasks import on_gpu_workers
 from scalebrain.config import StudyConfig, read_config
-from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError, StoreError
+from scalebrain.errors import (
+    ConfigError,
+    MissingVariableError,
+    StatisticsError,
+    StoreError,
+    TableError,
+)
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.laterality import to_lesional_sides
 from scalebrain.features.lesion import lesion_frequency, lesion_load, tract_load
@@ -185,9 +191,10 @@ def run_study(
             logger.info("%d/%d %s", number, len(stages), name, extra=told)
             try:
                 stage.work(study)
-            except BaseException:  # a label that nobody has leaves a finished store as it is
+            except TableError:  # a label that nobody has leaves a finished store as it is
                 now = (ingested_from(study), problem_tables(study))
-                if always and kept and held[0] and held == now:
+                strict = study.config.ingest.get("strict", False)
+                if always and kept and held[0] and held == now and not strict:
                     write_record(record, kept)
                 raise
             if always and held[0] and held == (ingested_from(study), problem_tables(study)):

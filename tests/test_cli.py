@@ -95,6 +95,24 @@ def test_ending_signals__the_first_ends_and_what_is_ignored_stays_so():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("signals")
+def test_ending_signals__a_later_one_ends_the_process_at_once():
+    program = (
+        "import signal, time\n"
+        "from scalebrain.cli.app import _ending_signals\n"
+        "with _ending_signals([]):\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    finally:\n"
+        "        time.sleep(2.2)\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "        time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=50)
+    assert ended.returncode == -signal.SIGTERM
+    assert b"again ends at once" in ended.stderr
+
+
 def test_main__usage_is_exit_code_2(capsys, tmp_path):
     assert run(capsys, "ingest", str(tmp_path / "none"), "x")[0] == 2
     assert run(capsys, "nonsense")[0] == 2

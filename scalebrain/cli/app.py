@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import os
 import signal
 import sys
 import threading
@@ -21,7 +22,8 @@ from scalebrain.io.failures import NO_SPACE, explain
 __all__ = ["cli", "main", "run_command", "version_option"]
 
 #: Seconds in which a second signal is no new wish to end.
-_CLOSING_SECONDS = 30.0
+_TWINS_SECONDS = 2.0
+_ENDING = b"ending, after the tasks that run; the same signal again ends at once\n"
 #: What click raises for a group alone, as 'scalebrain store'; before 8.2 it prints the help itself.
 _HELP_ALONE: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -123,16 +125,21 @@ def _ending_signals(received: list[int]) -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that what was opened is closed.
 
     One that is ignored, as SIGHUP by nohup, or that has a handler stays so. They often come in
-    twos: what comes while things are being closed changes nothing.
+    twos, of which the second changes nothing; a later one ends the process as it is.
     """
-    last = 0.0
+    first = 0.0
 
     def end(number: int, _: Any) -> None:
-        nonlocal last
-        before, last = last, time.monotonic()
-        if not received or last - before > _CLOSING_SECONDS:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
             received.append(number)
+            with contextlib.suppress(OSError):
+                os.write(2, _ENDING)
             raise KeyboardInterrupt(signal.Signals(number).name)
+        if time.monotonic() - first > _TWINS_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     taken: list[signal.Signals] = []
     try:

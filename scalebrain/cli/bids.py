@@ -11,7 +11,7 @@ import click
 import scalebrain
 from scalebrain.cli.app import run_command, version_option
 from scalebrain.cli.data import tell_rejected
-from scalebrain.cli.options import FOLDER, Client, computing
+from scalebrain.cli.options import FOLDER, Client, computing, waits_in_a_queue
 from scalebrain.cli.study import check_study, log_of_study, tell_preview
 from scalebrain.config import read_config
 
@@ -79,7 +79,8 @@ def bids(
     if dry_run:
         tell_preview(bids_dir, out, settings, level=level, participants=labels)
         return
-    check_study(bids_dir, out, settings, level=level, participants=labels)
+    if waits_in_a_queue(client):
+        check_study(bids_dir, out, settings, level=level, participants=labels)
     with client():
         result = scalebrain.run_study(bids_dir, out, settings, level=level, participants=labels)
     click.echo(result)

@@ -17,13 +17,15 @@ _URL = re.compile(rf"(?P<scheme>{_SCHEME})(?P<rest>(?:(?!{_SCHEME})[^\s'\"<>|])+
 # User and password stand before the first slash, unless the password has one in it: what follows a
 # colon there is no port, and all before the last @ is taken for them.
 _USER = re.compile(r"[^/?#@:\[]*:(?!\d+(?:[/?#]|$)).*@|[^/?#]*@")
+_USER_OF_BUCKET = re.compile(r"[^/?#@:\[]*:.*@|[^/?#]*@")  # a bucket has no port
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 _NAMED = re.compile(
     r"(?P<name>(?:secret|token|passw(?:or)?d|passphrase|signature|credential"
     r"|(?:access|private|api)[_-]?key|authorization)[\w-]*+)"
     r"(?P<sign>\\*+['\"]?\s*+[=:]\s*+)"  # of JSON and repr() the name, too, has quotes
     r"(?:(?P<before>(?:\w*\()?[bru]*)(?P<quote>\\*['\"])"  # b'...', Some("..."), \"...\"
     r"(?:(?!(?P=quote))(?:\\.|[^\\]))*(?P<end>(?P=quote)?)"
-    r"|(?:(?:basic|bearer|digest|token)\s+)?[^\s,;&'\"]+(?:['\"][^\s,;&'\"]+)*)",
+    r"|(?:(?:basic|bearer|digest|token|negotiate|ntlm|aws4-hmac-sha256)\s+)?[^\s,;&'\"]+(?:['\"][^\s,;&'\"]+)*)",
     re.IGNORECASE | re.DOTALL,
 )
 _SUBJECT = re.compile(r"\bsub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?\b")
@@ -56,7 +58,8 @@ def _redact_named(found: re.Match[str]) -> str:
 def _redact_url(found: re.Match[str]) -> str:
     """Url without its user, password, query and fragment."""
     rest = found["rest"]
-    user = _USER.match(rest)
+    is_bucket = found["scheme"][:-3].lower() in _BUCKETS
+    user = (_USER_OF_BUCKET if is_bucket else _USER).match(rest)
     kept, *hidden = re.split(r"[?#]", rest[user.end() if user else 0 :], maxsplit=1)
     return f"{found['scheme']}{'***@' if user else ''}{kept}{'?***' if hidden else ''}"
 

@@ -25,6 +25,7 @@ __all__ = [
     "lesion_labels",
     "reading",
     "simulation",
+    "waits_in_a_queue",
 ]
 
 #: Opens the Dask client that the options name.
@@ -63,6 +64,12 @@ def _schedulers(_: click.Context, __: click.Parameter, incomplete: str) -> list[
         for word, text in words.items()
         if word.startswith(incomplete)
     ]
+
+
+def waits_in_a_queue(client: Client) -> bool:
+    """Whether the workers that a command opens are jobs, which may wait for hours."""
+    spec = client.args[0] if isinstance(client, functools.partial) else None
+    return isinstance(spec, str) and spec.startswith(("slurm:", "gateway:", "kubernetes:"))
 
 
 def _all(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:

@@ -11,7 +11,7 @@ import click
 import scalebrain
 from scalebrain.cli.app import cli
 from scalebrain.cli.data import tell_rejected
-from scalebrain.cli.options import FOLDER, Client, computing, simulation
+from scalebrain.cli.options import FOLDER, Client, computing, simulation, waits_in_a_queue
 from scalebrain.config import read_config
 
 __all__ = ["check_study", "config", "demo", "log_of_study", "run", "tell_preview"]
@@ -38,7 +38,9 @@ def run(
     if dry_run:
         tell_preview(bids_dir, out, config, truth=truth)
         return
-    check_study(bids_dir, out, config, truth=truth)
+    read_config(config)  # before workers are started
+    if waits_in_a_queue(client):
+        check_study(bids_dir, out, config, truth=truth)
     with client():
         report = scalebrain.run_study(bids_dir, out, config, truth=truth)
     click.echo(report)
@@ -46,7 +48,7 @@ def run(
 
 
 def check_study(bids_dir: Path, out: Path, config: Any, **options: Any) -> None:
-    """Refuse what a study would refuse at its beginning, before workers start or wait in a queue.
+    """Refuse what a study would refuse at its beginning, before workers wait in a queue.
 
     Parameters
     ----------

@@ -173,16 +173,16 @@ def _made(resource: Any, stack: contextlib.ExitStack) -> None:
         logger.info("%s %s is there already", resource.kind, resource.name)
         return
 
-    def made() -> None:  # what did not answer may have made it
-        if not resource.exists():
+    def made() -> None:
+        if not _there(resource):
             resource.create()
 
+    if resource.kind not in _HOLDING:  # before: what did not answer may have made it
+        stack.callback(_removed, resource)
     _answer(made, f"{resource.kind} {resource.name}")
     logger.info("%s %s made", resource.kind, resource.name)
     if resource.kind in _HOLDING:
         logger.info("%s %s stays when this ends", resource.kind, resource.name)
-    else:
-        stack.callback(_removed, resource)
 
 
 def _removed(resource: Any) -> None:

@@ -105,7 +105,7 @@ def _slurm_cluster() -> type["SLURMCluster"]:
             f"{error}. Import dask_jobqueue in the main thread before."
         ) from error
     finally:
-        if signal.getsignal(signal.SIGINT) is not ctrl_c:
+        if ctrl_c is not None and signal.getsignal(signal.SIGINT) is not ctrl_c:
             signal.signal(signal.SIGINT, ctrl_c)
     found: type[SLURMCluster] = Found
     return found
@@ -288,13 +288,17 @@ def _reason(error: Exception) -> str:
 
 def _waiting(cluster: "SLURMCluster", logs: Path, name: str) -> str:
     """Say how many jobs there are; that all have ended or are refused is an error."""
-    ids = [job.job_id for job in cluster.workers.values() if job.job_id]
-    if cluster.workers and not ids:  # nobody else submits them again, or says why not
-        try:
-            cluster.sync(next(iter(cluster.workers.values())).start)
-        except _REFUSED as error:
-            raise _refused(name, error) from error
-        return "1 job is in the queue"
+    jobs = list(cluster.workers.values())
+    for job in jobs:
+        if not job.job_id:  # refused: nobody else submits it again, or says why not
+            try:
+                cluster.sync(job.start)
+            except _REFUSED as error:
+                if not any(one.job_id for one in jobs):
+                    raise _refused(name, error) from error
+                logger.warning("%s", _refused(name, error))
+                break  # the others are tried at the next look
+    ids = [job.job_id for job in jobs if job.job_id]
     if ids and not _alive(ids):
         raise ScalebrainError(
             f"All jobs of SLURM ended before a worker came. {_last_log(logs, ids)}"

@@ -79,6 +79,8 @@ def _convolved(training: "Training", about: Mapping[str, Any]) -> tuple[str, ...
     if "convolved_folds" not in about:
         return ()
     kept = f"Convolutions kept in {about['convolved_folds']} of {training.folds} folds"
+    if about["convolved_folds"] == training.folds:
+        return (kept,)
     return (f"{kept}; others are ridge regressions, not bettered by a standard error",)
 
 

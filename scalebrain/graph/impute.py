@@ -82,7 +82,7 @@ def region_imputer(mean: Array, one: Spectrum) -> RegionImputer:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Values of a region that are missing together, and what imputing them needs.
+    """Values of a region that many lack together, and what imputing them needs.
 
     Parameters
     ----------
@@ -98,18 +98,23 @@ class Mask:
     @classmethod
     def of(cls, one: RegionImputer, lost: npt.NDArray[np.bool_]) -> "Mask":
         """Prepare a mask of some of the values of a region."""
-        from scipy.linalg import cho_factor, cho_solve
-
-        seen = one.factors[~lost]
-        inner = seen.T @ seen
-        inner[np.diag_indices(len(inner))] += one.noise
-        factor = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
-        return cls(lost, cho_solve(factor, one.factors[lost].T, check_finite=False).T)
+        return cls(lost, _solve(one, lost, one.factors[lost].T).T)
 
     def conditional_mean(self, one: RegionImputer, values: Floats) -> Floats:
         """Lost values (subject, lost) from values (subject, value), whose lost ones are ignored."""
         kept = np.where(self.lost, 0, values - one.mean)
         return one.mean[self.lost] + (kept @ one.factors) @ self.weights.T
+
+
+def _solve(one: RegionImputer, lost: npt.NDArray[np.bool_], right: Floats) -> Floats:
+    """Solve ``(F_o' F_o + v I) s = right`` for (factor, column)."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    seen = one.factors[~lost]
+    inner = seen.T @ seen
+    inner[np.diag_indices(len(inner))] += one.noise
+    factor = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
+    return np.asarray(cho_solve(factor, right, check_finite=False))
 
 
 def impute(x: Floats, graph: Graph, imputer: Imputer) -> tuple[Floats, Array]:
@@ -155,6 +160,9 @@ def impute(x: Floats, graph: Graph, imputer: Imputer) -> tuple[Floats, Array]:
                 filled[np.ix_(subjects, rows)] = np.nan
                 continue
             values = filled[np.ix_(subjects, rows)].reshape(len(subjects), -1)
-            guess = Mask.of(imputer[r], lost).conditional_mean(imputer[r], values)
+            one = imputer[r]  # few have one pattern, so their scores are solved for alone
+            kept = np.where(lost, 0, values - one.mean)
+            scores = _solve(one, lost, one.factors.T @ kept.T)
+            guess = one.mean[lost] + (one.factors[lost] @ scores).T
             filled[np.ix_(subjects, rows[pattern])] = guess.reshape(len(subjects), -1, n_features)
     return filled, fraction

@@ -52,6 +52,7 @@ from scalebrain.io.tree import PERSON, SESSION
 
 __all__ = ["Participants", "read_groups", "read_participants"]
 
+_NORMED = "normed_motor"
 #: The code for mixed says no side, and yet that there is a lesion.
 _ENIGMA_SIGNS = ENIGMA_SIDES | {"6": "mixed"}
 
@@ -360,6 +361,9 @@ def _groups(source: Source, rows: _Rows) -> list[str]:
         strokes.update(subject for subject, text in cells if text in signs)
     days = zip(rows.subjects, source.cells("days_post_stroke"), strict=True)
     strokes.update(subject for subject, text in days if not is_missing(text))
+    if source.column("motor_score") == _NORMED:  # 1 is unimpaired
+        scores = pd.to_numeric(pd.Series(source.cells("motor_score")), errors="coerce")
+        strokes.update(np.array(rows.subjects, dtype=object)[(scores < 1).to_numpy()])
     return ["stroke" if subject in strokes else "" for subject in rows.subjects]
 
 

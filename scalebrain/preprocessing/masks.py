@@ -17,8 +17,10 @@ _OWN = frozenset({"", "t1w", "orig", "individual", "scanner"})
 _IMAGE = (".nii", ".nii.gz")
 _LESION = re.compile(r"lesion|stroke|infarct|_label-L_", re.IGNORECASE)
 _OTHER = re.compile(
-    r"_(T1w|T2w|T2starw?|FLAIR|PDw|PDT2|UNIT1|MP2RAGE|T1map|T2map|inplaneT1|inplaneT2|angio|swi"
-    r"|dwi|adc|ADC|FA|trace|sbref|bold|boldref|epi|asl|m0scan|cbf|pet|ct|xfm|warp)\.nii"
+    r"_(T1w|T2w|T2starw?|FLAIR|PDw|PDT2|UNIT1|MP2RAGE|MEGRE|MESE|VFA|[TR][12](star)?map|M0map|PDmap"
+    r"|inplaneT[12]|angio|swi|dwi|dwiref|adc|FA|trace|sbref|bold|boldref|epi|phasediff|phase[12]?"
+    r"|magnitude[12]?|fieldmap|asl|m0scan|cbf|pet|ct|defacemask|xfm|warp)\.nii",
+    re.IGNORECASE,
 )
 _WHOSE = re.compile(r"(?<![^_])(sub|ses)-[^_.]*")
 _SPACE = re.compile(r"_space-([A-Za-z0-9]+)")

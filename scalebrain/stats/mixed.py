@@ -404,7 +404,8 @@ def _assemble(source: Source, table: Table, failures: list[str], options: _Optio
         out = out.isel({dim: 0})
     elif dim in ds.coords:
         out = out.assign_coords({dim: ds[dim].values})
-    dropped = table.dropped[table.fitted] if table.fitted.any() else table.dropped
+    is_part = table.fitted.any() and not table.fitted.all()  # all are not copied: they may be large
+    dropped = table.dropped[table.fitted] if is_part else table.dropped
     all_dropped = int(dropped.all(axis=0).sum())
     some = int(dropped.any(axis=0).sum()) - all_dropped
     told = f"{all_dropped} of {table.n_subjects} subjects"

@@ -29,6 +29,7 @@ if grep -q "{refuses}" "$1"; then
     echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy" >&2
     exit 1
 fi
+touch "{submitted}"
 echo "Submitted batch job 7"
 """
 _SQUEUE = "#!/bin/sh\necho 7\n"
@@ -56,7 +57,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_commands(slurm: Path, refuses: str) -> None:
     texts = {
-        "sbatch": _SBATCH.format(refuses=refuses),
+        "sbatch": _SBATCH.format(refuses=refuses, submitted=slurm / "submitted"),
         "squeue": _SQUEUE,
         "scancel": _SCANCEL.format(cancelled=slurm / "cancelled"),
     }
@@ -140,7 +141,10 @@ def test_main__ended_by_a_signal__leaves_no_jobs_and_no_keys(
             assert running.poll() is None, log.read_text()
             assert time.monotonic() < end
             time.sleep(0.1)
-        time.sleep(1)  # the job is submitted meanwhile
+        while not (slurm / "submitted").exists():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(1)  # its number is read meanwhile
         assert list((slurm / "shared").iterdir())
         running.send_signal(number)
         assert running.wait(60) == code, log.read_text()

@@ -116,17 +116,19 @@ def test_find_cohort__enigma_table_is_found_by_its_column(root):
 
 
 def test_find_cohort__controls_in_an_enigma_table_are_references(root):
-    for subject in ("sub-01", "sub-02", "sub-03", "sub-04"):
+    for subject in ("sub-01", "sub-02", "sub-03", "sub-04", "sub-05"):
         image(root, subject, T1W)
     image(root, "sub-03", LESION)
     columns = "BIDS_ID SITE AGE SEX DAYS_POST_STROKE LESIONED_HEMISPHERE NORMED_MOTOR"
     rows = ["1 A 60 F NA NA NA", "2 A 60 F NA NA 1", "3 A 60 F NA NA .5", "4 A 60 F 99 1 .5"]
+    rows.append("5 A 60 F NA NA .2")  # impaired
     table(root, [f"sub-0{row}" for row in rows], columns=columns, name="enigma.tsv")
     cohort = find_cohort(root)
-    assert cohort.table["group"].tolist() == ["reference", "reference", "stroke", "stroke"]
+    assert cohort.table["group"].tolist() == ["reference"] * 2 + ["stroke"] * 3
     assert codes(cohort.warnings) == [
         ("sub-02", "taken-as-reference"),
         ("sub-04", "group-mismatch"),
+        ("sub-05", "group-mismatch"),
     ]
 
 

@@ -130,6 +130,9 @@ def test_make_plan__a_row_for_everyone_taken_as_healthy_for_want_of_a_group(tmp_
     [
         "sub-1/anat/sub-1_desc-lesion_FLAIR.nii.gz",
         "sub-1/anat/sub-1_acq-stroke_UNIT1.nii.gz",
+        "sub-1/fmap/sub-1_acq-stroke_phasediff.nii.gz",
+        "sub-1/swi/sub-1_acq-stroke_SWI.nii.gz",
+        "sub-1/anat/sub-1_acq-stroke_T2starmap.nii.gz",
         "sub-1/anat/sub-1_acq-lesion_inplaneT2.nii",
         "sub-1/dwi/sub-1_acq-stroke_dwi.nii.gz",
         "sub-1/dwi/sub-1_acq-stroke_sbref.nii.gz",
