@@ -91,11 +91,12 @@ def store_info(store: str | Path) -> dict[str, Any]:
     complete = bool(attrs.get("complete"))
     rejected = problems(store) if complete else None
     warnings = problems(store, "warnings") if complete else None
-    arrays = {
-        name: {"shape": list(array.shape), "dtype": str(array.dtype)}
-        for name, array in sorted(group.arrays())
-        if len(array.shape) == 2
-    }
+    with quiet():
+        arrays = {
+            name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in sorted(group.arrays())
+            if len(array.shape) == 2
+        }
     return {
         "store": str(store),
         "complete": complete,

@@ -294,7 +294,9 @@ def drop_saved(url: str | Path | Location) -> None:
     zarr.open_group(_at(url).zarr_store(), path=INGEST, mode="a", zarr_format=3)
     update_root(url, {"complete": False, "saved_variables": []})
     group = zarr.open_group(_at(url).zarr_store(), mode="r+")
-    for name in [name for name, array in group.arrays() if array.attrs.get("saved")]:
+    with quiet():
+        saved = [name for name, array in group.arrays() if array.attrs.get("saved")]
+    for name in saved:
         remove_array(url, name)
 
 

@@ -608,6 +608,24 @@ def test_ingest__a_full_disk_is_told_wherever_it_shows(tree, tmp_path, monkeypat
     assert tree_bytes(tmp_path / "c.zarr") == expected
 
 
+def test_ingest__resumes_after_a_kill_before_an_array_had_its_name(tree, tmp_path, monkeypatch):
+    expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "whole.zarr"))
+    store = tmp_path / "c.zarr"
+
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort, "finalize_store", dies)
+        with pytest.raises(KeyboardInterrupt):
+            scalebrain.ingest(tree, store)
+    (store / "session" / "c").mkdir(parents=True)  # what is in it has no zarr.json yet
+    (store / "session" / "c" / "0").write_bytes(b"half")
+    scalebrain.store_info(store)
+    scalebrain.ingest(tree, store)
+    assert tree_bytes(store) == expected
+
+
 def test_ingest__resumes_after_a_kill_before_its_own_group(tree, tmp_path, monkeypatch):
     expected = tree_bytes(scalebrain.ingest(tree, tmp_path / "whole.zarr"))
 
