@@ -329,7 +329,7 @@ def _sums(row: Rows | EncodedRow, segments: Segments) -> tuple[Floats, npt.NDArr
     """Sum of every label of a row, and how many of its voxels have no value."""
     n = segments.starts.size
     sums, missing = np.zeros(n), np.zeros(n, dtype=np.int64)
-    labels = segments.blocks
+    labels = segments.groups
     if not isinstance(row, EncodedRow):
         add_sums(np.asarray(row, dtype=np.float32), *labels, sums, missing)
     elif not add_encoded_sums(row.content, row.bounds, row.first, row.n, *labels, sums, missing):

@@ -9,13 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.accelerate import inner_kernel, inner_reduction, kernel, read_only
-from scalebrain.io.shards_numba_fns import NUMBERS, decode_block, room_for_block
+from scalebrain.io.shards_numba_fns import (
+    COLUMN,
+    NUMBERS,
+    column_place,
+    decode_block,
+    decode_columns,
+    room_for_block,
+    to_columns,
+)
 
 __all__ = [
     "COUNT",
     "MAXIMUM",
     "MEAN",
     "MINIMUM",
+    "N_GROUPS",
     "N_MOMENTS",
     "SQUARES",
     "add_encoded_moments",
@@ -34,6 +43,8 @@ __all__ = [
 # positions along the last axis of what the kernels fill
 COUNT, MEAN, SQUARES, MINIMUM, MAXIMUM = range(5)
 N_MOMENTS = 5
+#: Sums of neighbors in a block: four columns of pairs, two of fours, one of eights.
+N_GROUPS = 7 * COLUMN
 
 _NUMBERS = ("uint8", "int16", "int32", "float32", "float64")
 _BELOW_SIGN = np.int32(0x7FFFFFFF)
@@ -173,6 +184,45 @@ def _add_block(values, first, starts, stops, level, room, out):  # type: ignore[
 
 
 @inner_kernel
+def _column_total(columns, start, stop):  # type: ignore[no-untyped-def]
+    """Sum of numbers `start` to `stop` of a block in columns."""
+    total = 0.0
+    first, last = -(-start // 8), stop // 8
+    if first >= last:
+        for v in range(start, stop):
+            total += columns[column_place(v)]
+        return total
+    for v in range(start, 8 * first):
+        total += columns[column_place(v)]
+    for v in range(8 * last, stop):
+        total += columns[column_place(v)]
+    for k in range(8):
+        total += _total(columns[COLUMN * k + first : COLUMN * k + last])
+    return total
+
+
+@inner_kernel
+def _add_columns(columns, n, first, starts, stops, some, out):  # type: ignore[no-untyped-def]
+    """Add voxels `first` and after, `n` in columns, to counts and means of segments."""
+    for s in range(starts.size):
+        start, stop = max(starts[s] - first, 0), min(stops[s] - first, n)
+        if start >= stop:
+            continue
+        count = stop - start
+        total = _column_total(columns, start, stop)
+        if total != total:
+            count, total = 0, 0.0
+            for v in range(start, stop):
+                value = np.float64(columns[column_place(v)])
+                if value == value:
+                    count += 1
+                    total += value
+        if count:
+            some[0], some[1] = count, total / count
+            _add(some, 1, out[s])
+
+
+@inner_kernel
 def _any_voxel(first, last, starts, stops):  # type: ignore[no-untyped-def]
     """Whether a segment has one of voxels `first` to `last`."""
     for s in range(starts.size):
@@ -217,13 +267,21 @@ def add_encoded_moments(
     """
     room = np.empty(2, dtype=np.float32), np.zeros(5)
     decoder = room_for_block()
+    columns = np.empty(NUMBERS, dtype=np.uint32)
     values = np.empty(NUMBERS, dtype=np.float32)
     for b in range(blocks.size - 1):
         begin = first + b * NUMBERS
         own = values[: min(NUMBERS, n - b * NUMBERS)]
         if not _any_voxel(begin, begin + own.size, starts, stops):
             continue
-        if not decode_block(encoded, blocks[b], blocks[b + 1], decoder, own.view(np.uint32)):
+        low, high = blocks[b], blocks[b + 1]
+        if level == 1:
+            if not decode_columns(encoded, low, high, own.size, decoder, columns):
+                return False
+            numbers = columns.view(np.float32)
+            _add_columns(numbers, own.size, begin, starts, stops, room[1], out)
+            continue
+        if not decode_block(encoded, low, high, decoder, columns, own.view(np.uint32)):
             return False
         _add_block(own, begin, starts, stops, level, room, out)
     return True
@@ -281,20 +339,79 @@ def gathered_moments(
 
 
 @inner_kernel
-def _add_labels(values, runs, place, label, bounds, sums, missing):  # type: ignore[no-untyped-def]
+def _group_sums(columns, groups):  # type: ignore[no-untyped-def]
+    """Add pairs, fours and eights of neighbors, which lie at one place of columns."""
+    for m in range(COLUMN):
+        a = np.float64(columns[m]) + np.float64(columns[COLUMN + m])
+        b = np.float64(columns[2 * COLUMN + m]) + np.float64(columns[3 * COLUMN + m])
+        c = np.float64(columns[4 * COLUMN + m]) + np.float64(columns[5 * COLUMN + m])
+        d = np.float64(columns[6 * COLUMN + m]) + np.float64(columns[7 * COLUMN + m])
+        groups[m], groups[COLUMN + m] = a, b
+        groups[2 * COLUMN + m], groups[3 * COLUMN + m] = c, d
+        groups[4 * COLUMN + m], groups[5 * COLUMN + m] = a + b, c + d
+        groups[6 * COLUMN + m] = (a + b) + (c + d)
+
+
+@inner_kernel
+def _total_of_fours(raw, where):  # type: ignore[no-untyped-def]
+    """Sum of ``raw[where]``, of which there is a multiple of four."""
+    a = b = c = d = 0.0
+    for k in range(where.size // 4):
+        a += raw[where[4 * k]]
+        b += raw[where[4 * k + 1]]
+        c += raw[where[4 * k + 2]]
+        d += raw[where[4 * k + 3]]
+    return (a + b) + (c + d)
+
+
+@inner_kernel
+def _add_value(value, sums, missing):  # type: ignore[no-untyped-def]
+    """Add a value, or count that there is none."""
+    if value == value:
+        sums[0] += value
+    else:
+        missing[0] += 1
+
+
+@inner_kernel
+def _add_value_by_value(columns, groups, alone, sums, missing):  # type: ignore[no-untyped-def]
+    """Add the values of groups and of single voxels that are not NaN, and count the others."""
+    for k in range(groups.size):
+        column, m = groups[k] // COLUMN, groups[k] % COLUMN
+        if column < 4:  # of pairs
+            first, size = 2 * column, 2
+        elif column < 6:
+            first, size = 4 * (column - 4), 4
+        else:
+            first, size = 0, 8 if column == 6 else 0
+        for j in range(first, first + size):
+            _add_value(columns[COLUMN * j + m], sums, missing)
+    for k in range(alone.size):
+        if alone[k] < NUMBERS:
+            _add_value(columns[alone[k]], sums, missing)
+
+
+@inner_kernel
+def _add_labels(  # type: ignore[no-untyped-def]
+    columns, groups, runs, place, label, bounds, sums, missing
+):
     """Add the runs of a block to the sums of labels; count its NaN apart."""
+    _group_sums(columns, groups)
     for r in range(runs[0], runs[1]):
-        where = place[bounds[r] : bounds[r + 1]]
-        total = _gathered_total(values, where)
-        if total != total:
-            total = 0.0
-            for k in range(where.size):
-                value = values[where[k]]
-                if value == value:
-                    total += value
-                else:
-                    missing[label[r]] += 1
-        sums[label[r]] += total
+        some = place[bounds[2 * r] : bounds[2 * r + 1]]
+        alone = place[bounds[2 * r + 1] : bounds[2 * r + 2]]
+        total = _total_of_fours(groups, some) + _total_of_fours(columns, alone)
+        own = label[r]
+        if total == total:
+            sums[own] += total
+        else:
+            _add_value_by_value(columns, some, alone, sums[own : own + 1], missing[own : own + 1])
+
+
+@inner_kernel
+def _room_for_sums():  # type: ignore[no-untyped-def]
+    """Columns of a block and sums of groups, each with a zero after the last."""
+    return np.zeros(NUMBERS + 1, dtype=np.float32), np.zeros(N_GROUPS + 1)
 
 
 _LABELS = "uint16[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1]"
@@ -312,11 +429,16 @@ def add_sums(
 ) -> None:
     """Add a row to the sums of labels; count its NaN apart.
 
-    Blocks of 16,384 voxels have the runs ``runs[b]`` to ``runs[b + 1]``, a run has a label and
-    the voxels ``place[bounds[r]:bounds[r + 1]]`` of its block.
+    Blocks of 16,384 voxels have the runs ``runs[b]`` to ``runs[b + 1]``. A run has a label, the
+    groups ``place[bounds[2 r]:bounds[2 r + 1]]`` of its block, and the voxels
+    ``place[bounds[2 r + 1]:bounds[2 r + 2]]`` of its columns; what lies after the last group and
+    voxel is zero, and fills both up to a multiple of four.
     """
+    columns, groups = _room_for_sums()
     for b in range(runs.size - 1):
-        _add_labels(values[b * NUMBERS :], runs[b : b + 2], place, label, bounds, sums, missing)
+        if runs[b] < runs[b + 1]:
+            to_columns(values[b * NUMBERS : (b + 1) * NUMBERS], columns)
+            _add_labels(columns, groups, runs[b : b + 2], place, label, bounds, sums, missing)
 
 
 @kernel(read_only("uint8", f"int64[::1], int64, int64, {_LABELS}"))
@@ -337,15 +459,16 @@ def add_encoded_sums(
     Its blocks are as for :func:`add_encoded_moments`, `first` is a multiple of 16,384.
     """
     decoder = room_for_block()
-    values = np.empty(NUMBERS, dtype=np.float32)
+    columns, groups = _room_for_sums()
+    bits = columns[:NUMBERS].view(np.uint32)
     for b in range(blocks.size - 1):
         at = first // NUMBERS + b
         if at < 0 or at >= runs.size - 1 or runs[at] == runs[at + 1]:
             continue
-        own = values[: min(NUMBERS, n - b * NUMBERS)]
-        if not decode_block(encoded, blocks[b], blocks[b + 1], decoder, own.view(np.uint32)):
+        n_own = min(NUMBERS, n - b * NUMBERS)
+        if not decode_columns(encoded, blocks[b], blocks[b + 1], n_own, decoder, bits):
             return False
-        _add_labels(own, runs[at : at + 2], place, label, bounds, sums, missing)
+        _add_labels(columns, groups, runs[at : at + 2], place, label, bounds, sums, missing)
     return True
 
 
@@ -363,7 +486,10 @@ def add_file_sums(
     runs: npt.NDArray[np.int64],
     sums: npt.NDArray[np.float64],
 ) -> None:
-    """Add the numbers of a file, as it has them, as :func:`add_sums`; NaN stay."""
+    """Add the numbers of a file, as it has them, to the sums of labels; NaN stay.
+
+    Blocks are as for :func:`add_sums`, a run has the voxels ``place[bounds[r]:bounds[r + 1]]``.
+    """
     for b in range(runs.size - 1):
         own = raw[b * NUMBERS :]
         for r in range(runs[b], runs[b + 1]):

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,12 @@ from scalebrain.atlas.atlas import Atlas, packed, unpacked
 from scalebrain.atlas.regions import RegionSet, check_regions
 from scalebrain.atlas.space import Grid
 from scalebrain.errors import GeometryError, TableError
+from scalebrain.features.label_blocks import (
+    Blocks,
+    blocks_of_labels,
+    first_of_runs,
+    groups_of_labels,
+)
 from scalebrain.io.shards_numba_fns import NUMBERS
 from scalebrain.variables import validate
 
@@ -78,7 +84,8 @@ class Segments:
         state = dict(self.__dict__)
         if self.label is not None:
             del state["order"]  # follows from the labels
-        state.pop("blocks", None)
+        for found in ("blocks", "groups"):
+            state.pop(found, None)
         long = {k: state.pop(k) for k in ("order", "weights", "label") if k in state}
         return {**state, "packed": {k: packed(v) for k, v in long.items()}}
 
@@ -113,24 +120,14 @@ class Segments:
         )
 
     @functools.cached_property
-    def blocks(self) -> "Blocks":
-        """Labelled voxels by block of the row."""
-        label = cast("npt.NDArray[np.uint16]", self.label)
-        n = self.starts.size
-        block = np.arange(label.size) // BLOCK
-        key = block * (n + 1) + label
-        order = np.argsort(key, kind="stable")
-        order = order[label[order] < n]
-        key = key[order]
-        bounds = np.append(_first_of_runs(key), key.size)
-        runs = key[bounds[:-1]]
-        n_blocks = -(-label.size // BLOCK)
-        return Blocks(
-            place=(order % BLOCK).astype(np.uint16),
-            label=(runs % (n + 1)).astype(np.int64),
-            bounds=bounds.astype(np.int64),
-            runs=np.searchsorted(runs, np.arange(n_blocks + 1) * (n + 1)).astype(np.int64),
-        )
+    def blocks(self) -> Blocks:
+        """Labelled voxels by block of a file."""
+        return blocks_of_labels(cast("npt.NDArray[np.uint16]", self.label), self.starts.size)
+
+    @functools.cached_property
+    def groups(self) -> Blocks:
+        """Labelled voxels by block of the row, neighbors of a label as groups."""
+        return groups_of_labels(cast("npt.NDArray[np.uint16]", self.label), self.starts.size)
 
     @functools.cached_property
     def size(self) -> npt.NDArray[np.float64]:
@@ -143,27 +140,6 @@ class Segments:
                     out[s] = np.cumsum(self.weights[a:b], dtype=np.float64)[-1]
             return out
         return np.asarray((self.stops - self.starts) @ self.member.astype(np.float64))
-
-
-class Blocks(NamedTuple):
-    """Voxels of labels, sorted by label in each block of a row, so that they lie in the cache.
-
-    Parameters
-    ----------
-    place
-        (member voxel,) position in its block.
-    label
-        (run,) label of a run of voxels.
-    bounds
-        (run + 1,) where runs begin in `place`.
-    runs
-        (block + 1,) where blocks begin among the runs.
-    """
-
-    place: npt.NDArray[np.uint16]
-    label: Ints
-    bounds: Ints
-    runs: Ints
 
 
 def _members(label: npt.NDArray[np.uint16], n_segments: int) -> npt.NDArray[np.uint32]:
@@ -207,11 +183,6 @@ def voxel_index(ds: xr.Dataset, grid: Grid) -> npt.NDArray[np.intp]:
     return np.asarray(np.ravel_multi_index(tuple(ijk.T), grid.shape), dtype=np.intp)
 
 
-def _first_of_runs(values: npt.NDArray[np.integer]) -> Ints:
-    """Where each run of equal values begins."""
-    return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
-
-
 def contiguous_runs(labels: xr.DataArray, codes: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
     """First and last-plus-one voxel of every label in sorted voxels.
 
@@ -233,7 +204,7 @@ def contiguous_runs(labels: xr.DataArray, codes: npt.NDArray[np.integer]) -> tup
         When the voxels of a label are not contiguous.
     """
     values = np.asarray(labels.values)
-    bounds = np.append(_first_of_runs(values), values.size)
+    bounds = np.append(first_of_runs(values), values.size)
     first, last = bounds[:-1], bounds[1:]
     runs = values[first]
     wanted = np.isin(runs, codes)
@@ -300,7 +271,7 @@ def locate(ds: xr.Dataset, regions: RegionSet | Atlas | None) -> Segments:
         regions.check_in_template(found.size, grid)
     else:
         values = ds["parcel"].values
-        codes = np.unique(values[_first_of_runs(values)])
+        codes = np.unique(values[first_of_runs(values)])
         codes = codes[codes > 0].astype(np.int32)
         starts, stops = contiguous_runs(ds["parcel"], codes)
         if regions is None:

@@ -5,6 +5,9 @@ copied where that saves nothing. Decoded, its numbers lie in 32 planes, one for 
 of plane b holds bit b of numbers 8 m to 8 m + 7. Words of 64 bits are transposed by exchanging
 ever larger parts of them, which the compiler does for four words at a time.
 
+Joined from their bytes, numbers come in eight columns: number 8 m + k of a block is at m of column
+k. To put them in order takes an eighth of the time, so kernels that only add take them so.
+
 The decoder of LZ4 is that of numcodecs, which looks at all bounds. Blosc's own function wants
 the GIL for each piece of a row: two threads that decode get in each other's way.
 """
@@ -14,12 +17,25 @@ import numpy.typing as npt
 
 from scalebrain.accelerate import inner_kernel, kernel, lz4_decoder, read_only
 
-__all__ = ["BLOCK", "HAS_DECODER", "NUMBERS", "decode_block", "decode_blocks", "room_for_block"]
+__all__ = [
+    "BLOCK",
+    "COLUMN",
+    "HAS_DECODER",
+    "NUMBERS",
+    "column_place",
+    "decode_block",
+    "decode_blocks",
+    "decode_columns",
+    "room_for_block",
+    "to_columns",
+]
 
 #: Bytes of a block that the kernels take: the one that Blosc chooses for rows of float32.
 BLOCK = 65536
 #: Numbers of such a block.
 NUMBERS = BLOCK // 4
+#: Numbers of each of its eight columns.
+COLUMN = NUMBERS // 8
 
 _STREAM = BLOCK // 4
 _PLANE = BLOCK // 32
@@ -93,13 +109,29 @@ def _joined(low, second, third, high, out):  # type: ignore[no-untyped-def]
 
 
 @inner_kernel
-def _numbers(rows, mixed, out):  # type: ignore[no-untyped-def]
-    """Numbers in their order from rows of their bytes; `out` may be shorter than the block."""
-    parts = rows.view(np.uint8)
-    _joined(parts[0], parts[1], parts[2], parts[3], mixed)
+def column_place(v):  # type: ignore[no-untyped-def]
+    """Where number `v` of a block lies in its columns."""
+    return COLUMN * (v % 8) + v // 8
+
+
+@inner_kernel
+def to_columns(values, columns):  # type: ignore[no-untyped-def]
+    """Numbers in their order to columns; there may be fewer of them than a block has."""
+    for m in range(values.size // 8):
+        for k in range(8):
+            columns[COLUMN * k + m] = values[8 * m + k]
+    for v in range(values.size // 8 * 8, values.size):
+        columns[column_place(v)] = values[v]
+
+
+@inner_kernel
+def _in_order(columns, out):  # type: ignore[no-untyped-def]
+    """Numbers in their order from columns; `out` may be shorter than the block."""
     for m in range(out.size // 8):
         for k in range(8):
-            out[8 * m + k] = mixed[_PLANE * k + m]
+            out[8 * m + k] = columns[COLUMN * k + m]
+    for v in range(out.size // 8 * 8, out.size):
+        out[v] = columns[column_place(v)]
 
 
 @inner_kernel
@@ -123,23 +155,22 @@ def _stream(encoded, start, stop, out):  # type: ignore[no-untyped-def]
 
 @inner_kernel
 def room_for_block():  # type: ignore[no-untyped-def]
-    """Room that :func:`decode_block` needs: what LZ4 gives, planes, rows, numbers out of order."""
+    """Room that :func:`decode_columns` needs: what LZ4 gives, planes, and rows of bytes."""
     return (
         np.empty(BLOCK, dtype=np.uint8),
         np.zeros(BLOCK, dtype=np.uint8),
         np.empty((4, 8 * _WORDS), dtype=np.uint64),
-        np.empty(NUMBERS, dtype=np.uint32),
     )
 
 
 @inner_kernel
-def decode_block(encoded, start, stop, room, out):  # type: ignore[no-untyped-def]
-    """Decode the block in ``encoded[start:stop]``; say whether it is sound.
+def decode_columns(encoded, start, stop, n, room, columns):  # type: ignore[no-untyped-def]
+    """Decode the block of `n` numbers in ``encoded[start:stop]``; say whether it is sound.
 
-    `out`, the bits of its numbers, is (16384,), or shorter for the last block of a row.
+    `columns` are the bits of its numbers, (16384,) whatever `n` is.
     """
-    raw, planes, rows, mixed = room
-    n = out.size
+    raw, planes, rows = room
+    parts = rows.view(np.uint8)
     if n == NUMBERS:
         at = start
         stream = raw[:_STREAM]  # each in the same place, where it lies in the nearest cache
@@ -148,14 +179,12 @@ def decode_block(encoded, start, stop, room, out):  # type: ignore[no-untyped-de
             if at < 0:
                 return False
             _bytes(stream.view(np.uint64), rows[j])
-        _numbers(rows, mixed, out)
+        _joined(parts[0], parts[1], parts[2], parts[3], columns)
         return True
     if _stream(encoded, start, stop, raw[: 4 * n]) < 0:
         return False
     if n % 8:  # Blosc leaves these as they are
-        flat = out.view(np.uint8)
-        for k in range(4 * n):
-            flat[k] = raw[k]
+        to_columns(raw[: 4 * n].view(np.uint32), columns)
         return True
     short = n // 8
     for plane in range(32):
@@ -164,7 +193,19 @@ def decode_block(encoded, start, stop, room, out):  # type: ignore[no-untyped-de
     words = planes.view(np.uint64)
     for j in range(4):
         _bytes(words[8 * _WORDS * j : 8 * _WORDS * (j + 1)], rows[j])
-    _numbers(rows, mixed, out)
+    _joined(parts[0], parts[1], parts[2], parts[3], columns)
+    return True
+
+
+@inner_kernel
+def decode_block(encoded, start, stop, room, columns, out):  # type: ignore[no-untyped-def]
+    """Decode a block as :func:`decode_columns` does, its numbers in their order.
+
+    `out`, the bits of its numbers, is (16384,), or shorter for the last block of a row.
+    """
+    if not decode_columns(encoded, start, stop, out.size, room, columns):
+        return False
+    _in_order(columns, out)
     return True
 
 
@@ -189,8 +230,9 @@ def decode_blocks(
         Whether all blocks are sound.
     """
     room = room_for_block()
+    columns = np.empty(NUMBERS, dtype=np.uint32)
     for b in range(bounds.size - 1):
         own = out[b * NUMBERS : min((b + 1) * NUMBERS, out.size)]
-        if not decode_block(encoded, bounds[b], bounds[b + 1], room, own):
+        if not decode_block(encoded, bounds[b], bounds[b + 1], room, columns, own):
             return False
     return True

@@ -16,12 +16,13 @@ from scalebrain.atlas.regions import RegionSet, default_regions
 from scalebrain.atlas.space import Grid, brain_mask, template_grid
 from scalebrain.errors import ConfigError, GeometryError, MissingVariableError
 from scalebrain.features import parcellation_numba_fns as kernels
+from scalebrain.features.label_blocks import groups_of_labels
 from scalebrain.features.parcellation import joined_moments, quantiles_of
 from scalebrain.features.segments import BLOCK, Segments, locate
 from scalebrain.ingestion.geometry import static_variables
 from scalebrain.io.rows import row_source
 from scalebrain.io.shards import EncodedRow, encode_row, encoded_row
-from scalebrain.io.shards_numba_fns import HAS_DECODER
+from scalebrain.io.shards_numba_fns import COLUMN, HAS_DECODER
 from tests.phantom import image_path
 
 EVERY = ("count", "mean", "variance", "sd", "minimum", "maximum", "median")
@@ -313,13 +314,17 @@ def test_add_encoded_moments__are_those_of_the_decoded_row(level, first):
 
 @needs_decoder
 @pytest.mark.parametrize("before", [0, 1])
-def test_add_sums__of_rows_and_encoded_rows_are_those_of_labels(before):
+@pytest.mark.parametrize("last", [77, 80])
+@pytest.mark.parametrize("missing_share", [0, 1e-4, 0.01])
+def test_add_sums__of_rows_and_encoded_rows_are_those_of_labels(before, last, missing_share):
     rng = np.random.default_rng(0)
-    n = 4 * BLOCK + 77
+    n = 4 * BLOCK + last
     row = rng.normal(900, 90, n).astype(np.float32)
-    row[rng.random(n) < 0.001] = np.nan
-    label = rng.integers(0, 6, n).astype(np.uint16)  # the last one is outside
-    label[: 2 * BLOCK] %= 3
+    row[rng.random(n) < missing_share] = np.nan
+    lengths = rng.integers(1, 40, n)
+    label = np.repeat(rng.integers(0, 6, n), lengths)[:n].astype(np.uint16)  # the last is outside
+    label[:BLOCK] = rng.integers(0, 6, BLOCK)
+    label[BLOCK : 2 * BLOCK] %= 3
     label[2 * BLOCK : 3 * BLOCK] = 5
     size = np.bincount(label, minlength=6)[:5]
     stops = np.cumsum(size)
@@ -331,14 +336,56 @@ def test_add_sums__of_rows_and_encoded_rows_are_those_of_labels(before):
     for of_row in (False, True):
         sums, missing = np.zeros(5), np.zeros(5, dtype=np.int64)
         if of_row:
-            kernels.add_sums(row, *segments.blocks, sums, missing)
+            kernels.add_sums(row, *segments.groups, sums, missing)
         else:
             some = encoded(held, -before * BLOCK)
-            assert kernels.add_encoded_sums(*some, *segments.blocks, sums, missing)
+            assert kernels.add_encoded_sums(*some, *segments.groups, sums, missing)
         for code in range(5):
             values = row[label == code].astype(float)
             assert sums[code] == pytest.approx(np.nansum(values), rel=1e-12)
             assert missing[code] == np.isnan(values).sum()
+
+
+def test_add_sums__an_infinite_voxel_stays_with_its_label():
+    row = np.arange(64, dtype=np.float32)
+    row[[3, 40]] = np.inf, -np.inf
+    label = np.repeat([0, 1, 2, 0], 16).astype(np.uint16)
+    sums, missing = np.zeros(3), np.zeros(3, dtype=np.int64)
+    kernels.add_sums(row, *groups_of_labels(label, 3), sums, missing)
+    np.testing.assert_array_equal(sums, [np.inf, row[16:32].sum(), -np.inf])
+    np.testing.assert_array_equal(missing, 0)
+
+
+@pytest.mark.parametrize("n", [1, 8, BLOCK, 2 * BLOCK + 13])
+def test_groups_of_labels__hold_every_voxel_once(n):
+    rng = np.random.default_rng(n)
+    label = np.repeat(rng.integers(0, 4, n), rng.integers(1, 30, n))[:n].astype(np.uint16)
+    found = groups_of_labels(label, 3)
+    held = np.full(label.size, 3)
+    for block in range(found.runs.size - 1):
+        for run in range(found.runs[block], found.runs[block + 1]):
+            begin, middle, end = found.bounds[2 * run : 2 * run + 3]
+            assert (middle - begin) % 4 == 0
+            assert (end - middle) % 4 == 0
+            groups = found.place[begin:middle].astype(int)
+            alone = found.place[middle:end].astype(int)
+            column, m = np.divmod(groups[groups < kernels.N_GROUPS], COLUMN)
+            voxels = [8 * (alone % COLUMN) + alone // COLUMN]
+            voxels[0] = voxels[0][alone < BLOCK]
+            for size, first in ((8, 6), (4, 4), (2, 0)):
+                own = (column >= first) & (column < first + 8 // size)
+                start = 8 * m[own] + size * (column[own] - first)
+                voxels.append((start[:, None] + np.arange(size)).ravel())
+            where = BLOCK * block + np.concatenate(voxels)
+            assert (held[where] == 3).all()
+            held[where] = found.label[run]
+    np.testing.assert_array_equal(held, label)
+
+
+def test_groups_of_labels__of_none_have_no_run():
+    found = groups_of_labels(np.full(100, 3, dtype=np.uint16), 3)
+    assert found.label.size == 0
+    np.testing.assert_array_equal(found.runs, [0, 0])
 
 
 def test_moments__stay_exact_far_from_zero():
