@@ -490,10 +490,15 @@ def add_file_sums(
 
     Blocks are as for :func:`add_sums`, a run has the voxels ``place[bounds[r]:bounds[r + 1]]``.
     """
+    room = np.empty(NUMBERS, dtype=raw.dtype)
     for b in range(runs.size - 1):
-        own = raw[b * NUMBERS :]
+        if runs[b] == runs[b + 1]:
+            continue
+        own = raw[b * NUMBERS : (b + 1) * NUMBERS]
+        for v in range(own.size):  # memory is read fastest from front to back
+            room[v] = own[v]
         for r in range(runs[b], runs[b + 1]):
-            sums[label[r]] += _gathered_total(own, place[bounds[r] : bounds[r + 1]])
+            sums[label[r]] += _gathered_total(room, place[bounds[r] : bounds[r + 1]])
 
 
 @kernel(
