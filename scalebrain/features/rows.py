@@ -18,7 +18,7 @@ _TASK_BYTES = 2**27
 _QUICK_BYTES = 2**28  # of a task that does little more than to decode them
 _MOST_ROWS = 512
 _LEAST_TASKS = 16
-_ROWS_A_CALL = 32  # of encoded ones, whose results wait for each other
+_ROWS_A_CALL = 128  # of encoded ones, whose results wait for each other
 
 Array = npt.NDArray[Any]
 
