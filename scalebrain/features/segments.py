@@ -203,10 +203,20 @@ def contiguous_runs(labels: xr.DataArray, codes: npt.NDArray[np.integer]) -> tup
     GeometryError
         When the voxels of a label are not contiguous.
     """
+    return _chosen_runs(*_runs(labels), codes)
+
+
+def _runs(labels: xr.DataArray) -> tuple[npt.NDArray[np.integer], Ints, Ints]:
+    """Label, first and last-plus-one voxel of every run of equal labels."""
     values = np.asarray(labels.values)
     bounds = np.append(first_of_runs(values), values.size)
-    first, last = bounds[:-1], bounds[1:]
-    runs = values[first]
+    return values[bounds[:-1]], bounds[:-1], bounds[1:]
+
+
+def _chosen_runs(
+    runs: npt.NDArray[np.integer], first: Ints, last: Ints, codes: npt.NDArray[np.integer]
+) -> tuple[Ints, Ints]:
+    """First and last-plus-one voxel of some labels, each of which has one run at most."""
     wanted = np.isin(runs, codes)
     if np.unique(runs[wanted]).size != np.count_nonzero(wanted):
         raise GeometryError(
@@ -270,10 +280,9 @@ def locate(ds: xr.Dataset, regions: RegionSet | Atlas | None) -> Segments:
             found = segments_of_maps(regions, maps)
         regions.check_in_template(found.size, grid)
     else:
-        values = ds["parcel"].values
-        codes = np.unique(values[first_of_runs(values)])
-        codes = codes[codes > 0].astype(np.int32)
-        starts, stops = contiguous_runs(ds["parcel"], codes)
+        runs, first, last = _runs(ds["parcel"])
+        codes = np.unique(runs[runs > 0]).astype(np.int32)
+        starts, stops = _chosen_runs(runs, first, last, codes)
         if regions is None:
             member = np.eye(codes.size, dtype=bool)
             return Segments("parcel", codes, starts, stops, member, atlas="AAL")
