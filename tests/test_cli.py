@@ -52,14 +52,17 @@ def test_main__users_mistake_is_one_message_and_exit_code_1(capsys, tmp_path):
     assert "Traceback" not in err
 
 
-def test_main__run_looks_at_the_source_before_workers_are_started(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", ["run", "ingest"])
+def test_main__source_is_looked_at_before_workers_are_started(
+    capsys, tmp_path, monkeypatch, command
+):
     def opened(*_, **__):
         raise AssertionError("jobs are in the queue")
 
     monkeypatch.setattr(scalebrain, "open_client", opened)
     tree = write_tree(tmp_path / "bids")
     (tree / "participants.tsv").unlink()
-    code, _, err = run(capsys, "run", tree, tmp_path / "out", "--scheduler", "slurm:cpu")
+    code, _, err = run(capsys, command, tree, tmp_path / "out", "--scheduler", "slurm:cpu")
     assert code == 1
     assert "participants.tsv: missing" in err
 

@@ -8,7 +8,17 @@ import click
 
 import scalebrain
 from scalebrain.cli.app import cli
-from scalebrain.cli.options import FOLDER, NODES, STORE, Client, computing, reading, simulation
+from scalebrain.cli.options import (
+    FOLDER,
+    NODES,
+    STORE,
+    Client,
+    computing,
+    reading,
+    simulation,
+    unheard,
+    waits_in_a_queue,
+)
 
 __all__ = ["features", "ingest", "simulate", "store", "tell_rejected", "validate"]
 
@@ -86,6 +96,12 @@ def ingest(
     **options: Any,
 ) -> None:
     """Read SOURCES into the cohort store STORE, a path or URL."""
+    if waits_in_a_queue(client):
+        from scalebrain.ingestion.preview import preview_ingest
+
+        look = {k: v for k, v in options.items() if k not in ("update", "verify")}
+        with unheard():
+            preview_ingest(sources, store, **look)
     with client():
         scalebrain.ingest(sources, store, part=part, **options)
     click.echo(store)

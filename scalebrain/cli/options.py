@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import logging
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ __all__ = [
     "lesion_labels",
     "reading",
     "simulation",
+    "unheard",
     "waits_in_a_queue",
 ]
 
@@ -70,6 +73,19 @@ def waits_in_a_queue(client: Client) -> bool:
     """Whether the workers that a command opens are jobs, which may wait for hours."""
     spec = client.args[0] if isinstance(client, functools.partial) else None
     return isinstance(spec, str) and spec.startswith(("slurm:", "gateway:", "kubernetes:"))
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Leave out warnings and log of a first look: the work itself says all again."""
+    package = logging.getLogger("scalebrain")
+    level = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        package.setLevel(level)
 
 
 def _all(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:

@@ -1,8 +1,6 @@
 """Commands of the whole study."""
 
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,14 @@ import click
 import scalebrain
 from scalebrain.cli.app import cli
 from scalebrain.cli.data import tell_rejected
-from scalebrain.cli.options import FOLDER, Client, computing, simulation, waits_in_a_queue
+from scalebrain.cli.options import (
+    FOLDER,
+    Client,
+    computing,
+    simulation,
+    unheard,
+    waits_in_a_queue,
+)
 from scalebrain.config import read_config
 
 __all__ = ["check_study", "config", "demo", "log_of_study", "run", "tell_preview"]
@@ -59,14 +64,8 @@ def check_study(bids_dir: Path, out: Path, config: Any, **options: Any) -> None:
     """
     from scalebrain.pipeline import preview_study
 
-    package = logging.getLogger("scalebrain")
-    level = package.level
-    package.setLevel(logging.ERROR)  # all else the study tells itself
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            preview_study(bids_dir, out, config, **options)
-    finally:
-        package.setLevel(level)
+    with unheard():
+        preview_study(bids_dir, out, config, **options)
 
 
 def tell_preview(bids_dir: Path, out: Path, config: Any, **options: Any) -> None:
