@@ -108,7 +108,7 @@ def kubernetes_client(manifest: Path, n_workers: int | None) -> Iterator["Client
             group = new_class("DaskWorkerGroup", "kubernetes.dask.org/v1")
             default = f"{cluster.name}-default"
             wanted = {"spec": {"worker": {"replicas": n_workers}}}
-            _answer(
+            _of_operator(
                 lambda: group.get(default, namespace=cluster.namespace, api=api).patch(wanted),
                 f"DaskWorkerGroup {default}",
             )
@@ -231,6 +231,18 @@ def _answer(ask: Callable[[], T], what: str) -> T:
         time.sleep(_POLL)
 
 
+def _of_operator(ask: Callable[[], T], what: str) -> T:
+    """Ask for what the operator makes of a cluster."""
+    import kr8s
+
+    try:
+        return _answer(ask, what)
+    except kr8s.NotFoundError as error:
+        raise ScalebrainError(
+            f"{what}: the operator has not made it, or it was removed. See the operator's logs."
+        ) from error
+
+
 def _until_running(cluster: Any) -> None:
     """Wait for the operator, then for the scheduler."""
     begin = time.monotonic()
@@ -278,10 +290,16 @@ def _scheduler(cluster: Any, api: Any) -> Iterator[tuple[str, int]]:
     from kr8s.objects import Service
 
     name = f"{cluster.name}-scheduler"
-    service = _answer(
+    service = _of_operator(
         lambda: Service.get(name, namespace=cluster.namespace, api=api), f"Service {name}"
     )
-    port = next(int(one["port"]) for one in service.raw["spec"]["ports"] if one["name"] == _PORT)
+    ports = {one.get("name"): int(one["port"]) for one in service.raw["spec"]["ports"]}
+    if _PORT not in ports:
+        raise ConfigError(
+            f"Service {name} has no port named {_PORT}, the scheduler's. Give it one in the "
+            "manifest."
+        )
+    port = ports[_PORT]
     host = f"{service.name}.{service.namespace}"
     try:
         socket.getaddrinfo(host, port)

@@ -16,7 +16,7 @@ import yaml
 
 from scalebrain.cluster import kubernetes
 from scalebrain.cluster.client import open_client
-from scalebrain.cluster.kubernetes import _answer, _made, _removed, _until_running
+from scalebrain.cluster.kubernetes import _answer, _made, _of_operator, _removed, _until_running
 from scalebrain.errors import ConfigError, ScalebrainError
 from tests.conftest import need
 
@@ -336,6 +336,14 @@ def test_kubernetes__what_the_api_refuses_or_never_answers__is_one_clear_error(
 
     with pytest.raises(ConfigError, match="Pods: the cluster refuses it: code 403"):
         _answer(lambda: fail(403), "Pods")
+
+    def absent() -> None:
+        import kr8s
+
+        raise kr8s.NotFoundError("default")
+
+    with pytest.raises(ScalebrainError, match="Service sb: the operator has not made it"):
+        _of_operator(absent, "Service sb")
     monkeypatch.setattr(kubernetes, "_API_SECONDS", 0.1)
     with pytest.raises(ScalebrainError, match=r"Pods: the API.*not answered for 0.1 s: code 503"):
         _answer(lambda: fail(503), "Pods")
