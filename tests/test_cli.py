@@ -67,6 +67,27 @@ def test_main__source_is_looked_at_before_workers_are_started(
     assert "participants.tsv: missing" in err
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        ("slurm:cpu", "lacks memory"),
+        ("kubernetes:none.yaml", "none.yaml"),
+        ("tpc://a:1", "is not known"),
+    ],
+)
+def test_main__dry_run_refuses_a_scheduler_that_is_not_described(
+    capsys, tmp_path, monkeypatch, scheduler, told
+):
+    monkeypatch.setenv("SCALEBRAIN_PROFILES", str(tmp_path / "profiles.yaml"))
+    (tmp_path / "profiles.yaml").write_text("cpu: {}\n")
+    tree = write_tree(tmp_path / "bids")
+    options = ("--dry-run", "--scheduler", scheduler)
+    code, _, err = run(capsys, "run", tree, tmp_path / "out", *options)
+    assert code == 1
+    assert told in err
+    assert "Traceback" not in err
+
+
 @pytest.fixture
 def signals():
     numbers = (signal.SIGTERM, signal.SIGHUP)

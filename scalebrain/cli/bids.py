@@ -11,7 +11,13 @@ import click
 import scalebrain
 from scalebrain.cli.app import run_command, version_option
 from scalebrain.cli.data import tell_rejected
-from scalebrain.cli.options import FOLDER, Client, computing, waits_in_a_queue
+from scalebrain.cli.options import (
+    FOLDER,
+    Client,
+    check_scheduler,
+    computing,
+    waits_in_a_queue,
+)
 from scalebrain.cli.study import check_study, log_of_study, tell_preview
 from scalebrain.config import read_config
 
@@ -77,6 +83,7 @@ def bids(
     if session:
         settings = replace(settings, ingest={**settings.ingest, "session": session})
     if dry_run:
+        check_scheduler(client)
         tell_preview(bids_dir, out, settings, level=level, participants=labels)
         return
     if waits_in_a_queue(client):

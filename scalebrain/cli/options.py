@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 import scalebrain
 from scalebrain.cli.logfile import log_to
-from scalebrain.cluster.client import ENGINES
+from scalebrain.cluster.client import ENGINES, check_client
 from scalebrain.cluster.local import parsed_memory
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "NODES",
     "STORE",
     "Client",
+    "check_scheduler",
     "computing",
     "lesion_labels",
     "reading",
@@ -73,6 +74,12 @@ def waits_in_a_queue(client: Client) -> bool:
     """Whether the workers that a command opens are jobs, which may wait for hours."""
     spec = client.args[0] if isinstance(client, functools.partial) else None
     return isinstance(spec, str) and spec.startswith(("slurm:", "gateway:", "kubernetes:"))
+
+
+def check_scheduler(client: Client) -> None:
+    """Refuse workers that could not be opened as they are described; asks no cluster."""
+    if isinstance(client, functools.partial):
+        check_client(*client.args, **client.keywords)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from scalebrain.cli.data import tell_rejected
 from scalebrain.cli.options import (
     FOLDER,
     Client,
+    check_scheduler,
     computing,
     simulation,
     unheard,
@@ -41,6 +42,7 @@ def run(
 ) -> None:
     """Run the whole study on BIDS_DIR; results and log.jsonl go to OUT."""
     if dry_run:
+        check_scheduler(client)
         tell_preview(bids_dir, out, config, truth=truth)
         return
     read_config(config)  # before workers are started

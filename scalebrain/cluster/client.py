@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from scalebrain.cluster.kubernetes import kubernetes_client, read_manifest
 from scalebrain.cluster.local import local_client, parsed_memory
 from scalebrain.cluster.profiles import read_profile
 from scalebrain.cluster.waiting import NO_WORKERS, first_worker, no_workers, no_workers_limit
@@ -15,7 +16,7 @@ from scalebrain.errors import ConfigError, ScalebrainError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["ENGINES", "open_client"]
+__all__ = ["ENGINES", "check_client", "open_client"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,62 @@ ENGINES = {
     "tls://": "a running scheduler, encrypted",
 }
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def check_client(
+    spec: str | None = None,
+    *,
+    n_workers: int | None = None,
+    memory: str | int | None = None,
+    profiles: str | Path | None = None,
+) -> None:
+    """Refuse what :func:`open_client` would refuse before it asks a scheduler or an engine.
+
+    Parameters
+    ----------
+    spec, n_workers, memory, profiles
+        As for :func:`open_client`.
+
+    Raises
+    ------
+    ConfigError
+        When `spec` is not known, its profile or file is not valid, or another argument is given
+        where it means nothing.
+    """
+    if n_workers is not None and n_workers < 1:
+        raise ConfigError(f"{n_workers} workers: expected 1 or more.")
+    if profiles is not None and not (spec or "").startswith("slurm:"):
+        raise ConfigError(
+            f"{profiles}: profiles are those of slurm:PROFILE. Give it as the scheduler, or leave "
+            "the profiles out."
+        )
+    if memory is not None:
+        parsed_memory(memory)
+        if spec is not None:
+            _refuse_memory(spec)
+    if spec is None or spec == "threads":
+        return
+    engine, _, rest = spec.partition(":")
+    if _is_address(spec):
+        if n_workers is not None:
+            raise ConfigError(
+                "The workers of a running scheduler are as many as they are. Leave their number "
+                "out, or the scheduler."
+            )
+    elif engine == "slurm" and rest:
+        read_profile(rest, profiles)
+    elif engine == "kubernetes" and rest:
+        read_manifest(Path(rest))
+    elif engine != "gateway" or not rest:
+        known = "".join(f"; {start}... ({what})" for start, what in ENGINES.items())
+        raise ConfigError(
+            f"Scheduler '{spec}' is not known. Give nothing for this machine, 'threads'{known}."
+        )
+
+
+def _is_address(spec: str) -> bool:
+    """Whether it names a running scheduler."""
+    return "://" in spec and spec.partition(":")[0] in ("tcp", "tls", "ws", "wss", "ucx", "ucxx")
 
 
 @contextlib.contextmanager
@@ -75,20 +132,12 @@ def open_client(
         When all jobs ended before a worker came, and in the block when workers or their scheduler
         are lost for good.
     """
-    if n_workers is not None and n_workers < 1:
-        raise ConfigError(f"{n_workers} workers: expected 1 or more.")
+    check_client(spec, n_workers=n_workers, memory=memory, profiles=profiles)
     limit = None if memory is None else parsed_memory(memory)
-    if profiles is not None and not (spec or "").startswith("slurm:"):
-        raise ConfigError(
-            f"{profiles}: profiles are those of slurm:PROFILE. Give it as the scheduler, or leave "
-            "the profiles out."
-        )
     if spec is None:
         with _settings_kept(), local_client(n_workers, limit) as client, _losses_told(client):
             yield client
         return
-    if limit is not None:
-        _refuse_memory(spec)
     if spec == "threads":
         import dask
 
@@ -167,21 +216,11 @@ def _cluster_client(
     spec: str, n_workers: int | None, profiles: str | Path | None
 ) -> Iterator["Client"]:
     """Client of a scheduler that is not one of this machine."""
-    engine, _, rest = spec.partition(":")
-    if "://" in spec and engine in ("tcp", "tls", "ws", "wss", "ucx", "ucxx"):
-        if n_workers is not None:
-            raise ConfigError(
-                "The workers of a running scheduler are as many as they are. Leave their number "
-                "out, or the scheduler."
-            )
+    if _is_address(spec):
         with _running_scheduler(spec) as client:
             yield client
         return
-    if engine not in ("slurm", "gateway", "kubernetes") or not rest:
-        known = "".join(f"; {start}... ({what})" for start, what in ENGINES.items())
-        raise ConfigError(
-            f"Scheduler '{spec}' is not known. Give nothing for this machine, 'threads'{known}."
-        )
+    engine, _, rest = spec.partition(":")
     if engine == "slurm":
         from scalebrain.cluster.slurm import slurm_client
 
@@ -191,8 +230,6 @@ def _cluster_client(
 
         opened = gateway_client(rest, n_workers)
     else:
-        from scalebrain.cluster.kubernetes import kubernetes_client
-
         opened = kubernetes_client(Path(rest), n_workers)
     with opened as client:
         yield client
