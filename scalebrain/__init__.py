@@ -9,6 +9,7 @@ from scalebrain import accessor as _accessor  # noqa: F401  (registers ds.scaleb
 if TYPE_CHECKING:
     from scalebrain.atlas.atlas import Atlas
     from scalebrain.atlas.files import read_atlas
+    from scalebrain.atlas.regions import RegionSet
     from scalebrain.atlas.registry import available_atlases, load_atlas
     from scalebrain.atlas.tables import read_regions
     from scalebrain.cluster.client import open_client
@@ -67,6 +68,7 @@ _HOME = {
     "BrainAgeModel": "graph.model",
     "ComBat": "harmonization.transformer",
     "Harmonizer": "harmonization.cohort",
+    "RegionSet": "atlas.regions",
     "Training": "graph.train",
     "ages_by_policy": "graph.policies",
     "available_atlases": "atlas.registry",
@@ -130,6 +132,7 @@ __all__ = [
     "BrainAgeModel",
     "ComBat",
     "Harmonizer",
+    "RegionSet",
     "Training",
     "__version__",
     "ages_by_policy",

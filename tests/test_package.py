@@ -14,6 +14,7 @@ import scalebrain
 
 PUBLIC = {
     "BrainAgeModel",
+    "RegionSet",
     "brain_age",
     "ingest",
     "load_atlas",

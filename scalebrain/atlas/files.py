@@ -22,7 +22,7 @@ __all__ = ["read_atlas", "read_labels"]
 _HEMISPHERES = {
     **dict.fromkeys(("l", "left", "lh"), "_L"),
     **dict.fromkeys(("r", "right", "rh"), "_R"),
-    **dict.fromkeys(("", "n/a", "b", "bilateral", "both", "midline"), ""),
+    **dict.fromkeys(("", "n/a", "na", "b", "bilateral", "both", "midline"), ""),
 }
 _BACKGROUND = {"", "background", "unknown", "none", "outside", "unlabeled", "???", "n/a"}
 _SPACE = re.compile(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9+]+)")

@@ -12,6 +12,7 @@ from scalebrain.errors import LateralityError, TableError, check_all
 __all__ = ["Row", "read_regions", "read_rows"]
 
 _SEPARATORS = {".tsv": "\t", ".csv": ","}
+_SIDES = ("_L", "_R")
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,14 @@ def read_regions(table: str | Path, *, name: str | None = None) -> RegionSet:
     TableError
         When a row has no AAL parcel, is there twice, or a region has no homologue.
     LateralityError
-        When a parcel lies in the other hemisphere than its region.
+        When a parcel lies in the other hemisphere than its region, or in both, as the vermis, and
+        is not in both homologues.
     """
     path = Path(table)
     names = aal_names()
     codes = {parcel: code for code, parcel in names.items()}
     regions: dict[str, tuple[int, ...]] = {}
-    unknown, repeated, crossed = [], [], []
+    unknown, repeated, crossed, midline = [], [], [], []
     for row in read_rows(path, ("region", "parcel")):
         region, parcel = row.cells["region"], row.cells["parcel"]
         code = codes.get(parcel, int(parcel) if parcel.isascii() and parcel.isdigit() else 0)
@@ -130,13 +132,21 @@ def read_regions(table: str | Path, *, name: str | None = None) -> RegionSet:
                 f"{path}: line {row.line}: parcel {parcel} is in region '{region}' already. Take "
                 "the row out."
             )
-        elif region[-2:] in ("_L", "_R") and names[code][-2:] != region[-2:]:
+        elif {region[-2:], names[code][-2:]} == set(_SIDES):
             crossed.append(
                 f"{path}: line {row.line}: parcel {code} ({names[code]}) in region '{region}': not "
                 "of that hemisphere. Give it the parcel of the other side (odd left, even right)."
             )
         else:
             regions[region] = (*regions.get(region, ()), code)
+            if region[-2:] in _SIDES and names[code][-2:] not in _SIDES:
+                midline.append((row.line, region, code))
+    crossed += [
+        f"{path}: line {line}: parcel {code} ({names[code]}) in region '{region}' alone: it lies "
+        f"in both hemispheres. Give it to '{RegionSet.homologue(region)}' too, or take the row out."
+        for line, region, code in midline
+        if code not in regions.get(RegionSet.homologue(region), ())
+    ]
     check_all(unknown + repeated, TableError, f"{path}: rows that are not usable")
     check_all(crossed, LateralityError, f"{path}: parcels in the wrong hemisphere")
     return RegionSet(name or path.stem, regions)

@@ -26,6 +26,7 @@ from scalebrain.io.rows import RowSource, row_source
 from scalebrain.variables import annotate, validate
 
 __all__ = [
+    "check_masks",
     "known_masks",
     "lesion_frequency",
     "lesion_load",
@@ -41,6 +42,15 @@ _SMALLEST_SECTION = 0.05
 
 Floats = npt.NDArray[np.float64]
 Masks = npt.NDArray[np.bool_]
+
+
+def check_masks(ds: xr.Dataset) -> None:
+    """Refuse a Dataset without lesion masks, or with masks that are not bool."""
+    way_out = _NO_LESIONS
+    if "lesion_mask" in ds:
+        is_bool = ds["lesion_mask"].dtype.kind == "b"
+        way_out = "" if is_bool else "Make it bool: ds.assign(lesion_mask=ds['lesion_mask'] > 0)."
+    validate(ds, "lesion_mask", way_out=way_out)
 
 
 def known_masks(
@@ -105,7 +115,7 @@ def lesion_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) -> 
     With l the mask and p the region, 1 or 0 or a probability: ``sum(l p) / sum(p)`` over the
     voxels of the store.
     """
-    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
+    check_masks(ds)
     segments = locate(ds, regions if regions is not None else default_regions())
     out = xr.Dataset({"lesion_load": _loads(ds, segments)}, coords={"region": list(segments.names)})
     out["lesion_load"].attrs |= _about(segments)
@@ -149,7 +159,7 @@ def network_load(ds: xr.Dataset, *, regions: RegionSet | Atlas | None = None) ->
     """
     chosen = regions if regions is not None else default_regions()
     check_regions(chosen, RegionSet, Atlas)
-    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
+    check_masks(ds)
     names, columns = _networks(chosen.name, chosen.regions)
     sided = locate(ds, chosen)
     if isinstance(chosen, Atlas):
@@ -268,7 +278,7 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
     ----------
     Feng et al. 2015, doi:10.1002/ana.24510
     """
-    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
+    check_masks(ds)
     validate(ds, "tract_probability", "x")
     probability = np.ascontiguousarray(ds["tract_probability"].values, dtype=np.float32)
     inside = np.flatnonzero(probability.any(axis=0))
@@ -338,7 +348,7 @@ def lesion_frequency(ds: xr.Dataset, *, by: str | None = None) -> xr.Dataset:
     MissingVariableError
         When `ds` has no lesion masks, or no such variable.
     """
-    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
+    check_masks(ds)
     counted = np.ones(ds.sizes["subject"], dtype=bool)
     for name in ("lesion_present", "included"):
         if name in ds:

@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import ndimage
 
 from scalebrain.atlas.space import Grid
-from scalebrain.features.lesion import known_masks
+from scalebrain.features.lesion import check_masks, known_masks
 from scalebrain.features.lesion_numba_fns import lowest_values
 from scalebrain.features.rows import over_rows
 from scalebrain.features.segments import store_grid, voxel_index
@@ -20,7 +20,6 @@ __all__ = ["TRACT_CORE", "lesion_measures"]
 #: The core of a tract: voxels that belong to it in at least half of the people of its atlas.
 TRACT_CORE = 0.5
 
-_NO_LESIONS = "Give every stroke subject a lesion mask (label-L_mask) and ingest again."
 _NEIGHBORS = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -73,7 +72,8 @@ def lesion_measures(ds: xr.Dataset) -> xr.Dataset:
     lesion. The core of a tract is where its probability is at least 0.5. Distances are Euclidean
     ones between centers of voxels.
     """
-    validate(ds, "lesion_mask", "tract_probability", "x", "y", "z", way_out=_NO_LESIONS)
+    check_masks(ds)
+    validate(ds, "tract_probability", "x", "y", "z")
     grid = store_grid(ds)
     index = voxel_index(ds, grid)
     place = _Place(

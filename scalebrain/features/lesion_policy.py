@@ -1,8 +1,8 @@
 """What is done about lesioned tissue before features are taken from an image.
 
-A policy is a name for :func:`~scalebrain.node_features` and the settings of a study, and a
-function from a store to a store whose images are treated, which goes before any other
-function: ``parcellate(mask_lesions(ds))``.
+For node features and brain ages a policy is a name, of :func:`~scalebrain.node_features` and the
+settings of a study. For other measures of images it is a function from a store to a store whose
+images are treated, which goes before theirs: ``parcellate(mask_lesions(ds))``.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ import xarray as xr
 
 from scalebrain.atlas.atlas import packed, unpacked
 from scalebrain.errors import ConfigError, GeometryError
-from scalebrain.features.lesion import known_masks
+from scalebrain.features.lesion import check_masks, known_masks
 from scalebrain.features.lesion_policy_numba_fns import fill_from_mirror
 from scalebrain.features.rows import over_rows
 from scalebrain.features.segments import store_grid, voxel_index
-from scalebrain.variables import annotate, validate
+from scalebrain.variables import annotate
 
 __all__ = [
     "POLICIES",
@@ -29,6 +29,7 @@ __all__ = [
     "fill_rows",
     "mask_lesions",
     "mirror_of",
+    "treatment_of",
 ]
 
 LesionPolicy = Literal["mask_nodes", "as_is", "enantiomorphic", "exclude_region"]
@@ -36,7 +37,6 @@ LesionPolicy = Literal["mask_nodes", "as_is", "enantiomorphic", "exclude_region"
 POLICIES: tuple[LesionPolicy, ...] = get_args(LesionPolicy)
 
 _IMAGES = ("t1w", "gm")
-_NO_LESIONS = "Give every stroke subject a lesion mask (label-L_mask) and ingest again."
 
 Rows = npt.NDArray[np.float32]
 Masks = npt.NDArray[np.bool_]
@@ -157,15 +157,16 @@ def mask_lesions(ds: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        The same; ``t1w`` and ``gm`` are NaN in lesioned voxels. Lazy.
+        The same; ``t1w`` and ``gm`` are NaN in lesioned voxels. Lazy. Node features of the
+        volume are taken out: they were made of the images as they had been.
 
     Raises
     ------
     MissingVariableError
         When `ds` has no lesion masks.
     """
-    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
-    return _treated(ds, _masked_rows, None)
+    check_masks(ds)
+    return _treated(ds, "mask_nodes", _masked_rows, None)
 
 
 def enantiomorphic(ds: xr.Dataset) -> xr.Dataset:
@@ -182,7 +183,9 @@ def enantiomorphic(ds: xr.Dataset) -> xr.Dataset:
         The same; in lesioned voxels ``t1w`` and ``gm`` have the value at the mirrored place, or
         NaN where that is lesioned too or not in the store. ``lesion_mask`` stays as it is, so
         that loads and volumes do; ``lesion_filled_fraction (subject)`` says how much of it could
-        be filled, 1 for a mask without a lesion, NaN for a subject without a mask. Lazy.
+        be filled, 1 for a mask without a lesion, NaN for a subject without a mask. Lazy. Node
+        features of the volume are taken out, and made anew with the policy ``enantiomorphic``
+        alone, since any other that looks at the mask would leave out what was filled.
 
     Raises
     ------
@@ -201,16 +204,22 @@ def enantiomorphic(ds: xr.Dataset) -> xr.Dataset:
     ----------
     Nachev et al. 2008, doi:10.1016/j.neuroimage.2007.10.002
     """
-    validate(ds, "lesion_mask", way_out=_NO_LESIONS)
+    check_masks(ds)
     mirror = mirror_of(ds)
     fraction = over_rows(_filled_fraction, ds["lesion_mask"], shared=mirror, dims={})
     fraction = known_masks(ds, fraction)
-    out = _treated(ds, _filled_rows, mirror)
+    out = _treated(ds, "enantiomorphic", _filled_rows, mirror)
     return annotate(out.assign(lesion_filled_fraction=fraction))
 
 
-def _treated(ds: xr.Dataset, function: object, shared: object) -> xr.Dataset:
-    """Store with treated images."""
+def treatment_of(ds: xr.Dataset) -> LesionPolicy | None:
+    """Policy that the images of a store were treated by already; None for images as they are."""
+    found: LesionPolicy | None = ds["t1w"].attrs.get("lesion_policy") if "t1w" in ds else None
+    return found
+
+
+def _treated(ds: xr.Dataset, policy: LesionPolicy, function: object, shared: object) -> xr.Dataset:
+    """Store with treated images, and without the features of the others."""
     new = {}
     for name in _IMAGES:
         if name in ds:
@@ -222,7 +231,10 @@ def _treated(ds: xr.Dataset, function: object, shared: object) -> xr.Dataset:
                 dims={"voxel": ds.sizes["voxel"]},
                 dtype=np.float32,
             )
-            new[name] = (array.dims, array.data, ds[name].attrs)
+            attrs = ds[name].attrs | {"lesion_policy": policy}
+            new[name] = (array.dims, array.data, attrs)
+    if "node_features" in ds and ds["node_features"].attrs.get("nodes", "volume") == "volume":
+        ds = ds.drop_vars("node_features")
     return annotate(ds.assign(new))
 
 

@@ -10,13 +10,15 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.atlas import packed, unpacked
-from scalebrain.errors import DataWarning, GeometryError
+from scalebrain.errors import ConfigError, DataWarning, GeometryError
+from scalebrain.features.lesion import check_masks
 from scalebrain.features.lesion_policy import (
     LesionPolicy,
     Mirror,
     check_policy,
     fill_rows,
     mirror_of,
+    treatment_of,
 )
 from scalebrain.features.parcellation_numba_fns import (
     gather_means,
@@ -104,9 +106,10 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     Raises
     ------
     MissingVariableError
-        When `ds` has no images.
+        When `ds` has no images, or lesion masks that are not bool.
     ConfigError
-        When the policy is not known.
+        When the policy is not known, or would leave out what
+        :func:`~scalebrain.enantiomorphic` has filled.
     GeometryError
         When the grid has no mirror image and the policy needs one, or is so coarse that no voxel
         is white matter.
@@ -132,9 +135,14 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     """
     validate(ds, "t1w", "node_label", "white_reference", "node_x", "node_y", "node_z")
     check_policy(policy)
+    _check_treatment(ds, policy)
+    if "lesion_mask" in ds:
+        check_masks(ds)
     starts, stops = contiguous_runs(ds["node_label"], np.arange(ds.sizes["node"]))
     _check_grid(ds, int((stops == starts).sum()))
     grey = [ds["gm"]] if _has_gm(ds) else []
+    if grey:
+        validate(ds, "gm")
     names = tuple(name for name in FEATURES if name not in _OF_GREY or grey)
     nodes = _Nodes(
         starts,
@@ -171,6 +179,16 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     )
     out["node_features"].attrs["lesion_policy"] = policy
     return annotate(out)
+
+
+def _check_treatment(ds: xr.Dataset, policy: LesionPolicy) -> None:
+    """Refuse to mask what is filled: a mask does not say which of its voxels were."""
+    if treatment_of(ds) == "enantiomorphic" and policy in ("mask_nodes", "exclude_region"):
+        raise ConfigError(
+            f"The lesions of t1w are filled already (enantiomorphic), and policy '{policy}' would "
+            "leave the filled voxels out. Give policy='enantiomorphic', which has the same result "
+            "on images as they are."
+        )
 
 
 def _check_grid(ds: xr.Dataset, n_empty: int) -> None:

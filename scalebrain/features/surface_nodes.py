@@ -18,6 +18,7 @@ from scalebrain.atlas.surface import (
     surface_nodes,
 )
 from scalebrain.errors import ConfigError
+from scalebrain.features.lesion import check_masks
 from scalebrain.features.lesion_policy import LesionPolicy, check_policy
 from scalebrain.features.nodes import MAX_LESIONED
 from scalebrain.features.rows import over_rows
@@ -77,7 +78,7 @@ def surface_features(
     Raises
     ------
     MissingVariableError
-        When `ds` has no surfaces.
+        When `ds` has no surfaces, or lesion masks that are not bool.
     ConfigError
         When the level or the policy is not known.
 
@@ -93,6 +94,7 @@ def surface_features(
     parts = surface_nodes(level)
     images = [ds["thickness"], ds["wg_contrast"]]
     if "lesion_mask" in ds:
+        check_masks(ds)
         images.append(_lesioned(ds))
     if any(image.chunks for image in images):
         images = [image.chunk(subject=_SUBJECTS_A_BLOCK, vertex=-1) for image in images]

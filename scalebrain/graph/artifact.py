@@ -78,6 +78,8 @@ def lesion_artifact(
     for first in range(0, n, size):
         part = slice(first, first + size)
         host = ds.isel(subject=hosts[part])
+        # as one block, as those with lesions are: a batch of another size has other last bits
+        host = host.assign(node_features=host["node_features"].compute())
         mask = np.asarray(ds["lesion_mask"][donors[part]].values, dtype=bool)
         with_lesions = _with_lesions(host, mask, white)
         before = brain_age(host, model)["brain_pad_corrected"].values

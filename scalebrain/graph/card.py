@@ -69,7 +69,7 @@ def _facts(
         f"Node features: {', '.join(features)}",
         f"Space: {about['space']}{_images(about)}",
         f"{people}; elsewhere predictions are marked as extrapolated",
-        f"Interval: split-conformal, {about['coverage']:.0%}",
+        f"Interval: split-conformal, {100 * about['coverage']:g}%",
         _HASHES,
     )
 

@@ -46,8 +46,9 @@ def explain(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     Dataset
         ``node_attribution (subject, row)``, years, with coordinates ``row_region`` and
         ``row_node``: a node of two regions has two rows. Over the rows of a region they sum to
-        the brain age less that of a person whose nodes are all at the training mean; where
-        there is no brain age they are NaN.
+        the brain age less that of a person whose nodes are all at the training mean: exactly
+        where no convolution was kept, else to within some percent of that difference. Where there
+        is no brain age they are NaN.
 
     Raises
     ------
@@ -59,7 +60,9 @@ def explain(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     Integrated gradients: with f the age, x the standardized features and b their training mean,
     ``sum_features (x - b) mean_k grad f(b + (k + 1/2) / 16 (x - b))``. Subjects that the model
     was trained on are explained by the network that has not seen them. Missing nodes are imputed
-    first, so they have an attribution too: that of what was imputed.
+    first, so they have an attribution too: that of what was imputed. A ridge regression has one
+    gradient everywhere, so its sum is exact; that of a network with convolutions is the midpoint
+    rule of 16 steps.
 
     References
     ----------

@@ -94,7 +94,7 @@ def _tell_unproved(
             "their id, though none of its scans is known. If they are others, rename the folder of "
             "the dataset, so that all networks predict them.",
             len(np.unique(same_people(ds)[taken])),
-            listed([quote(name) for name in np.unique(datasets[taken])]),
+            listed([quote(str(name)) for name in np.unique(datasets[taken])]),
         )
 
 

@@ -17,7 +17,7 @@ from scalebrain.cluster.tasks import map_tasks, on_gpu_workers, once_per_worker
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ConfigError, ModelFileError, StatisticsError
 from scalebrain.features.inclusion import flags, included_people, same_people
-from scalebrain.features.lesion_policy import POLICIES, LesionPolicy
+from scalebrain.features.lesion_policy import POLICIES, LesionPolicy, treatment_of
 from scalebrain.features.nodes import MAX_LESIONED, node_features
 from scalebrain.features.surface_nodes import surface_features, surface_level
 from scalebrain.graph.build import Graph, build_graph
@@ -65,9 +65,10 @@ def features_of(
     if "node_features" in ds and policy is None:
         return ds
     level = surface_level(nodes)
-    treatment = policy or POLICIES[0]
     if level is None:
+        treatment = policy or treatment_of(ds) or POLICIES[0]
         return ds.assign(node_features(ds, policy=treatment).data_vars)
+    treatment = policy or POLICIES[0]
     other = [dim for dim in ("node", "edge") if dim in ds.dims]
     found = surface_features(ds, level=level, policy=treatment)
     return ds.drop_dims(other).assign_coords(found.coords).assign(found.data_vars)
@@ -165,7 +166,8 @@ class BrainAgeModel:
         who = _references(ds, graph)
         age = np.asarray(ds["age"].values[who], dtype=np.float64)
         weight = balanced_weights(age) if training.balance_ages else None
-        data = References.of(ds["node_features"].isel(subject=who), graph.rows, age, weight)
+        features = ds["node_features"].transpose("subject", "node", "feature")
+        data = References.of(features.isel(subject=who), graph.rows, age, weight)
         people, cohort = same_people(ds)[who], None  # linked also by those who do not train
         if training.keep_cohorts:
             validate(ds, "cohort")
@@ -633,7 +635,8 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     Dataset
         Over ``(subject, region)``, in years: ``brain_age``; ``brain_age_low`` and
         ``brain_age_high``; ``brain_pad = brain_age - age``; ``brain_pad_corrected``, less
-        the age bias of held-out healthy subjects; ``imputed_fraction``.
+        the age bias of held-out healthy subjects; ``imputed_fraction``, 1 where every node is
+        missing, NaN for who has no scan.
         ``calibration_slope (region)``; ``extrapolated (subject)``, an age outside those of
         training (an unknown age is not: its brain-PAD is NaN), and ``out_of_fold (subject)``. Where
         the features were made with the policy ``exclude_region``, ``region_excluded (subject,
@@ -684,6 +687,10 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
     years = result.isel(value=0)
     radius = xr.DataArray(model.radius, dims="region")
     slope = np.mean([1 + fold.slope for fold in model.folds], axis=0)
+    imputed = result.isel(value=2)
+    if (present := present_flag(ds)) in ds:  # of a scan without an intact node, all is missing
+        scanned = xr.DataArray(flags(ds, present), dims="subject")
+        imputed = imputed.where(imputed.notnull() | ~scanned, 1.0)
     low, high = model.about["age_min"], model.about["age_max"]
     out = xr.Dataset(
         {
@@ -692,7 +699,7 @@ def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:
             "brain_age_high": years + radius,
             "brain_pad": years - age,
             "brain_pad_corrected": result.isel(value=1),
-            "imputed_fraction": result.isel(value=2),
+            "imputed_fraction": imputed,
             "calibration_slope": ("region", slope),
             "extrapolated": (age < low) | (age > high),
             "out_of_fold": ("subject", fold >= 0),

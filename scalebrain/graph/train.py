@@ -1,6 +1,7 @@
 """Training: one network a fold, early stopping on subjects that are not held out."""
 
 import logging
+import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +55,16 @@ _BETWEEN = {
     "validation": (0.0, 0.9),
     "masked": (0.0, 1.0),
 }
+
+
+def _plain(value: object) -> object:
+    """Whole number of any type as an int, so that it can be written; all else as it is."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return value
 
 
 def _is_number(value: object) -> bool:
@@ -117,7 +128,8 @@ class Training:
         if self.layer not in ("cheb", "gcn", "spectral"):
             wrong.append(f"layer {self.layer!r}: expected cheb, gcn or spectral")
         for name, least in _LEAST.items():
-            value = getattr(self, name)
+            value = _plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             if type(value) is not int or not least <= value <= _MOST:
                 wrong.append(f"{name} {value!r}: expected a whole number from {least} to {_MOST}")
         for name, (low, high) in _BETWEEN.items():

@@ -177,7 +177,7 @@ def coverage_blocks(coverage: Coverage) -> list[Block]:
 
 def _note(coverage: Coverage, bands: list[_Band]) -> Note:
     """Say what is covered, and whether that was a test."""
-    level, whole = percent(coverage.level), bands[-1]
+    level, whole = _promised(coverage.level), bands[-1]
     known = whole.regions[np.isfinite(whole.regions)]
     low, high = percent(known.min()), percent(known.max())
     words = (
@@ -237,16 +237,21 @@ def _figure(coverage: Coverage, bands: list[_Band]) -> Figure:
         axes.yaxis.set_major_formatter(_percent_axis)
         axes.set_ylabel("true age inside")
         axes.grid(axis="y")
-        alt = f"Share of people whose true age lies in the {percent(level)} interval, by age: "
+        alt = f"Share of people whose true age lies in the {_promised(level)} interval, by age: "
         alt += "; ".join(f"{b.name}, {percent(b.share)} of {count(b.n)}" for b in bands)
         svg = drawing.render(figure, "coverage", f"{alt}.")
     return Figure(
         "coverage",
         svg,
-        f"How often the interval holds the true age, by age. Dashed: the {percent(level)} that "
+        f"How often the interval holds the true age, by age. Dashed: the {_promised(level)} that "
         "it promises. Points: mean over regions, with a 95% Wilson interval for this many people "
         "(the regions of one person are not independent). Small dots: one region each.",
     )
+
+
+def _promised(level: float) -> str:
+    """Write what an interval promises, without rounding it to a promise of another."""
+    return f"{100 * level:g}%"
 
 
 def _percent_axis(value: float, _: Any) -> str:
@@ -276,7 +281,7 @@ def _table(coverage: Coverage, bands: list[_Band]) -> Table:
             [
                 text(band.name),
                 cell(count(band.n), band.n),
-                cell(percent(coverage.level), coverage.level),
+                cell(_promised(coverage.level), coverage.level),
                 cell(percent(band.share), band.share, "caution" if misses else ""),
                 cell(f"{ends}%", band.low),
                 *(

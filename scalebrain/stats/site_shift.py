@@ -108,6 +108,8 @@ def site_shift(
     Examples
     --------
     >>> shift = sb.site_shift(ds)["site_shift"]  # doctest: +SKIP
+    >>> cohorts = ds["cohort"].to_series().unique()  # doctest: +SKIP
+    >>> shift = shift.reindex(cohort=cohorts)  # NaN: no cohort  # doctest: +SKIP
     >>> ds["brain_pad_corrected"] - shift.sel(cohort=ds["cohort"])  # doctest: +SKIP
     """
     if not 0 < confidence < 1:

@@ -63,6 +63,11 @@ def test_read_atlas__labels_with_the_table_beside_them(save):
     assert atlas.labels.size < blocks().size  # cut to what it labels
 
 
+def test_read_atlas__na_is_the_midline_as_in_other_tables(save):
+    atlas = scalebrain.read_atlas(save(blocks(), table=TABLE.replace("n/a", "NA")))
+    assert atlas.regions == ("Hand_L", "Hand_R", "Vermis")
+
+
 def test_read_atlas__name_space_and_table_are_those_given(save, tmp_path):
     path = save(blocks(), "labels.nii", table="index\tname\n1\twrong\n")
     table = tmp_path / "Names.CSV"

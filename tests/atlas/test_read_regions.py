@@ -56,6 +56,14 @@ def test_read_regions__refuses_what_is_wrong(written, rows, error, says):
         scalebrain.read_regions(written("region\tparcel\n" + rows))
 
 
+def test_read_regions__the_vermis_is_in_both_homologues(written):
+    rows = "CB_L\t91\nCB_L\t109\nCB_R\t92\nCB_R\tVermis_1_2\n"
+    regions = scalebrain.read_regions(written("region\tparcel\n" + rows))
+    assert dict(regions.parcels) == {"CB_L": (91, 109), "CB_R": (92, 109)}
+    with pytest.raises(LateralityError, match=r"line 3: .* Give it to 'CB_R' too, or take"):
+        scalebrain.read_regions(written("region\tparcel\n" + rows[:-16]))
+
+
 def test_read_regions__lists_every_bad_row(written):
     rows = "".join(f"A_L\t{code}\n" for code in (200, 201, 202))
     with pytest.raises(TableError, match=r"\(3 problems\)"):

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -76,6 +77,16 @@ def test_shell__commands_and_options_exist(page: Path) -> None:
             "--version",
         }
         assert {word for word in rest if word.startswith("--")} <= known, f"{page.name}: {line}"
+
+
+@pytest.mark.slow
+def test_readme__example_runs(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "OUT").symlink_to(study, target_is_directory=True)
+    (example,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert "SMN_ipsilesional" in names["effects"]["region"].values
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import scalebrain
 from scalebrain.atlas.space import template_grid
 from scalebrain.errors import ConfigError, GeometryError
 from scalebrain.features.lesion_policy import POLICIES, mirror_of
+from scalebrain.graph.model import features_of
 from tests.features.test_lesion import with_masks
 
 
@@ -172,6 +173,32 @@ def test_node_features__policies_compose_from_functions(ds):
         )
         # as_is has no limit of how much of a node may be gone
         assert not (np.isnan(composed) & ~np.isnan(named)).any()
+
+
+def test_node_features__of_treated_images_are_those_of_the_policy(ds):
+    given = with_masks(ds, masks_of(ds))
+    known = given.assign(scalebrain.node_features(given).data_vars)
+    for policy, treated in (
+        ("mask_nodes", scalebrain.mask_lesions(known)),
+        ("enantiomorphic", scalebrain.enantiomorphic(known)),
+    ):
+        assert "node_features" not in treated  # of the images before
+        named = scalebrain.node_features(given, policy=policy).compute()
+        xr.testing.assert_identical(
+            scalebrain.node_features(treated, policy=policy).compute(), named
+        )
+        again = features_of(treated)["node_features"]  # as for brain_age
+        np.testing.assert_array_equal(again, named["node_features"])
+        assert again.attrs["lesion_policy"] == policy
+    for other in ("mask_nodes", "exclude_region"):
+        with pytest.raises(ConfigError, match=f"'{other}' .* Give policy='enantiomorphic'"):
+            scalebrain.node_features(treated, policy=other)
+
+
+def test_mask_lesions__leaves_features_of_a_surface(ds):
+    attrs = {"nodes": "surface-4"}
+    features = xr.DataArray(np.zeros((ds.sizes["subject"], 2)), dims=("subject", "n"), attrs=attrs)
+    assert "node_features" in scalebrain.mask_lesions(ds.assign(node_features=features))
 
 
 def test_node_features__exclude_region_has_the_features_of_mask_nodes(ds):

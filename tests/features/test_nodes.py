@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import scalebrain
+from scalebrain.errors import MissingVariableError
 
 
 def test_node_features__equal_a_numpy_twin(ds):
@@ -72,3 +73,21 @@ def test_node_features__lesioned_nodes_are_missing_and_as_is_are_not(ds):
     plain = scalebrain.node_features(ds, policy="as_is").compute()
     filled = ~np.isnan(plain["node_features"]).all("feature")
     assert filled.values[lost.values].all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", object])
+def test_node_features__a_mask_that_is_not_bool_is_one_error(ds, dtype):
+    given = ds.assign(lesion_mask=ds["lesion_mask"].astype(dtype))
+    for function in (scalebrain.node_features, scalebrain.lesion_load, scalebrain.lesion_measures):
+        with pytest.raises(MissingVariableError, match=r"dtype .* Make it bool") as found:
+            function(given)
+        assert "lesion mask (label" not in str(found.value)
+    made = given.assign(lesion_mask=given["lesion_mask"] > 0)  # the way out
+    assert made["lesion_mask"].dtype == bool
+    with pytest.raises(MissingVariableError, match="Give every stroke subject a lesion mask"):
+        scalebrain.lesion_load(ds.drop_vars("lesion_mask"))
+
+
+def test_node_features__grey_matter_that_is_no_number_is_one_error(ds):
+    with pytest.raises(MissingVariableError, match="'gm' has dtype object"):
+        scalebrain.node_features(ds.assign(gm=ds["gm"].astype(object)))

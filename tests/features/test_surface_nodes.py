@@ -125,6 +125,13 @@ def test_surface_features__without_lesion_masks_or_voxels(cohort):
         scalebrain.surface_features(cohort.drop_vars("wg_contrast"), level=3)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_surface_features__a_mask_that_is_not_bool_is_one_error(cohort, dtype):
+    given = cohort.assign(lesion_mask=cohort["lesion_mask"].astype(dtype))
+    with pytest.raises(MissingVariableError, match="Make it bool"):
+        scalebrain.surface_features(given, level=3)
+
+
 def test_check_nodes__names_the_known_ones():
     assert [surface_level(name) for name in NODES] == [None, 3, 4, 5]
     with pytest.raises(ConfigError, match="'surface-7': expected one of volume, surface-3"):

@@ -127,6 +127,15 @@ def test_brain_age__absent_scan_is_missing(references, model):
     assert np.isfinite(out["brain_age"][1:]).all()
 
 
+def test_brain_age__a_scan_without_an_intact_node_is_all_missing(references, model):
+    ds = with_features(references, lambda x: x.__setitem__(slice(0, 2), np.nan))
+    ds["scan_present"] = ("subject", np.arange(80) != 0)
+    imputed = model.predict(ds)["imputed_fraction"].values
+    assert np.isnan(imputed[0]).all()
+    assert (imputed[1] == 1).all()
+    assert (imputed[2:] == 0).all()
+
+
 def test_brain_age__scan_present_decides(references, model):
     ds = references.copy(deep=True)
     ds["scan_present"] = ("subject", np.arange(80) != 0)
@@ -356,6 +365,18 @@ def test_brain_age__exclude_region_leaves_lesioned_regions_out(references, model
         np.testing.assert_array_equal(found[name].values[~expected], whole[name].values[~expected])
     assert found["brain_age"].attrs["model_fingerprint"] == model.fingerprint
     assert "region_excluded" not in whole
+
+
+def test_fit__order_of_the_dimensions_does_not_matter(references, quick):
+    turned = references.transpose("node", "feature", "subject", ...)
+    found = BrainAgeModel.fit(turned, training=quick)
+    assert found.fingerprint == BrainAgeModel.fit(references, training=quick).fingerprint
+
+
+def test_fit__card_says_the_coverage_as_it_is(references, tmp_path):
+    training = Training(folds=2, epochs=0)
+    model = BrainAgeModel.fit(references, training=training, coverage=0.975)
+    assert "split-conformal, 97.5%" in model._repr_html_()
 
 
 def test_fit__a_missing_flag_is_no_yes(references, quick):

@@ -5,6 +5,7 @@ import pytest
 
 from scalebrain.atlas.space import SPACE, template_grid
 from scalebrain.features.nodes import node_features
+from scalebrain.graph import artifact as artifact_module
 from scalebrain.graph.artifact import lesion_artifact
 from scalebrain.graph.model import BrainAgeModel, brain_age, features_of
 from scalebrain.graph.policies import ages_by_policy
@@ -59,6 +60,25 @@ def test_lesion_artifact__a_missing_flag_is_no_yes(case):
     found = lesion_artifact(ds.assign(included=("subject", flag)), model, n_pairs=3)
     lesioned = found["region_lesioned"].values
     assert (lesioned == lesioned[0]).all()  # all of the only one
+
+
+def test_lesion_artifact__lazy_features_in_blocks_move_nothing_untouched(case, monkeypatch):
+    """The last bits of an age depend on how many people are predicted at a time."""
+    ds, model = case
+    blocks = []
+
+    def recorded(given, model):
+        blocks.append(given["node_features"].chunks)
+        return brain_age(given, model)
+
+    monkeypatch.setattr(artifact_module, "brain_age", recorded)
+    one = (ds["node_label"] == model.graph.members[0][0]) & ~ds["white_reference"]
+    ds = ds.assign(lesion_mask=one & ds["lesion_present"]).transpose("subject", ...)
+    found = lesion_artifact(ds.chunk(subject=5), model, n_pairs=6)
+    moved = found["pad_shift"].values[:, ~found["region_touched"].values]
+    assert moved.size
+    assert not moved.any()
+    assert set(blocks) == {None}  # with a lesion and without, all at once
 
 
 def test_ages_by_policy__leaves_no_mark_of_the_own_policy(case):

@@ -236,7 +236,7 @@ def test_known_folds__tells_of_people_known_by_name_alone(one_session, caplog):
     assert "80 people are taken for people of the training by the name of their dataset" in (
         caplog.text
     )
-    assert "'abc'" in caplog.text
+    assert "dataset ('abc') and" in caplog.text
     caplog.clear()
     known_folds(ds, model)
     mixed = [f"scan {i}" if i == 3 else f"new {i}" for i in range(80)]

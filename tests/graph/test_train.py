@@ -1,5 +1,8 @@
 """Training: moments, streaming and checkpoints change nothing that is learned."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -422,6 +425,15 @@ def test_fit__kept_cohorts_are_predicted_by_networks_that_have_not_seen_them(ref
     fold = np.array([model.fold_of[key] for key in subject_keys(ds)])
     for number in range(5):
         assert np.unique(fold[cohort == number]).size == 1
+
+
+def test_training__whole_numbers_of_any_type():
+    found = Training(folds=np.int64(3), seed=np.uint8(1), epochs=np.array(2))
+    assert found == Training(folds=3, seed=1, epochs=2)
+    assert json.dumps(asdict(found)) == json.dumps(asdict(Training(folds=3, seed=1, epochs=2)))
+    for value in (True, np.True_, 3.0, "3"):
+        with pytest.raises(ConfigError, match=r"folds .*: expected a whole number"):
+            Training(folds=value)
 
 
 def test_balanced_weights__make_up_for_uneven_ages():

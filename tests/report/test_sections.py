@@ -167,6 +167,9 @@ def test_accuracy_section__shows_coverage_by_age_with_people_not_regions_as_n(st
     assert "leaves 90% out at ages" in notes(section)
     drawn = next(b.svg for b in section.blocks if isinstance(b, Figure) and b.key == "coverage")
     assert "70 to 79, 0% of" in drawn
+    ds["brain_age_low"].attrs["coverage"] = 0.975
+    rows = table(accuracy_section(ds, study.results), "coverage-table")
+    assert {row[2] for row in rows} == {"97.5%"}
 
 
 def test_cohort_section__warns_when_no_cohort_holds_both_groups(study: Study):

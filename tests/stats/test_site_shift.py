@@ -87,6 +87,18 @@ def test_site_shift__takes_the_part_of_the_site_out():
     np.testing.assert_allclose(shift, planted, atol=0.7)
 
 
+def test_site_shift__its_example_runs_with_a_patient_of_no_cohort():
+    ds, _ = cohort({"a": 10, "b": 10, "": 2})
+    nowhere = ds["cohort"] == ""
+    ds = ds.assign_coords(group=xr.where(nowhere, "stroke", ds["group"]))
+    lines = (scalebrain.site_shift.__doc__ or "").partition("Examples")[2].splitlines()
+    *first, last = [line.partition(">>> ")[2] for line in lines if ">>> " in line]
+    names = {"sb": scalebrain, "ds": ds}
+    exec("\n".join(first), names)
+    left = eval(last.partition("  #")[0], names)
+    np.testing.assert_array_equal(np.isnan(left).all("region"), nowhere)
+
+
 def test_site_shift__a_site_without_healthy_people_is_not_known():
     ds, _ = cohort({"a": 10, "b": 10, "c": 10, "d": 10})
     group = ds["group"].values.astype(object)
