@@ -12,7 +12,7 @@ import scipy.linalg
 
 from scalebrain.errors import StatisticsError
 
-__all__ = ["Basis", "Directions", "sum_by"]
+__all__ = ["Basis", "Directions", "orthonormal", "sum_by"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ class Basis:
         names = tuple(map(str, design.columns))
         x = design.to_numpy(dtype=np.float64)
         root = np.ones(len(x)) if weights is None else np.sqrt(weights)
-        q, back = _orthonormal(names, x, root, where)
+        q, back = orthonormal(names, x, root, where)
         size = np.bincount(codes, weights=root**2).astype(np.float64)
         if len(size) < 2:
             raise StatisticsError(
@@ -189,7 +189,7 @@ def _project(q: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     return first + again, left - q @ again
 
 
-def _orthonormal(
+def orthonormal(
     names: tuple[str, ...], x: FloatArray, root: FloatArray, where: str
 ) -> tuple[FloatArray, FloatArray]:
     """Orthonormal columns and the matrix back; centered and scaled first, for precision."""

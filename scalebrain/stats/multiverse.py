@@ -21,6 +21,7 @@ from scalebrain.stats.choices import ICV_CHOICES, SCALE_CHOICES, Choice, site_ch
 from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects, lesional_measures, subject_frame
 from scalebrain.stats.mixed import mixed_model
+from scalebrain.stats.mixed_basis import orthonormal
 from scalebrain.stats.multiverse_fit import Equation
 from scalebrain.stats.pads import GLOBAL_REGION, find_pad
 from scalebrain.stats.sem_boot import widened_tail
@@ -153,7 +154,8 @@ def multiverse(
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
     weights = np.concatenate([np.ones((1, n_groups)), drawn])
-    extra = _finite(_numbers(ds, dict.fromkeys(v for c in _all(chosen) for v in c.covariates)))
+    added = dict.fromkeys(v for c in _all(chosen) for v in c.covariates)
+    extra = _finite(_numbers(ds, added, keep))
     names = list(chosen)
     specifications = list(itertools.product(*chosen.values()))
     prepared: dict[tuple[Hashable, ...], _Tables | str] = {}
@@ -327,7 +329,7 @@ class _Tables:
             array = lesional_measures(ds, ["brain_pad_corrected"])["brain_pad_corrected"]
             regions = [str(region) for region in array["region"].values]
             pads = pd.DataFrame(array.values, columns=regions)
-        causes = _numbers(ds, ["lesion_volume", *covariates])
+        causes = _numbers(ds, ["lesion_volume", *covariates], keep)
         with np.errstate(divide="ignore", invalid="ignore"):
             causes["lesion_volume"] = np.log10(causes["lesion_volume"])
         model = parse_model(default_model(ds)[0])
@@ -395,10 +397,11 @@ class _Tables:
                         values[rows] = choice.outcome(values[rows])
                         scaled[name] = values
         changed = tuple(c.name for c in choices if c.outcome is not None)
-        key = (*outcomes, *x, *changed)
-        if key not in self.ratios:
-            self.ratios[key] = _ratios(scaled, x, self.codes)
         is_random = any(choice.random_intercept for choice in choices)
+        key = (*outcomes, *x, *changed, is_random)
+        if key not in self.ratios:
+            made = _ratios if is_random else _pooled
+            self.ratios[key] = made(scaled, x, self.codes)
         _, numbered = np.unique(self.codes[self.keep], return_inverse=True)
         groups = np.full(len(self.keep), -1, dtype=np.int64)
         groups[self.keep] = numbered
@@ -414,7 +417,7 @@ class _Tables:
                 values[rows],
                 x[rows].to_numpy(),
                 groups[rows],
-                ratio if is_random else 0.0,
+                ratio,
             )
             held = weights[:, : equation.left.shape[0]]
             out[str(name)] = equation.slopes(held), equation.n
@@ -426,14 +429,16 @@ def _finite(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(np.where(np.isfinite(numbers), numbers, np.nan), columns=table.columns)
 
 
-def _numbers(ds: xr.Dataset, names: Sequence[str] | Mapping[str, None]) -> pd.DataFrame:
-    """Columns of numbers; a text of two values becomes 0 and 1."""
+def _numbers(
+    ds: xr.Dataset, names: Sequence[str] | Mapping[str, None], keep: BoolArray
+) -> pd.DataFrame:
+    """Columns of numbers; a text of two values in those kept becomes 0 and 1."""
     table = subject_frame(ds, list(names)).reset_index(drop=True)
     for name in table:
         if table[name].dtype.kind in "biuf":
             table[name] = table[name].astype(np.float64)
             continue
-        levels = sorted(table[name].dropna().unique())
+        levels = sorted(table[name][keep].dropna().unique())
         if len(levels) > 2:
             raise StatisticsError(
                 f"Multiverse: '{name}' is text of {len(levels)} values, expected numbers or two "
@@ -463,6 +468,31 @@ def _ratios(outcomes: pd.DataFrame, x: pd.DataFrame, codes: IntArray) -> dict[st
         ratio = float(one["group_variance"] / one["residual_variance"])
         own = [text for text in told if name in text] or told
         out[name] = ratio if np.isfinite(ratio) else "; ".join(own)
+    return out
+
+
+def _pooled(outcomes: pd.DataFrame, x: pd.DataFrame, codes: IntArray) -> dict[str, float | str]:
+    """No variance between groups by outcome, or why least squares cannot be fitted."""
+    out: dict[str, float | str] = {}
+    for name in outcomes:
+        rows = outcomes[name].notna().to_numpy()
+        design = np.column_stack([np.ones(rows.sum()), x[rows].to_numpy()])
+        y = outcomes[name][rows].to_numpy()
+        out[str(name)] = 0.0
+        try:
+            q, _ = orthonormal(("Intercept", *map(str, x)), design, np.ones(len(y)), "Pooled")
+        except StatisticsError as error:
+            out[str(name)] = str(error)
+            continue
+        if len(np.unique(codes[rows])) < 2:
+            out[str(name)] = (
+                f"Pooled: all {len(y)} usable rows belong to one group, which cannot be resampled."
+            )
+        elif not np.linalg.norm(y - q @ (q.T @ y)) > 1e-10 * np.linalg.norm(y):
+            out[str(name)] = (
+                f"Pooled: '{name}' has no variation that the predictors leave over (it is constant "
+                "or an exact combination of them)."
+            )
     return out
 
 

@@ -245,6 +245,7 @@ def _at(array: xr.DataArray, labels: Mapping[Any, Hashable]) -> xr.DataArray:
 
 
 def _numbers(ds: xr.Dataset, name: Hashable) -> FloatArray:
+    _check_no_time(ds[name], str(name))
     column = subject_frame(ds, [name])[str(name)]
     if column.dtype.kind not in "biuf":
         raise StatisticsError(
@@ -255,6 +256,7 @@ def _numbers(ds: xr.Dataset, name: Hashable) -> FloatArray:
 
 
 def _values(array: xr.DataArray, name: str) -> FloatArray:
+    _check_no_time(array, name)
     try:
         return np.asarray(array.values, dtype=np.float64)
     except (ValueError, TypeError):
@@ -264,9 +266,22 @@ def _values(array: xr.DataArray, name: str) -> FloatArray:
         ) from None
 
 
+def _check_no_time(array: xr.DataArray, name: str) -> None:
+    """Refuse durations and dates: as numbers they hang on their unit, and a gap is a value."""
+    # not .dt.days, which makes a number of a gap in lazy values of several chunks
+    days = "/ np.timedelta64(1, 'D')"
+    ways = {
+        "m": f"durations, expected numbers. Give their days: durations {days}",
+        "M": f"dates, expected numbers. Give the days since a date: (dates - first) {days}",
+    }
+    if array.dtype.kind in ways:
+        raise StatisticsError(f"SEM: '{name}' holds {ways[array.dtype.kind]}.")
+
+
 def group_codes(ds: xr.Dataset, groups: Hashable | None) -> npt.NDArray[np.int64]:
-    """Give each subject the number of its group, -1 where it has none."""
+    """Give each subject the number of its group, or of its label; -1 where it has no group."""
     if groups is None:
-        return np.arange(ds.sizes["subject"], dtype=np.int64)
+        labels = subject_frame(ds, []).index.to_numpy()
+        return np.argsort(np.argsort(labels, kind="stable")).astype(np.int64)
     codes, _ = pd.factorize(subject_frame(ds, [groups])[str(groups)], sort=True)
     return codes.astype(np.int64)

@@ -132,6 +132,12 @@ def site_shift(
     values = source.transpose("subject", *dims).values.astype(np.float64)
     values = values.reshape(len(values), math.prod(sizes.values()))
     healthy = eligible_subjects(ds, group=group, included=included)
+    there = sorted({str(value) for value in ds["group"].values})
+    if group not in there:
+        raise StatisticsError(
+            f"0 healthy people: no subject is of the group '{group}'. The groups are: "
+            f"{', '.join(there)}. Name that of the healthy people, group='...'."
+        )
     own, sites = pd.factorize(ds[site].to_series().replace("", None), sort=True)
     if (nowhere := int((healthy & (own < 0)).sum())) > 0:
         raise StatisticsError(

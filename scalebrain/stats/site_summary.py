@@ -41,7 +41,7 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 #: Functions that do the same at every site; scale() and its like take the mean of the site.
-_FUNCTIONS = frozenset({"log", "log10", "log2", "log1p", "exp", "exp2", "exp10", "abs", "I", "C"})
+_FUNCTIONS = frozenset({"log", "log10", "log2", "exp", "exp2", "exp10", "abs", "I", "C"})
 _LEVELS: Mapping[str, tuple[str, ...]] = {"sex": ("F", "M")}
 #: Attributes of a variable that say whether two sites measured the same.
 _SCALES = (
@@ -76,7 +76,7 @@ def site_summary(
         Wilkinson formula with an intercept, e.g.
         ``"brain_pad_corrected ~ log10(lesion_volume) + age + sex"``. Functions that depend on
         the people of a site, such as ``scale``, are refused: each site would make another
-        variable of it.
+        variable of it. So is a random slope; ``(1 | cohort)`` may stay.
     groups
         Variable over ``subject``: each value is a cohort with an intercept of its own.
     cohorts
@@ -142,7 +142,9 @@ def site_summary(
         frames.append(frame)
     if not used.any():
         raise StatisticsError(f"Site summary '{formula}': no subject has every value.")
-    of = frames[0][str(groups)].astype(str).to_numpy()
+    # a number is the same cohort in a release where another subject lacks it, and it is a float
+    ids = as_labels(frames[0][str(groups)].to_numpy())
+    of = np.array([name or "" for name in ids], dtype=object)
     wanted = _wanted(of[used], cohorts, groups)
     check_one_scan(ds, used & np.isin(of, wanted), where=f"Site summary '{formula}'", ways=ONE_SCAN)
     failures: list[str] = []
@@ -192,6 +194,12 @@ def _check_functions(parsed: ParsedFormula) -> None:
         raise StatisticsError(
             f"Formula '{parsed.text}' has no intercept, but every cohort has one of its own. "
             "Leave '- 1' or '0 +' out."
+        )
+    if parsed.slope_text:
+        raise StatisticsError(
+            f"Formula '{parsed.text}' has a random slope of {parsed.slope_text}, but the sums of a "
+            "site hold fixed terms. Leave the slope out and give the term: the random effects of "
+            "meta let it differ between cohorts."
         )
     for factor in (factor for term in terms for factor in term.factors):
         try:
@@ -289,13 +297,14 @@ def _wanted(of: npt.NDArray[Any], cohorts: Sequence[str] | None, groups: Hashabl
     there = sorted(set(of.tolist()))
     if cohorts is None:
         return there
-    absent = [name for name in cohorts if name not in there]
-    if absent or not cohorts:
+    named = [str(name) for name in as_labels(np.asarray(cohorts))]
+    absent = [name for name in named if name not in there]
+    if absent or not named:
         raise StatisticsError(
             f"'{groups}' {', '.join(map(repr, absent))} has no usable subject. There are: "
             f"{', '.join(there)}."
         )
-    return list(dict.fromkeys(cohorts))
+    return list(dict.fromkeys(named))
 
 
 def _cohort_sums(

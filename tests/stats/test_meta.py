@@ -437,6 +437,43 @@ def test_site_summary__numbers_in_c_have_the_levels_of_all_sites():
         site_summary(ds, formula, levels=levels, cohorts=["c0"])
 
 
+def test_site_summary__a_number_is_one_cohort_in_every_release():
+    """Where somebody lacks it, a number is a float; the same cohort must not count twice."""
+    ds = sites(sizes=(30, 40))
+    numbers = np.repeat([1, 2], [30, 40])
+    whole = ds.assign_coords(cohort=("subject", numbers))
+    gap = np.where(np.arange(70) == 69, np.nan, numbers)
+    later = ds.assign_coords(cohort=("subject", gap))
+    first, second = site_summary(whole, FORMULA), site_summary(later, FORMULA)
+    assert list(first["cohort"].values) == list(second["cohort"].values) == ["1", "2"]
+    assert list(second["n"].values) == [30, 39]
+    with pytest.raises(StatisticsError, match="cohort '1' is in summary 1 already"):
+        meta([first, second])
+    for cohorts in ([2], [2.0], ["2"], np.array([2]), np.array(["2"])):
+        assert list(site_summary(later, FORMULA, cohorts=cohorts)["cohort"].values) == ["2"]
+    with pytest.raises(StatisticsError, match=r"has no usable subject\. There are: 1, 2"):
+        site_summary(later, FORMULA, cohorts=np.array([]))
+
+
+def test_site_summary__refuses_a_random_slope():
+    formula = "brain_pad_corrected ~ sex + ({} | cohort)"
+    for slope in ("age", "1 + age"):
+        with pytest.raises(StatisticsError, match="has a random slope of age, but the sums"):
+            site_summary(sites(), formula.format(slope))
+    made = site_summary(sites(), formula.format("1"))
+    assert list(made["term"].values) == ["sex[T.M]"]
+
+
+def test_site_summary__names_only_functions_that_formulas_have():
+    ds = sites(sizes=(30,)).assign_coords(subject=np.arange(30))
+    with pytest.raises(StatisticsError, match="scale may do something else") as caught:
+        site_summary(ds, "brain_pad_corrected ~ scale(age)")
+    words = str(caught.value).partition("as they are, or ")[2].rstrip(".").split(", ")
+    for name in words:
+        call = f"{name}({'sex' if name == 'C' else 'age / 100'})"
+        assert site_summary(ds, f"brain_pad_corrected ~ {call}")["n"].item() == 30
+
+
 def test_meta__refuses_summaries_that_disagree():
     first, second, third, _ = apart(sites())
     one = site_summary(first, FORMULA)

@@ -240,6 +240,45 @@ def test_multiverse__refuses_with_a_way_out(cohort):
         multiverse(one)
 
 
+def test_multiverse__levels_are_those_of_the_people_analyzed(cohort):
+    sex = cohort["sex"].values.astype(object)
+    sex[0] = "A"  # of a reference
+    other = cohort.assign_coords(sex=("subject", sex))
+    xr.testing.assert_equal(
+        multiverse(other, axes=PLAIN, n_boot=2), multiverse(cohort, axes=PLAIN, n_boot=2)
+    )
+    sex[40] = "A"
+    with pytest.raises(StatisticsError, match="'sex' is text of 3 values"):
+        multiverse(cohort.assign_coords(sex=("subject", sex)), axes=PLAIN, n_boot=2)
+
+
+def test_multiverse__pooled_needs_no_variance_between_groups(cohort):
+    """Every person a group: no random intercept, but least squares and its bootstrap."""
+    ds = cohort.assign_coords(cohort=("subject", cohort["subject"].values))
+    axes = PLAIN | {"site": [one for one in site_choices() if one.prepare is None]}
+    result = multiverse(ds, axes=axes, n_boot=20)
+    assert list(result["site"].values) == ["random_intercept", "pooled"]
+    assert (result["n_fitted"] == 1).all()
+    assert np.isfinite(result["ci_low"].sel(specification=1)).all()
+    assert all("(as_stored, random_intercept" in why for why in result.attrs["failures"])
+    plain = multiverse(cohort, axes=PLAIN, n_boot=2)
+    xr.testing.assert_allclose(result["estimate"][:, 1], plain["estimate"][:, 0])
+
+
+def test_multiverse__pooled_says_why_it_cannot_be_fitted(cohort):
+    own = (cohort["cohort"] == "site0") | ~cohort["region"].str.startswith("DAN")
+    one = cohort.assign(brain_pad_corrected=cohort["brain_pad_corrected"].where(own))
+    why = multiverse(one, axes=PLAIN, n_boot=2).attrs["failures"]
+    assert len(why) == 2
+    assert "lesion_volume -> DAN_" in why[0]
+    assert "usable rows belong to one group, which cannot be resampled" in why[0]
+    tied = cohort.assign(years=("subject", 2 * cohort["age"].values))
+    covariates = ["age", "sex", "years"]
+    why = multiverse(tied, covariates=covariates, axes=PLAIN, n_boot=2).attrs["failures"]
+    assert "Pooled: the design is rank deficient" in why[0]
+    assert "'years'" in why[0]
+
+
 def stable(low, high):
     """A result of one effect; missing where it was not fitted."""
     low, high = np.array([low], dtype=float), np.array([high], dtype=float)

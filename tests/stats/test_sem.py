@@ -166,6 +166,32 @@ def test_sem__too_few_rows_and_groups():
         sem(ds.assign(motor=ds["motor"] * np.nan), DEFAULT_MODEL)
 
 
+def test_sem__bootstrap_of_people_does_not_depend_on_their_order(cohort):
+    order = np.random.default_rng(1).permutation(90)
+    first = sem(cohort, n_boot=20, groups=None)
+    again = sem(cohort.isel(subject=order), n_boot=20, groups=None)
+    for name in ("estimate", "boot_se", "std_ci_low"):
+        np.testing.assert_allclose(again[name], first[name], rtol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "s"])
+def test_sem__durations_and_dates_are_no_numbers(cohort, unit):
+    """As numbers they would hang on their unit, and a missing one would be a value."""
+    days = cohort["days_post_stroke"].fillna(0).round().astype(np.int64)
+    gap = days.astype("timedelta64[D]").astype(f"timedelta64[{unit}]")
+    gap = gap.where(np.arange(90) != 40)
+    ds = cohort.assign(gap=gap, onset=gap + np.datetime64("2020-01-01", unit))
+    options = {"model": "motor ~ x + cst", "n_boot": 0}
+    for given in ("gap", gap):
+        with pytest.raises(StatisticsError, match=r"holds durations.*durations / np.time"):
+            sem(ds, variables={"x": given}, **options)
+    for given in ("onset", ds["onset"]):
+        with pytest.raises(StatisticsError, match=r"holds dates.*\(dates - first\) / np.time"):
+            sem(ds, variables={"x": given}, **options)
+    days = gap / np.timedelta64(1, "D")
+    assert sem(ds, variables={"x": days}, **options)["n"] == 56  # 57 without the gap
+
+
 @pytest.mark.parametrize(
     ("missing", "match"),
     [

@@ -205,6 +205,10 @@ def test_site_shift__what_is_wrong_is_one_clear_error():
             scalebrain.site_shift(named)
     with pytest.raises(StatisticsError, match="0 healthy people"):
         scalebrain.site_shift(ds, group="control")
+    other = ds.assign_coords(group=("subject", ["control", "stroke"]))
+    words = "no subject is of the group 'reference'. The groups are: control, stroke."
+    with pytest.raises(StatisticsError, match=words):
+        scalebrain.site_shift(other)
     with pytest.raises(MissingVariableError, match="over 'subject'"):
         scalebrain.site_shift(ds.assign(cohort_of_all=1), site="cohort_of_all")
     biased = ds.rename(brain_pad_corrected="brain_pad")
