@@ -118,12 +118,12 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
         headline = (
             f"{int((q < 0.05).sum())} of {int(np.isfinite(q).sum())}",
             f"regions linked to {effects.cause}",
-            "false discovery rate 5%",
+            ", ".join(part for part in ("false discovery rate 5%", effects.where) if part),
         )
         if effects.is_global:
             headline = (
                 f"{number(effects.estimate[0])} {effects.years}",
-                f"effect of {effects.cause} on the whole brain",
+                f"effect of {effects.told} on the whole brain",
                 f"{effects.unit}, {p_words(effects.p[0])}",
             )
         out.append(headline)
