@@ -306,6 +306,7 @@ def _age_figure(table: pd.DataFrame) -> Figure:
     cohorts = sorted(kept["cohort"].unique())[::-1]
     groups = sorted(kept["group"].unique())
     shown = cohorts[-40:]
+    dot = ("person", "people") if kept["person"].nunique() == len(kept) else ("scan", "scans")
     with drawing.drawing():
         figure = drawing.canvas(9.6, 0.9 + 0.27 * len(shown))
         axes = figure.subplots()
@@ -334,7 +335,7 @@ def _age_figure(table: pd.DataFrame) -> Figure:
         axes.grid(axis="x")
         figure.legend(loc="outside upper left", ncols=4, handletextpad=0.2)
         alt = (
-            f"Ages of {len(kept)} people analyzed, one row for each of {len(shown)} cohorts: "
+            f"Ages of {plural(len(kept), *dot)} analyzed, one row for each of {len(shown)} cohorts: "
             + "; ".join(
                 f"{g or 'no group'} {span(kept.loc[kept['group'] == g, 'age'], 0)} years"
                 for g in groups
@@ -344,4 +345,4 @@ def _age_figure(table: pd.DataFrame) -> Figure:
     more = f" The first {len(shown)} of {len(cohorts)} cohorts." if len(cohorts) > 40 else ""
     if n_dots < kept["cohort"].isin(shown).sum():
         more += f" {count(n_dots)} of them are drawn."
-    return Figure("ages", svg, f"Ages of the people analyzed; a dot is a person.{more}")
+    return Figure("ages", svg, f"Ages of the people analyzed; a dot is a {dot[0]}.{more}")

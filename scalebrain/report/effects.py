@@ -467,13 +467,13 @@ def _forest_figure(effects: Effects) -> Figure:
             f"{'' if effects.is_global else 'regional '}{effects.outcome}. {alt}.",
         )
     caption = (
-        f"Estimates with {effects.level} confidence intervals from a mixed model for each region. Filled: q "
-        "below 0.05, the Benjamini-Hochberg false discovery rate over all regions shown."
+        f"Estimates with {effects.level} confidence intervals from a mixed model for each region. "
+        "Filled: q below 0.05, the Benjamini-Hochberg false discovery rate over all regions shown."
     )
     if effects.is_global:
         caption = (
-            f"Estimate with its {effects.level} confidence interval from a mixed model. Filled: q below 0.05; "
-            "of one test, q is the raw p."
+            f"Estimate with its {effects.level} confidence interval from a mixed model. Filled: q "
+            "below 0.05; of one test, q is the raw p."
         )
     if effects.where:
         caption += f" The effect is that {effects.where}; the interactions are in tables below."
