@@ -335,7 +335,8 @@ def _age_figure(table: pd.DataFrame) -> Figure:
         axes.grid(axis="x")
         figure.legend(loc="outside upper left", ncols=4, handletextpad=0.2)
         alt = (
-            f"Ages of {plural(len(kept), *dot)} analyzed, one row for each of {len(shown)} cohorts: "
+            f"Ages of {plural(len(kept), *dot)} analyzed, one row for each of "
+            f"{plural(len(shown), 'cohort')}: "
             + "; ".join(
                 f"{g or 'no group'} {span(kept.loc[kept['group'] == g, 'age'], 0)} years"
                 for g in groups
