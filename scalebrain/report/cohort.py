@@ -19,6 +19,7 @@ from scalebrain.report.content import (
     Section,
     StudyResults,
     Table,
+    and_list,
     cell,
     count,
     number,
@@ -34,10 +35,6 @@ from scalebrain.report.recovery import detected
 
 __all__ = ["Headline", "cohort_section", "facts", "people"]
 
-_USES = {
-    "reference": "teach and test the brain-age model",
-    "stroke": "enter the lesion and motor models",
-}
 _TEXT = ("sex", "cohort", "group", "exclusion_reason", "lesion_hemisphere")
 _NUMBERS = ("age", "days_post_stroke", "lesion_volume", "motor_score")
 
@@ -141,7 +138,9 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
     return out
 
 
-def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str = "") -> Section:
+def cohort_section(
+    table: pd.DataFrame, results: StudyResults, *, imported: str = "", own_ages: bool = False
+) -> Section:
     """Show who came in, who was excluded and why, and what each cohort contributes.
 
     Parameters
@@ -152,13 +151,15 @@ def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str 
         With what the ingest left out.
     imported
         Tool that the brain ages were imported from; empty for our own model.
+    own_ages
+        Whether there are brain ages of our own model; so it is where their accuracy is known.
 
     Returns
     -------
     Section
         Flow chart, ages and sites.
     """
-    uses = _USES | ({"reference": "are compared with the imported brain ages"} if imported else {})
+    uses = _uses(results, imported=imported, own_ages=own_ages)
     lanes = []
     for group in sorted(table["group"].unique()):
         rows = table[table["group"] == group]
@@ -194,7 +195,7 @@ def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str 
     if table["included"].any() and np.isfinite(table["age"]).any():
         blocks.append(_age_figure(table))
     blocks.append(_site_table(table))
-    blocks.append(_group_note(table, is_modelled=results.mixed is not None))
+    blocks.append(_group_note(table, results.mixed))
     n_people = table["person"].nunique()
     if n_people < len(table):
         blocks.append(
@@ -214,6 +215,24 @@ def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str 
             _guard_table("warnings", "Kept by the ingest, but worth a look.", results.warnings)
         )
     return Section("cohort", "Who was studied", takeaway, blocks)
+
+
+def _uses(results: StudyResults, *, imported: str, own_ages: bool) -> dict[str, str]:
+    """Say what the people of each group were used for, of what there is."""
+    uses = {}
+    if imported:
+        uses["reference"] = "are compared with the imported brain ages"
+    elif own_ages or results.accuracy is not None:
+        uses["reference"] = "teach and test the brain-age model"
+    fitted = {
+        "lesion": results.mixed is not None or results.mixed_load is not None,
+        "path": results.sem is not None,
+        "motor": results.motor is not None,
+    }
+    models = [name for name, is_there in fitted.items() if is_there]
+    if models:
+        uses["stroke"] = f"enter the {and_list(models)} model{'' if len(models) == 1 else 's'}"
+    return uses
 
 
 def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
@@ -237,7 +256,7 @@ def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
     )
 
 
-def _group_note(table: pd.DataFrame, *, is_modelled: bool) -> Note:
+def _group_note(table: pd.DataFrame, model: xr.Dataset | None) -> Note:
     groups = table[table["included"]].groupby("cohort")["group"].nunique()
     mixed = int((groups > 1).sum())
     if len(groups) and mixed == 0 and table["group"].nunique() > 1:
@@ -249,10 +268,10 @@ def _group_note(table: pd.DataFrame, *, is_modelled: bool) -> Note:
     else:
         tone = "plain"
         words = f"{plural(mixed, 'cohort holds', 'cohorts hold')} people of more than one group. "
-    if is_modelled:
+    if model is not None:
         words += (
             "Associations with lesions are estimated within the stroke group, with an intercept "
-            "for each cohort."
+            f"for each {model.attrs.get('groups', 'cohort')}."
         )
     return Note(words.strip(), tone)
 
