@@ -40,6 +40,7 @@ __all__ = [
     "number",
     "p_value",
     "p_words",
+    "part",
     "percent",
     "plural",
     "shorten",
@@ -238,6 +239,14 @@ def count(value: Any) -> str:
 def percent(value: Any, digits: int = 0) -> str:
     """Write a fraction as a percentage."""
     return f"{number(100 * float(value), digits)}%" if finite(value) else _MISSING
+
+
+def part(value: Any) -> str:
+    """Write a part of a whole as a percentage; some of it is not 0%, and not all is not 100%."""
+    shown = percent(value)
+    if shown == "0%" and float(value) > 0:
+        return "<1%"
+    return ">99%" if shown == "100%" and float(value) < 1 else shown
 
 
 def level(value: Any) -> str:
