@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,9 +80,9 @@ class Effects:
     p: FloatArray
     q: FloatArray
     n: FloatArray
-    level: str = "95%"
-    where: str = ""
-    interactions: tuple["Effects", ...] = ()
+    level: str = field(default="95%", kw_only=True)
+    where: str = field(default="", kw_only=True)
+    interactions: tuple["Effects", ...] = field(default=(), kw_only=True)
 
     @property
     def _named(self) -> str:
@@ -263,9 +263,9 @@ def _read(
         str(mixed.attrs.get("formula", "")),
         regions,
         *(values(name) for name in ("estimate", "ci_low", "ci_high", "p", "q", "n")),
-        confidence(mixed),
-        where,
-        interactions,
+        level=confidence(mixed),
+        where=where,
+        interactions=interactions,
     )
 
 
