@@ -72,11 +72,7 @@ class Coverage:
         return dict(zip(self.regions, regions.tolist(), strict=True))
 
     def shares(self, who: npt.NDArray[np.bool_]) -> tuple[FloatArray, int]:
-        """Share of people inside in every region, from some scans, and how many people there are.
-
-        Someone of several scans counts once, with the mean over them; a share is NaN where nobody
-        has an interval.
-        """
+        """Share of people inside by region, each person the mean of their scans, and how many."""
         inside = pd.DataFrame(self.inside[who]).groupby(self.person[who]).mean()
         return inside.mean().to_numpy(dtype=np.float64), len(inside)
 

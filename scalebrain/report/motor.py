@@ -356,7 +356,7 @@ def _details(motor: xr.Dataset) -> list[Block]:
     if "n" in motor.variables:
         parts.append(f"People: {count(motor['n'])}.")
     if motor.attrs.get("rows_dropped"):
-        parts.append(f"Rows not used, of people who are eligible: {motor.attrs['rows_dropped']}.")
+        parts.append(f"Rows not used: {motor.attrs['rows_dropped']}.")
     if finite(motor.attrs.get("severe_below")):
         parts.append(
             f"Severe: {target_words(motor)} below {number(motor.attrs['severe_below'], 3)}."

@@ -49,10 +49,3 @@ def test_motor_section__names_no_predictor_that_is_of_no_use(study: Study):
         "the first is ipsilesional CST lesion load (overlap). It is among the top three in 90% of"
         in words(section)
     )
-
-
-def test_motor_section__says_of_whom_rows_were_not_used(study: Study):
-    motor = study.parts["motor"].assign_attrs(rows_dropped="2 of 18 eligible subjects left out")
-    assert "Rows not used, of people who are eligible: 2 of 18" in words(
-        motor_section(StudyResults(motor=motor))
-    )
