@@ -315,7 +315,7 @@ def _scatter_figure(ds: xr.Dataset, *, is_imported: bool = False) -> Figure | No
         svg = drawing.render(
             figure,
             "scatter",
-            f"Brain age against age of {who} in {len(picks)} regions: "
+            f"Brain age against age of {who} in {plural(len(picks), 'region')}: "
             + "; ".join(f"{long_region(regions[i])}, error {number(error[i], 1)}" for i in picks),
         )
     where = "in the regions with the smallest, a middle and the largest error"

@@ -270,7 +270,7 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "lesions": any(name in ds.variables for name in ("lesion_load", "lesion_frequency")),
         "tract_loads": "tract_load" in ds.variables,
         "nodes": "node_features" in ds.variables or not imported,
-        "regions": "region" in ds.dims or not imported,
+        "regions": not imported or any("region" in v.dims for v in ds.data_vars.values()),
         "motor_target": _target(results.motor),
         "motor_groups": group_words(results.motor)[1] if results.motor is not None else "",
         "multiverse_groups": _drawn(results.multiverse),

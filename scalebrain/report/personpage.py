@@ -570,7 +570,7 @@ def _matches(facts: Facts) -> Section:
                 text(one["cohort_matched"]),
                 cell(_above_zero(one["lesion_volume"], 1), one["lesion_volume"]),
                 cell(count(one["age"]), one["age"]),
-                cell(number(one["value"], 2), one["value"]),
+                cell(_above_zero(one["value"], 2), one["value"]),
                 cell(number(one["value_difference"], 2), one["value_difference"]),
                 cell(number(one["outcome"]), one["outcome"]),
                 cell(number(one["outcome_difference"]), one["outcome_difference"]),
@@ -583,7 +583,7 @@ def _matches(facts: Facts) -> Section:
         f"The same side of the lesion; within the calipers: a volume within a factor of "
         f"{number(found['volume_ratio'])} and an age within {number(found['age_caliper'], 0)} "
         "years. "
-        f"Differences: the other less this person ({label} {number(found['own_value'])} "
+        f"Differences: the other less this person ({label} {_above_zero(found['own_value'], 2)} "
         f"{found['contrast_unit']}, motor score {number(found['own_outcome'])}).",
         [
             Column("Patient", numeric=False),

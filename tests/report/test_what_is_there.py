@@ -42,7 +42,7 @@ def test_cohort_section__names_the_groups_of_the_intercepts(study: Study):
 
 def test_methods__of_imported_ages_of_the_whole_brain_name_no_nodes(study: Study):
     gone = [name for name in study.ds if str(name).startswith("brain_")]
-    ds = study.ds.drop_vars([*gone, "calibration_slope"]).drop_dims("region")
+    ds = study.ds.drop_vars([*gone, "calibration_slope"])
     ds["brain_age_global"] = ("subject", ds["age"].values + 1, {"tool": "brainageR"})
     ds["brain_pad_global"] = ("subject", ds["age"].values * 0 + 1, {"tool": "brainageR"})
     text = visible(methods_text(ds, StudyResults()))
