@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from scalebrain.features.inclusion import same_people
 from scalebrain.graph.imported import imported_from
 from scalebrain.report import drawing
 from scalebrain.report.calibration import Coverage, coverage_blocks, read_coverage
@@ -23,6 +24,7 @@ from scalebrain.report.content import (
     count,
     finite,
     included_references,
+    level,
     long_region,
     number,
     percent,
@@ -128,7 +130,8 @@ def _of_regions(ds: xr.Dataset) -> xr.Dataset:
     if "brain_age" in ds.variables:
         return ds
     whole = ds["brain_age_global"].expand_dims(region=[GLOBAL_REGION])
-    names = [name for name in ("age", "group", "included") if name in ds.variables]
+    names = ["age", "group", "included", "person", "dataset", "scan_hash"]
+    names = [name for name in names if name in ds.variables]
     bare = ds[names].drop_dims("region", errors="ignore")
     return bare.assign(brain_age=whole)
 
@@ -269,6 +272,12 @@ def _scatter_figure(ds: xr.Dataset, *, is_imported: bool = False) -> Figure | No
     known = np.isfinite(predicted) & np.isfinite(age)[:, None]
     if not known.any():
         return None
+    read = known.any(axis=1)
+    rows, age, predicted, known = rows[read], age[read], predicted[read], known[read]
+    n_people = len(np.unique(same_people(ds)[rows]))
+    who = f"{count(n_people)} reference people"
+    if n_people < len(rows):
+        who = f"{count(len(rows))} scans of {who}"
     error = np.array(
         [
             np.abs(predicted[k, i] - age[k]).mean() if k.any() else np.nan
@@ -306,18 +315,18 @@ def _scatter_figure(ds: xr.Dataset, *, is_imported: bool = False) -> Figure | No
         svg = drawing.render(
             figure,
             "scatter",
-            f"Brain age against age of {len(rows)} reference people in {len(picks)} regions: "
+            f"Brain age against age of {who} in {plural(len(picks), 'region')}: "
             + "; ".join(f"{long_region(regions[i])}, error {number(error[i], 1)}" for i in picks),
         )
     where = "in the regions with the smallest, a middle and the largest error"
     where = where if len(regions) > 1 else "whole brain"
     n_dots = len(drawing.dots(len(rows)))
     if n_dots < len(rows):
-        where += f" ({count(n_dots)} drawn as dots, everyone in the numbers)"
+        where += f" ({count(n_dots)} drawn as dots, all in the numbers)"
     return Figure(
         "scatter",
         svg,
-        f"Brain age against age of {count(len(rows))} reference people, uncorrected, {where}. "
+        f"Brain age against age of {who}, uncorrected, {where}. "
         "Dashed: perfect agreement. A slope below the dashed line is regression to the mean"
         + ("." if is_imported else ", which the corrected brain-PAD removes."),
     )
@@ -369,7 +378,7 @@ def _table(accuracy: xr.Dataset, ds: xr.Dataset, coverage: Coverage | None) -> T
         Column("r with age"),
         *(Column(label, hint=hint) for _, label, _, hint in shown),
         *([Column("calibration slope")] if slopes else []),
-        *([Column(f"{percent(coverage.level)} interval holds")] if coverage is not None else []),
+        *([Column(f"{level(coverage.level)} interval holds")] if coverage is not None else []),
         Column("n"),
     ]
     columns_of = {name: _column(accuracy, name) for name in ("mae", "mae_mean", "r", "n")}

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
+from scalebrain.features.inclusion import same_people
 from scalebrain.report import drawing
 from scalebrain.report.content import (
     Block,
@@ -20,6 +22,7 @@ from scalebrain.report.content import (
     count,
     included_references,
     interval,
+    level,
     long_region,
     number,
     percent,
@@ -46,26 +49,35 @@ class Coverage:
         Share that the interval promises.
     regions
         Names of the regions.
+    person
+        (scan,) number; equal for scans of one person.
     age
-        (person,) years; reference people that have an interval in some region.
+        (scan,) years; of reference people that have an interval in some region.
     inside
-        (person, region) 1 or 0, NaN where there is no interval.
+        (scan, region) 1 or 0, NaN where there is no interval.
     n_calibrating
         How many of these people set the width of the intervals.
     """
 
     level: float
     regions: tuple[str, ...]
+    person: npt.NDArray[np.int64]
     age: FloatArray
     inside: FloatArray
     n_calibrating: int
 
     def by_region(self) -> dict[str, float]:
         """Share of people inside, region by region."""
-        return dict(zip(self.regions, _shares(self.inside).tolist(), strict=True))
+        regions, _ = self.shares(np.ones(self.age.shape, dtype=np.bool_))
+        return dict(zip(self.regions, regions.tolist(), strict=True))
+
+    def shares(self, who: npt.NDArray[np.bool_]) -> tuple[FloatArray, int]:
+        """Share of people inside by region, each person the mean of their scans, and how many."""
+        inside = pd.DataFrame(self.inside[who]).groupby(self.person[who]).mean()
+        return inside.mean().to_numpy(dtype=np.float64), len(inside)
 
     def bands(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Who belongs to each decade of age that has people, and everyone last."""
+        """Which scans belong to each decade of age that has people, and everyone last."""
         decade = np.floor(self.age / _BAND_YEARS).astype(np.int64)
         bands = {
             f"{d * _BAND_YEARS} to {(d + 1) * _BAND_YEARS - 1}": decade == d
@@ -90,10 +102,11 @@ def read_coverage(ds: xr.Dataset) -> Coverage | None:
     """
     if not {"brain_age_low", "brain_age_high", "age", "region"} <= set(ds.variables):
         return None
-    level = ds["brain_age_low"].attrs.get("coverage")
-    if level is None:  # of another tool, which promises what it promises
+    promised = ds["brain_age_low"].attrs.get("coverage")
+    if promised is None:  # of another tool, which promises what it promises
         return None
     rows = np.flatnonzero(included_references(ds))
+    person = same_people(ds)[rows]
     age = np.asarray(ds["age"].values, dtype=np.float64)[rows]
 
     def values(name: str) -> FloatArray:
@@ -109,15 +122,10 @@ def read_coverage(ds: xr.Dataset) -> Coverage | None:
     inside = np.where(known, (low <= at) & (at <= high), np.nan)[keep]
     calibrating = 0
     if "out_of_fold" in ds.variables:
-        calibrating = int(np.asarray(ds["out_of_fold"].values, dtype=np.bool_)[rows][keep].sum())
+        held = np.asarray(ds["out_of_fold"].values, dtype=np.bool_)[rows]
+        calibrating = len(np.unique(person[keep & held]))
     regions = tuple(str(r) for r in ds["region"].values)
-    return Coverage(float(level), regions, age[keep], inside, calibrating)
-
-
-def _shares(inside: FloatArray) -> FloatArray:
-    """Share of people inside in every region; NaN where nobody has an interval."""
-    n = np.isfinite(inside).sum(axis=0)
-    return np.asarray(np.nansum(inside, axis=0) / np.where(n > 0, n, np.nan))
+    return Coverage(float(promised), regions, person[keep], age[keep], inside, calibrating)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ def _bands(coverage: Coverage) -> list[_Band]:
     """
     out = []
     for name, who in coverage.bands().items():
-        regions, n = _shares(coverage.inside[who]), int(who.sum())
+        regions, n = coverage.shares(who)
         share = float(np.nanmean(regions))
         out.append(_Band(name, n, share, *_wilson(share, n), regions))
     return out
@@ -177,11 +185,11 @@ def coverage_blocks(coverage: Coverage) -> list[Block]:
 
 def _note(coverage: Coverage, bands: list[_Band]) -> Note:
     """Say what is covered, and whether that was a test."""
-    level, whole = _promised(coverage.level), bands[-1]
+    promised, whole = level(coverage.level), bands[-1]
     known = whole.regions[np.isfinite(whole.regions)]
     low, high = percent(known.min()), percent(known.max())
     words = (
-        f"Prediction intervals: the {level} conformal interval holds the true age of "
+        f"Prediction intervals: the {promised} conformal interval holds the true age of "
         f"{percent(whole.share)} of {plural(whole.n, 'reference person', 'reference people')} on "
         f"average over regions ({low if low == high else f'{low} to {high}'} by region). "
     )
@@ -202,20 +210,19 @@ def _note(coverage: Coverage, bands: list[_Band]) -> Note:
     off = [b for b in bands[:-1] if not b.low <= coverage.level <= b.high]
     if off:
         found = "; ".join(f"{b.name}, {percent(b.share)}" for b in off)
-        words += f" The 95% interval of the share leaves {level} out at ages {found}."
+        words += f" The 95% interval of the share leaves {promised} out at ages {found}."
     return Note(words)
 
 
 def _figure(coverage: Coverage, bands: list[_Band]) -> Figure:
     """Draw a point and its interval for each band, a small dot for each region."""
-    level = coverage.level
     at = np.arange(len(bands), dtype=np.float64)
     share = np.array([b.share for b in bands])
     ends = np.array([[b.low, b.high] for b in bands]).T
     with drawing.drawing():
         figure = drawing.canvas(9.6, 3.0)
         axes = figure.subplots()
-        axes.axhline(level, color=drawing.MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axhline(coverage.level, color=drawing.MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for x, band in zip(at, bands, strict=True):
             dots = band.regions[np.isfinite(band.regions)]
             beside = x + 0.18 + 0.012 * (np.arange(dots.size) % 5)
@@ -232,26 +239,23 @@ def _figure(coverage: Coverage, bands: list[_Band]) -> Figure:
         axes.set_xticks(at, [f"{b.name}\nn {count(b.n)}" for b in bands])
         axes.set_xlabel("age, years")
         axes.set_xlim(-0.5, len(bands) - 0.5)
-        lowest = min(float(ends.min()), *(float(np.nanmin(b.regions)) for b in bands), level)
+        lows = (float(np.nanmin(b.regions)) for b in bands)
+        lowest = min(float(ends.min()), *lows, coverage.level)
         axes.set_ylim(max(0.0, lowest - 0.05), 1.02)
         axes.yaxis.set_major_formatter(_percent_axis)
         axes.set_ylabel("true age inside")
         axes.grid(axis="y")
-        alt = f"Share of people whose true age lies in the {_promised(level)} interval, by age: "
+        promised = level(coverage.level)
+        alt = f"Share of people whose true age lies in the {promised} interval, by age: "
         alt += "; ".join(f"{b.name}, {percent(b.share)} of {count(b.n)}" for b in bands)
         svg = drawing.render(figure, "coverage", f"{alt}.")
     return Figure(
         "coverage",
         svg,
-        f"How often the interval holds the true age, by age. Dashed: the {_promised(level)} that "
+        f"How often the interval holds the true age, by age. Dashed: the {promised} that "
         "it promises. Points: mean over regions, with a 95% Wilson interval for this many people "
         "(the regions of one person are not independent). Small dots: one region each.",
     )
-
-
-def _promised(level: float) -> str:
-    """Write what an interval promises, without rounding it to a promise of another."""
-    return f"{100 * level:g}%"
 
 
 def _percent_axis(value: float, _: Any) -> str:
@@ -281,7 +285,7 @@ def _table(coverage: Coverage, bands: list[_Band]) -> Table:
             [
                 text(band.name),
                 cell(count(band.n), band.n),
-                cell(_promised(coverage.level), coverage.level),
+                cell(level(coverage.level), coverage.level),
                 cell(percent(band.share), band.share, "caution" if misses else ""),
                 cell(f"{ends}%", band.low),
                 *(

@@ -19,6 +19,7 @@ from scalebrain.report.content import (
     Section,
     StudyResults,
     Table,
+    and_list,
     cell,
     count,
     number,
@@ -34,10 +35,6 @@ from scalebrain.report.recovery import detected
 
 __all__ = ["Headline", "cohort_section", "facts", "people"]
 
-_USES = {
-    "reference": "teach and test the brain-age model",
-    "stroke": "enter the lesion and motor models",
-}
 _TEXT = ("sex", "cohort", "group", "exclusion_reason", "lesion_hemisphere")
 _NUMBERS = ("age", "days_post_stroke", "lesion_volume", "motor_score")
 
@@ -118,12 +115,12 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
         headline = (
             f"{int((q < 0.05).sum())} of {int(np.isfinite(q).sum())}",
             f"regions linked to {effects.cause}",
-            "false discovery rate 5%",
+            ", ".join(part for part in ("false discovery rate 5%", effects.where) if part),
         )
         if effects.is_global:
             headline = (
                 f"{number(effects.estimate[0])} {effects.years}",
-                f"effect of {effects.cause} on the whole brain",
+                f"effect of {effects.told} on the whole brain",
                 f"{effects.unit}, {p_words(effects.p[0])}",
             )
         out.append(headline)
@@ -141,7 +138,9 @@ def facts(table: pd.DataFrame, results: StudyResults) -> list[Headline]:
     return out
 
 
-def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str = "") -> Section:
+def cohort_section(
+    table: pd.DataFrame, results: StudyResults, *, imported: str = "", own_ages: bool = False
+) -> Section:
     """Show who came in, who was excluded and why, and what each cohort contributes.
 
     Parameters
@@ -152,13 +151,15 @@ def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str 
         With what the ingest left out.
     imported
         Tool that the brain ages were imported from; empty for our own model.
+    own_ages
+        Whether there are brain ages of our own model; so it is where their accuracy is known.
 
     Returns
     -------
     Section
         Flow chart, ages and sites.
     """
-    uses = _USES | ({"reference": "are compared with the imported brain ages"} if imported else {})
+    uses = _uses(results, imported=imported, own_ages=own_ages)
     lanes = []
     for group in sorted(table["group"].unique()):
         rows = table[table["group"] == group]
@@ -194,7 +195,7 @@ def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str 
     if table["included"].any() and np.isfinite(table["age"]).any():
         blocks.append(_age_figure(table))
     blocks.append(_site_table(table))
-    blocks.append(_group_note(table, is_modelled=results.mixed is not None))
+    blocks.append(_group_note(table, results.mixed))
     n_people = table["person"].nunique()
     if n_people < len(table):
         blocks.append(
@@ -214,6 +215,24 @@ def cohort_section(table: pd.DataFrame, results: StudyResults, *, imported: str 
             _guard_table("warnings", "Kept by the ingest, but worth a look.", results.warnings)
         )
     return Section("cohort", "Who was studied", takeaway, blocks)
+
+
+def _uses(results: StudyResults, *, imported: str, own_ages: bool) -> dict[str, str]:
+    """Say what the people of each group were used for, of what there is."""
+    uses = {}
+    if imported:
+        uses["reference"] = "are compared with the imported brain ages"
+    elif own_ages or results.accuracy is not None:
+        uses["reference"] = "teach and test the brain-age model"
+    fitted = {
+        "lesion": results.mixed is not None or results.mixed_load is not None,
+        "path": results.sem is not None,
+        "motor": results.motor is not None,
+    }
+    models = [name for name, is_there in fitted.items() if is_there]
+    if models:
+        uses["stroke"] = f"enter the {and_list(models)} model{'' if len(models) == 1 else 's'}"
+    return uses
 
 
 def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
@@ -237,7 +256,7 @@ def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
     )
 
 
-def _group_note(table: pd.DataFrame, *, is_modelled: bool) -> Note:
+def _group_note(table: pd.DataFrame, model: xr.Dataset | None) -> Note:
     groups = table[table["included"]].groupby("cohort")["group"].nunique()
     mixed = int((groups > 1).sum())
     if len(groups) and mixed == 0 and table["group"].nunique() > 1:
@@ -249,10 +268,10 @@ def _group_note(table: pd.DataFrame, *, is_modelled: bool) -> Note:
     else:
         tone = "plain"
         words = f"{plural(mixed, 'cohort holds', 'cohorts hold')} people of more than one group. "
-    if is_modelled:
+    if model is not None:
         words += (
             "Associations with lesions are estimated within the stroke group, with an intercept "
-            "for each cohort."
+            f"for each {model.attrs.get('groups', 'cohort')}."
         )
     return Note(words.strip(), tone)
 
@@ -306,6 +325,7 @@ def _age_figure(table: pd.DataFrame) -> Figure:
     cohorts = sorted(kept["cohort"].unique())[::-1]
     groups = sorted(kept["group"].unique())
     shown = cohorts[-40:]
+    dot = ("person", "people") if kept["person"].nunique() == len(kept) else ("scan", "scans")
     with drawing.drawing():
         figure = drawing.canvas(9.6, 0.9 + 0.27 * len(shown))
         axes = figure.subplots()
@@ -334,7 +354,8 @@ def _age_figure(table: pd.DataFrame) -> Figure:
         axes.grid(axis="x")
         figure.legend(loc="outside upper left", ncols=4, handletextpad=0.2)
         alt = (
-            f"Ages of {len(kept)} people analyzed, one row for each of {len(shown)} cohorts: "
+            f"Ages of {plural(len(kept), *dot)} analyzed, one row for each of "
+            f"{plural(len(shown), 'cohort')}: "
             + "; ".join(
                 f"{g or 'no group'} {span(kept.loc[kept['group'] == g, 'age'], 0)} years"
                 for g in groups
@@ -344,4 +365,4 @@ def _age_figure(table: pd.DataFrame) -> Figure:
     more = f" The first {len(shown)} of {len(cohorts)} cohorts." if len(cohorts) > 40 else ""
     if n_dots < kept["cohort"].isin(shown).sum():
         more += f" {count(n_dots)} of them are drawn."
-    return Figure("ages", svg, f"Ages of the people analyzed; a dot is a person.{more}")
+    return Figure("ages", svg, f"Ages of the people analyzed; a dot is a {dot[0]}.{more}")

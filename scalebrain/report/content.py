@@ -28,15 +28,19 @@ __all__ = [
     "StudyResults",
     "Table",
     "and_list",
+    "confidence",
     "count",
     "few_groups",
     "finite",
+    "group_words",
     "included_references",
     "interval",
+    "level",
     "long_region",
     "number",
     "p_value",
     "p_words",
+    "part",
     "percent",
     "plural",
     "shorten",
@@ -237,6 +241,19 @@ def percent(value: Any, digits: int = 0) -> str:
     return f"{number(100 * float(value), digits)}%" if finite(value) else _MISSING
 
 
+def part(value: Any) -> str:
+    """Write a part of a whole as a percentage; some of it is not 0%, and not all is not 100%."""
+    shown = percent(value)
+    if shown == "0%" and float(value) > 0:
+        return "<1%"
+    return ">99%" if shown == "100%" and float(value) < 1 else shown
+
+
+def level(value: Any) -> str:
+    """Write what an interval promises as a percentage, ``97.5%``: it is never rounded up."""
+    return f"{100 * float(value):g}%" if finite(value) else _MISSING
+
+
 def p_value(value: Any) -> str:
     """Write a p or q value: three decimals, never zero, and never 0.05 for what is below it."""
     if not finite(value):
@@ -288,6 +305,22 @@ def and_list(words: Sequence[str], limit: int = 6) -> str:
 def shorten(words: str, length: int) -> str:
     """Cut text that is too long for a drawing; tables show it in full."""
     return words if len(words) <= length else words[: length - 1] + "…"
+
+
+def confidence(data: xr.Dataset) -> str:
+    """Write the level of the intervals of a result, 95% where it does not say."""
+    return level(data.attrs.get("confidence", 0.95))
+
+
+def group_words(data: xr.Dataset) -> tuple[str, str]:
+    """Name the groups of a result, one and many: what was held out, or drawn, as a whole."""
+    groups = str(data.attrs.get("groups", "cohort"))
+    if groups in ("subject", "None"):
+        return "person", "people"
+    if groups == "cohort":
+        return "cohort", "cohorts"
+    words = groups.replace("_", " ")
+    return f"group by {words}", f"groups by {words}"
 
 
 def few_groups(data: xr.Dataset) -> list[Block]:

@@ -64,7 +64,7 @@ def effect_map_section(
     blocks: list[Block] = []
     for effects in models:
         if len(models) > 1:
-            blocks.append(Note(f"Effect of {effects.cause}", "heading"))
+            blocks.append(Note(f"Effect of {effects.told}", "heading"))
         blocks += _surface_blocks(parcels, effects, regions)
         try:
             blocks.append(_panels(ds, effects, regions, background))
@@ -96,7 +96,7 @@ def effect_overlays(ds: xr.Dataset, results: StudyResults) -> list[Overlay]:
             return []  # the section of the lesion map, where the viewer would be, says why
         overlays.append(
             Overlay(
-                label=f"Effect of {effects.cause}",
+                label=f"Effect of {effects.told}",
                 volume=volume,
                 colors=_diverging(),
                 limit=limit,
@@ -121,7 +121,8 @@ def _strongest(effects: Effects) -> str:
             mean = f"{number(values.mean())} {effects.years}"
             parts.append(f"{mean} on average in {side} regions ({span(values, 2)})")
     unit = f"{effects.unit[:1].upper()}{effects.unit[1:]}"
-    return f"{unit}, {effects.short} differs by {and_list(parts)}."
+    where = f", {effects.where}" if effects.where else ""
+    return f"{unit}{where}, {effects.short} differs by {and_list(parts)}."
 
 
 def _limit(effects: Effects) -> float:
@@ -155,11 +156,11 @@ def _surface_blocks(
         label=f"{effects.years} {effects.unit}".strip(),
         alt=(
             "Four views of the cortex, lesioned hemisphere on the left, colored by the "
-            f"estimated effect of {effects.cause}. {_strongest(effects)}"
+            f"estimated effect of {effects.told}. {_strongest(effects)}"
         ),
     )
     caption = (
-        f"Estimated effect of {effects.cause} on {effects.outcome}, whether or not it passes a "
+        f"Estimated effect of {effects.told} on {effects.outcome}, whether or not it passes a "
         "threshold. The lesioned hemisphere of every person is drawn as the left one "
         "(ipsilesional), the other as the right one (contralesional); lateral and medial views. "
         "Gray cortex belongs to no region"
@@ -249,7 +250,7 @@ def _panels(
         svg = drawing.render(
             figure,
             f"panels-{effects.key}",
-            f"Axial slices, one for each network, colored by the effect of {effects.cause}; "
+            f"Axial slices, one for each network, colored by the effect of {effects.told}; "
             "lesioned side on the left. " + "; ".join(alts),
         )
     return Figure(

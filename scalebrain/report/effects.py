@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from scalebrain.report.content import (
     Table,
     and_list,
     cell,
+    confidence,
     count,
     interval,
     long_region,
@@ -48,6 +49,12 @@ _VARIABLES = {"mixed": "lesion_volume", "mixed_load": "lesion_load"}
 _SUBJECTS = {"mixed": "Larger lesions go", "mixed_load": "More damage in a region goes"}
 #: What may stand around a variable, so that more of it is more of the term.
 _RISING = r"(?:(?:np\.)?(?:scale|z|standardize|center|log|log2|log10|log1p|sqrt)\()*"
+#: Outcomes in years: ages, and what ages differ by, also in the years of a true deviation.
+_YEARS = re.compile(
+    r"brain_(?P<kind>age|pad)(?:_global)?(?P<corrected>_corrected)?(?:_harmonized)?"
+    r"(?: ?/ ?calibration_slope)?"
+)
+_STANDARDIZED = re.compile(r"(?:scale|z|standardize)\(([^(),]+)\)")
 SIDES = ("ipsilesional", "contralesional")
 #: Sides of a forest plot; the last is the whole brain's.
 _ALL_SIDES = (*SIDES, "")
@@ -55,7 +62,11 @@ _ALL_SIDES = (*SIDES, "")
 
 @dataclass(frozen=True)
 class Effects:
-    """One term of a mixed model over regions."""
+    """One term of a mixed model over regions.
+
+    Where the term is part of an interaction, ``where`` says at what of the others its effect is
+    told (``where age is 0``), and ``interactions`` are the terms by which it differs.
+    """
 
     key: str
     cause: str
@@ -69,24 +80,47 @@ class Effects:
     p: FloatArray
     q: FloatArray
     n: FloatArray
+    level: str = field(default="95%", kw_only=True)
+    where: str = field(default="", kw_only=True)
+    interactions: tuple["Effects", ...] = field(default=(), kw_only=True)
+
+    @property
+    def _named(self) -> str:
+        """Outcome as the formula has it, without what standardizes it."""
+        named = self.formula.partition("~")[0].strip()
+        bare = re.fullmatch(r"I\((.*)\)", named) or _STANDARDIZED.fullmatch(named)
+        return bare.group(1).strip() if bare else named
+
+    @property
+    def is_age(self) -> bool:
+        """Whether more of the outcome is an older brain."""
+        return not self._named or _YEARS.fullmatch(self._named) is not None
 
     @property
     def outcome(self) -> str:
         """What the effects are on."""
-        named = self.formula.partition("~")[0].strip()
-        if named and "brain_" not in named:
-            return named
-        return "corrected brain-PAD" if "corrected" in named or not named else "brain-PAD"
+        found = _YEARS.fullmatch(self._named)
+        if found is None:
+            return self._named or "corrected brain-PAD"
+        corrected = "corrected " if found["corrected"] else ""
+        return f"{corrected}{'brain age' if found['kind'] == 'age' else 'brain-PAD'}"
 
     @property
     def years(self) -> str:
         """What the outcome is counted in."""
-        return "years" if "brain-PAD" in self.outcome else "units"
+        if _STANDARDIZED.fullmatch(self.formula.partition("~")[0].strip()):
+            return "standard deviations"
+        return "years" if self.is_age else "units"
 
     @property
     def short(self) -> str:
         """The outcome in a word."""
-        return "brain-PAD" if self.years == "years" else self.outcome
+        return self.outcome.removeprefix("corrected ")
+
+    @property
+    def told(self) -> str:
+        """What the effects are of, and where."""
+        return f"{self.cause} {self.where}".strip()
 
     @property
     def axis(self) -> str:
@@ -158,6 +192,31 @@ def _cause(mixed: xr.Dataset, key: str, term: str) -> str:
     return term
 
 
+def _interactions(mixed: xr.Dataset, term: str) -> list[str]:
+    """Interactions that hold a term: by them its effect differs from what the term tells."""
+    own = set(term.split(":"))
+    terms = [str(one) for one in np.atleast_1d(mixed["term"].values)]
+    return [one for one in terms if own < set(one.split(":"))]
+
+
+def _where(term: str, interactions: list[str]) -> str:
+    """Say at what of the others a term of interactions tells its effect."""
+    others = [
+        part for one in interactions for part in one.split(":") if part not in term.split(":")
+    ]
+    told = []
+    for part in dict.fromkeys(others):
+        level = re.fullmatch(r"(.*)\[.*\]", part)
+        mean = re.fullmatch(r"(?:scale|z|standardize|center)\(([^(),]+)\)", part)
+        if level:
+            told.append(f"at the reference level of {level.group(1)}")
+        elif mean:
+            told.append(f"at the mean of {mean.group(1)}")
+        else:
+            told.append(f"where {part} is 0")
+    return and_list(list(dict.fromkeys(told)))
+
+
 def read_effects(key: str, mixed: xr.Dataset) -> Effects:
     """Read the term of interest of a mixed model; one on another topic has its own name."""
     names = [str(region) for region in np.atleast_1d(mixed["region"].values)]
@@ -169,6 +228,25 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
             "scalebrain.to_lesional_sides(ds)."
         )
     term = focal_term(mixed, key)
+    others = _interactions(mixed, term)
+    return _read(
+        key,
+        mixed,
+        term,
+        where=_where(term, others),
+        interactions=tuple(_read(key, mixed, other) for other in others),
+    )
+
+
+def _read(
+    key: str,
+    mixed: xr.Dataset,
+    term: str,
+    *,
+    where: str = "",
+    interactions: tuple[Effects, ...] = (),
+) -> Effects:
+    """Read one term of a mixed model."""
     part = mixed.sel(term=term)
     regions = tuple(str(region) for region in np.atleast_1d(part["region"].values))
 
@@ -185,11 +263,16 @@ def read_effects(key: str, mixed: xr.Dataset) -> Effects:
         str(mixed.attrs.get("formula", "")),
         regions,
         *(values(name) for name in ("estimate", "ci_low", "ci_high", "p", "q", "n")),
+        level=confidence(mixed),
+        where=where,
+        interactions=interactions,
     )
 
 
 def _unit(term: str) -> str:
     """Say what an estimate is per, from the term of the formula."""
+    if ":" in term:
+        return f"per unit of {term.replace(':', ' × ')}"
     scaled_by = re.fullmatch(r"(?:scale|z|standardize|center)\((.*)\)", term.strip())
     inner = scaled_by.group(1) if scaled_by else term
     logged = re.fullmatch(r"(?:np\.)?log(?:10)?\((.*)\)", inner.strip())
@@ -213,9 +296,28 @@ def _plain_name(region: str) -> str:
 
 
 def _finding(effects: Effects) -> str:
-    """Say what an effect is, from its numbers alone."""
+    """Say what an effect is, from its numbers alone, and where, if it differs."""
+    said = _found(effects)
+    if not effects.interactions:
+        return said
+    counted = [
+        f"{one.term} in {int((one.q < 0.05).sum())} of "
+        f"{plural(int(np.isfinite(one.q).sum()), 'region')}"
+        if not one.is_global
+        else f"{one.term} ({p_words(one.p[0])})"
+        for one in effects.interactions
+    ]
+    passing = "" if effects.is_global else " (q below 0.05)"
+    return (
+        f"{said} Elsewhere it differs by the interaction"
+        f"{'' if len(counted) == 1 else 's'} {and_list(counted)}{passing}."
+    )
+
+
+def _found(effects: Effects) -> str:
+    """Say what an effect is."""
     signs = []
-    higher, lower = ("older", "younger") if effects.years == "years" else ("higher", "lower")
+    higher, lower = ("older", "younger") if effects.is_age else ("higher", "lower")
     if effects.is_global:
         return _whole_finding(effects, higher, lower)
     for direction, word in ((1, higher), (-1, lower)):
@@ -240,27 +342,29 @@ def _finding(effects: Effects) -> str:
     if not signs:
         low = int((effects.p < 0.05).sum())
         return (
-            f"No association of {effects.cause} with {effects.short} passes the 5% false discovery "
+            f"No association of {effects.told} with {effects.short} passes the 5% false discovery "
             f"rate over {plural(tested, 'region')}; {low} {'has' if low == 1 else 'have'} a raw p "
             "below 0.05."
         )
-    return f"{effects.subject} with {and_list(signs)} at a 5% false discovery rate."
+    where = f", {effects.where}" if effects.where else ""
+    return f"{effects.subject} with {and_list(signs)} at a 5% false discovery rate{where}."
 
 
 def _whole_finding(effects: Effects, higher: str, lower: str) -> str:
     """Say what the one effect on the whole brain is."""
     estimate, p = float(effects.estimate[0]), p_words(effects.p[0])
     if not np.isfinite(estimate):
-        return f"The effect of {effects.cause} on the whole brain could not be estimated."
+        return f"The effect of {effects.told} on the whole brain could not be estimated."
     if not effects.p[0] < 0.05:
         return (
-            f"No association of {effects.cause} with the {effects.short} of the whole brain "
+            f"No association of {effects.told} with the {effects.short} of the whole brain "
             f"was found ({p})."
         )
     word = higher if estimate > 0 else lower
     article = "an" if word == "older" else "a"
     size = f"{number(abs(estimate))} {effects.years}"
-    return f"{effects.subject} with {article} {word} whole brain ({size}, {p})."
+    where = f", {effects.where}" if effects.where else ""
+    return f"{effects.subject} with {article} {word} whole brain ({size}, {p}){where}."
 
 
 def forest_section(results: StudyResults) -> Section:
@@ -279,14 +383,22 @@ def forest_section(results: StudyResults) -> Section:
     blocks: list[Block] = []
     for effects in models:
         if len(models) > 1:
-            blocks.append(Note(f"Effect of {effects.cause}", "heading"))
+            blocks.append(Note(f"Effect of {effects.told}", "heading"))
         if effects is not models[0]:
             blocks.append(Note(_finding(effects)))
         if np.isfinite(effects.estimate).any():
             blocks.append(_forest_figure(effects))
         else:
             blocks.append(Note(f"No region has an estimate of {effects.cause}.", "missing"))
-        blocks.append(_forest_table(effects))
+        blocks.append(_forest_table(effects, effects.key, f"Effect of {effects.told} on"))
+        blocks += [
+            _forest_table(
+                one,
+                f"{effects.key}-interaction-{k}",
+                f"Interaction {one.term}, by which the effect of {effects.cause} on",
+            )
+            for k, one in enumerate(effects.interactions, start=1)
+        ]
         mixed = results.mixed if effects.key == "mixed" else results.mixed_load
         if mixed is not None:
             blocks.append(_model_note(effects, mixed))
@@ -328,13 +440,17 @@ def _forest_figure(effects: Effects) -> Figure:
                 words = (f"{number(effects.estimate[i])} ({limits})", p_value(effects.q[i]))
                 _beside(axes, y, words, "bold" if passes else "normal")
         _beside(
-            axes, len(networks) - 0.3, (f"{effects.years} (95% CI)", "q"), "normal", drawing.MUTED
+            axes,
+            len(networks) - 0.3,
+            (f"{effects.years} ({effects.level} CI)", "q"),
+            "normal",
+            drawing.MUTED,
         )
         axes.axvline(0, color=drawing.INK, linewidth=0.9)
         labels = [f"{NETWORKS[n]} ({n})" if n in NETWORKS else long_region(n) for n in networks]
         axes.set_yticks(range(len(networks)), labels[::-1])
         axes.set_ylim(-0.5, len(networks) - 0.5)
-        older = " (right of 0: older)" if effects.years == "years" else ""
+        older = " (right of 0: older)" if effects.is_age else ""
         axes.set_xlabel(f"{effects.axis} {effects.unit}".strip() + older)
         axes.grid(axis="x")
         if sides != [""]:
@@ -347,18 +463,20 @@ def _forest_figure(effects: Effects) -> Figure:
         svg = drawing.render(
             figure,
             f"forest-{effects.key}",
-            f"Forest plot of the effect of {effects.cause} on "
+            f"Forest plot of the effect of {effects.told} on "
             f"{'' if effects.is_global else 'regional '}{effects.outcome}. {alt}.",
         )
     caption = (
-        "Estimates with 95% confidence intervals from a mixed model for each region. Filled: q "
-        "below 0.05, the Benjamini-Hochberg false discovery rate over all regions shown."
+        f"Estimates with {effects.level} confidence intervals from a mixed model for each region. "
+        "Filled: q below 0.05, the Benjamini-Hochberg false discovery rate over all regions shown."
     )
     if effects.is_global:
         caption = (
-            "Estimate with its 95% confidence interval from a mixed model. Filled: q below 0.05; "
-            "of one test, q is the raw p."
+            f"Estimate with its {effects.level} confidence interval from a mixed model. Filled: q "
+            "below 0.05; of one test, q is the raw p."
         )
+    if effects.where:
+        caption += f" The effect is that {effects.where}; the interactions are in tables below."
     return Figure(f"forest-{effects.key}", svg, caption)
 
 
@@ -398,7 +516,7 @@ def _forest_legend(figure: "Drawn", sides: list[str]) -> None:
     figure.legend(marks, sides, loc="outside upper left", ncols=2)
 
 
-def _forest_table(effects: Effects) -> Table:
+def _forest_table(effects: Effects, key: str, what: str) -> Table:
     rows = [
         [
             text(long_region(region)),
@@ -411,13 +529,13 @@ def _forest_table(effects: Effects) -> Table:
         for i, region in enumerate(effects.regions)
     ]
     return Table(
-        f"table-{effects.key}",
-        f"Effect of {effects.cause} on {effects.outcome}, "
+        f"table-{key}",
+        f"{what} {effects.outcome}{'' if key == effects.key else ' differs'}, "
         f"{' '.join((effects.years, effects.unit)).strip()}.",
         [
             Column("Region", numeric=False),
             Column("estimate"),
-            Column("95% CI"),
+            Column(f"{effects.level} CI"),
             Column("raw p"),
             Column("q", hint="Benjamini-Hochberg over the regions of this table"),
             Column("n"),

@@ -69,9 +69,9 @@ def lesion_section(
     top = int(counts.max())
     peak = int(np.argmax(counts))
     mm = [float(ds[a].values[peak]) for a in "xyz"]
-    hemisphere = "left" if mm[0] < 0 else "right" if mm[0] > 0 else "midline"
+    where = _where(counts, np.asarray(ds["x"].values, dtype=np.float64))
     takeaway = (
-        f"Lesions overlap most in the {hemisphere} hemisphere, where {top} of "
+        f"Lesions overlap most {where}, where {top} of "
         f"{plural(n, 'person', 'people')} ({percent(top / n)}) share a lesioned "
         f"place; {percent((counts[brain] > 0).mean())} of the brain is lesioned in at least one "
         "person."
@@ -104,6 +104,16 @@ def lesion_section(
     )
     viewer = Viewer("brain", "Look closer", gray, [counted, *overlays])
     return Section("lesions", title, takeaway, [figure, Note(" ".join(details)), viewer])
+
+
+def _where(counts: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> str:
+    """Say on which side most people have a lesion at one place; x grows to the right."""
+    left, right = (float(counts[side].max(initial=0)) for side in (x < 0, x > 0))
+    if max(left, right) < counts.max():
+        return "on the midline"
+    if left == right:
+        return "in both hemispheres alike"
+    return f"in the {'left' if left > right else 'right'} hemisphere"
 
 
 def _count_colors(top: int) -> npt.NDArray[np.float64]:

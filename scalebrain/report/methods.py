@@ -15,10 +15,12 @@ from scalebrain.report.content import (
     and_list,
     count,
     finite,
+    group_words,
+    level,
     number,
-    percent,
     plural,
 )
+from scalebrain.report.motorfigures import target_words
 from scalebrain.report.templating import environment
 from scalebrain.stats.pads import find_pad
 
@@ -240,11 +242,13 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``convolved``
         (folds that kept convolutions), ``on_surface``, ``imported`` and ``correction``
         (``""`` where unknown), and ``formulas``. Whether the ages are of the ``whole_brain``,
-        and there are ``own_ages`` (of a model of scalebrain), ``lesions``, and the results
+        and there are ``own_ages`` (of a model of scalebrain), ``nodes``, ``regions``,
+        ``lesions`` and ``tract_loads``, and the results
         ``mixed``, ``sem`` (with ``rivals``), ``motor``, ``shap`` and ``site_shift``; the
         ``images``, and the ``random_effects`` and ``criteria`` of the mixed models, in words;
-        how many specifications (``multiverse``), ``permutations`` and decisions (``judged``),
-        ``""`` where there are none.
+        what was predicted (``motor_target``) and left out (``motor_groups``) or drawn
+        (``multiverse_groups``) as a whole; how many specifications (``multiverse``),
+        ``permutations`` and decisions (``judged``), ``""`` where there are none.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -260,10 +264,16 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
     return {
         "space": str(ds.attrs.get("space", "the template space")),
         "min_days": number(days, 0) if finite(days) else "",
-        "coverage": percent(coverage) if finite(coverage) else "",
+        "coverage": level(coverage) if finite(coverage) else "",
         "imported": imported,
         "own_ages": "brain_age" in ds.variables and not imported,
         "lesions": any(name in ds.variables for name in ("lesion_load", "lesion_frequency")),
+        "tract_loads": "tract_load" in ds.variables,
+        "nodes": "node_features" in ds.variables or not imported,
+        "regions": not imported or any("region" in v.dims for v in ds.data_vars.values()),
+        "motor_target": _target(results.motor),
+        "motor_groups": group_words(results.motor)[1] if results.motor is not None else "",
+        "multiverse_groups": _drawn(results.multiverse),
         "correction": str(setting(pad, "age_bias_correction") or ""),
         "trained_on_simulated": str(setting(pad, "model_trained_on_simulated") or ""),
         "lesion_policy": str(setting("node_features", "lesion_policy") or ""),
@@ -320,6 +330,16 @@ def _multiverse(result: xr.Dataset | None) -> str:
     ]
     about = f", every combination of choices about {and_list(axes)}" if axes else ""
     return plural(result.sizes["specification"], "specification") + about
+
+
+def _drawn(result: xr.Dataset | None) -> str:
+    """Name what the bootstrap of the specifications drew as a whole."""
+    return group_words(result)[1] if result is not None else ""
+
+
+def _target(motor: xr.Dataset | None) -> str:
+    """Name what was predicted."""
+    return "" if motor is None else target_words(motor)
 
 
 def _permutations(motor: xr.Dataset | None) -> str:

@@ -9,6 +9,8 @@ from scalebrain.report.content import (
     Column,
     Table,
     cell,
+    confidence,
+    group_words,
     interval,
     number,
     p_value,
@@ -41,13 +43,13 @@ def defined_table(sem: xr.Dataset) -> list[Block]:
     return [
         Table(
             "sem-defined",
-            "Parameters that the model's text defines. Intervals resample whole cohorts; p is of "
-            "the delta method.",
+            f"Parameters that the model's text defines. Intervals resample {group_words(sem)[1]}, "
+            "each as a whole; p is of the delta method.",
             [
                 Column("Name", numeric=False),
                 Column("standardized"),
                 Column("raw estimate"),
-                Column("95% CI"),
+                Column(f"{confidence(sem)} CI"),
                 Column("raw p"),
             ],
             rows,

@@ -16,9 +16,12 @@ from scalebrain.report.content import (
     Table,
     and_list,
     cell,
+    confidence,
     count,
     finite,
+    group_words,
     interval,
+    level,
     number,
     p_value,
     p_words,
@@ -34,6 +37,7 @@ from scalebrain.report.motorfigures import (
     predictor_label,
     ranking_figure,
     score_figure,
+    target_words,
 )
 
 __all__ = ["motor_section", "motor_summary"]
@@ -45,15 +49,16 @@ _SMALL_IS_GOOD = ("mae", "brier")
 
 def motor_section(results: StudyResults) -> Section:
     """Score every learner and feature group on cohorts it did not see; rank the predictors."""
-    title = "Predicting the motor score"
     motor = results.motor
+    target = "motor score" if motor is None else target_words(motor)
+    title = f"Predicting the {target}"
     if motor is None:
         note = Note(results.why_missing("motor"), "missing")
-        return Section("motor", title, "The motor score was not predicted.", [note])
+        return Section("motor", title, f"The {target} was not predicted.", [note])
     absent = [name for name in ("score", "ci_low", "ci_high") if name not in motor.variables]
     if absent:
         note = Note(f"The prediction result lacks {and_list(absent)}.", "missing")
-        return Section("motor", title, "The motor score was not predicted.", [note])
+        return Section("motor", title, f"The {target} was not predicted.", [note])
     told = [Note(pooled, "caution")] if (pooled := _scales(motor)) else []
     told += [Note(sentence) for sentence in (_gain(motor), _null(motor)) if sentence]
     blocks: list[Block] = [score_figure(motor), *told, _score_table(motor), *_gain_table(motor)]
@@ -94,11 +99,15 @@ def _takeaway(motor: xr.Dataset) -> str:
     low, high = (float(part[name].isel(at)) for name in ("ci_low", "ci_high"))
     learner, features = labels(motor, "learner")[i], labels(motor, "feature_group")[j]
     n_cohorts = motor.sizes.get("cohort", 0)
-    where = f"In {plural(n_cohorts, 'cohort')} left out one at a time" if n_cohorts else "Held out"
+    where = (
+        f"In {plural(n_cohorts, *group_words(motor))} left out one at a time"
+        if n_cohorts
+        else "Held out"
+    )
     out = (
         f"{where}, the best of {score.size} models ({as_words(learner)} on {as_words(features)} "
         f"predictors) reaches {METRICS.get(metric, metric)} {number(score[i, j])} "
-        f"(95% interval {interval(low, high)})"
+        f"({confidence(motor)} interval {interval(low, high)})"
     )
     if "baseline_score" in part.variables:
         out += f", against {number(part['baseline_score'])} for always guessing the mean"
@@ -129,7 +138,8 @@ def _gain(motor: xr.Dataset) -> str:
     last = labels(motor, "feature_group")[-1]
     return (
         f"{as_words(last).capitalize()} predictors against {as_words(other)} ones alone, in R² "
-        f"on the same people, with 95% intervals that resample cohorts: {and_list(gained)}."
+        f"on the same people, with {confidence(motor)} intervals that resample "
+        f"{group_words(motor)[1]}: {and_list(gained)}."
     )
 
 
@@ -170,14 +180,15 @@ def _covered(motor: xr.Dataset) -> str:
                 f"{percent(value)} ({percent(low)} to {percent(high)}) with {as_words(learner)}"
             )
     if not found:
-        return "Too few people or cohorts for an interval of each prediction."
+        return f"Too few people or {group_words(motor)[1]} for an interval of each prediction."
     out = (
-        f"The {percent(motor.attrs.get('coverage', math.nan))} interval of each person's "
+        f"The {level(motor.attrs.get('coverage', math.nan))} interval of each person's "
         f"prediction held the outcome in {and_list(found)}."
     )
+    many = group_words(motor)[1]
     if not motor.attrs.get("interval_guaranteed"):
         out += (
-            " With so few cohorts it takes people of different cohorts for exchangeable, which is "
+            f" With so few {many} it takes people of different {many} for exchangeable, which is "
             "not guaranteed."
         )
     return out
@@ -190,7 +201,7 @@ def _unlike(motor: xr.Dataset) -> str:
     used = int(motor["n"]) if "n" in motor.variables else motor.sizes["subject"]
     return (
         f"{n} of {plural(used, 'person', 'people')} {'is' if n == 1 else 'are'} unlike anyone in "
-        "the cohorts trained on; trust such predictions least."
+        f"the {group_words(motor)[1]} trained on; trust such predictions least."
     )
 
 
@@ -216,8 +227,8 @@ def _gain_table(motor: xr.Dataset) -> list[Block]:
     return [
         Table(
             "motor-gain",
-            f"Gain of {last} predictors over each other group, with 95% intervals: positive is "
-            "better, of every score.",
+            f"Gain of {last} predictors over each other group, with {confidence(motor)} intervals: "
+            "positive is better, of every score.",
             [
                 Column("Learner", numeric=False),
                 Column("Compared with", numeric=False),
@@ -252,8 +263,8 @@ def _score_table(motor: xr.Dataset) -> Table:
         )
     return Table(
         "motor-table",
-        "Held-out scores with 95% intervals, and the score of guessing the mean of the training "
-        "cohorts.",
+        f"Held-out scores with {confidence(motor)} intervals, and the score of guessing the mean "
+        f"of the training {group_words(motor)[1]}.",
         [
             Column("Learner", numeric=False),
             Column("Predictors", numeric=False),
@@ -293,14 +304,19 @@ def _ranking(motor: xr.Dataset) -> list[Block]:
     has_shap = bool(np.isfinite(shap).any())
     order = np.lexsort((np.arange(len(names)), -np.nan_to_num(mean, nan=-np.inf)))
     order = order[known[order]]
-    named = and_list([predictor_label(names[i]) for i in order[:3]])
-    note = (
-        f"Ranked by how much R² is lost when a predictor is shuffled in held-out cohorts, the "
-        f"first are {named}."
-    )
-    if np.isfinite(top[order[:3]]).all():
-        stable = and_list([percent(top[i]) for i in order[:3]])
-        note += f" They are among the top three in {stable} of learner and cohort pairs."
+    one, many = group_words(motor)
+    first = [i for i in order[:3] if mean[i] > 0]
+    named = and_list([predictor_label(names[i]) for i in first])
+    note = f"No R² was lost when any predictor was shuffled in held-out {many}."
+    if first:
+        note = (
+            f"Ranked by how much R² is lost when a predictor is shuffled in held-out {many}, the "
+            f"first {'is' if len(first) == 1 else 'are'} {named}."
+        )
+    if first and np.isfinite(top[first]).all():
+        stable = and_list([percent(top[i]) for i in first])
+        note += f" {'It is' if len(first) == 1 else 'They are'} among the top three in {stable} of "
+        note += f"learner and {one} pairs."
     figure = ranking_figure(motor, names, mean, values, order, top)
     owners = labels(motor, "predictor_group") if "predictor_group" in motor.variables else []
     rows = []
@@ -319,7 +335,7 @@ def _ranking(motor: xr.Dataset) -> list[Block]:
     table = Table(
         "predictors",
         "Predictors by permutation importance; mean rank and the share of top-three places over "
-        "learners and held-out cohorts say how stable the order is.",
+        f"learners and held-out {many} say how stable the order is.",
         [
             Column("rank"),
             Column("Predictor", numeric=False),
@@ -327,7 +343,7 @@ def _ranking(motor: xr.Dataset) -> list[Block]:
             Column("loss of R²"),
             Column("mean rank"),
             Column("in the top three"),
-            *([Column("mean |SHAP|", hint="of the score, in its units")] if has_shap else []),
+            *([Column("mean |SHAP|", hint="of the prediction, in its units")] if has_shap else []),
         ],
         rows,
         folded=True,
@@ -342,7 +358,9 @@ def _details(motor: xr.Dataset) -> list[Block]:
     if motor.attrs.get("rows_dropped"):
         parts.append(f"Rows not used: {motor.attrs['rows_dropped']}.")
     if finite(motor.attrs.get("severe_below")):
-        parts.append(f"Severe: motor score below {number(motor.attrs['severe_below'], 3)}.")
+        parts.append(
+            f"Severe: {target_words(motor)} below {number(motor.attrs['severe_below'], 3)}."
+        )
     skipped = motor.attrs.get("skipped")
     if isinstance(skipped, list | tuple) and skipped:
         parts.append("Without severity scores: " + "; ".join(str(s) for s in skipped) + ".")

@@ -7,7 +7,15 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.report import drawing
-from scalebrain.report.content import Figure, long_region, number, percent, plural
+from scalebrain.report.content import (
+    Figure,
+    confidence,
+    group_words,
+    long_region,
+    number,
+    percent,
+    plural,
+)
 
 __all__ = [
     "METRICS",
@@ -17,6 +25,7 @@ __all__ = [
     "predictor_label",
     "ranking_figure",
     "score_figure",
+    "target_words",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -69,6 +78,11 @@ def labels(motor: xr.Dataset, dim: str) -> list[str]:
     return [str(label) for label in np.atleast_1d(motor[dim].values)]
 
 
+def target_words(motor: xr.Dataset) -> str:
+    """Name what is predicted."""
+    return as_words(str(motor.attrs.get("target", "motor_score")))
+
+
 def as_words(name: str) -> str:
     """Write a name as words."""
     return name.replace("_", " ")
@@ -79,6 +93,7 @@ def score_figure(motor: xr.Dataset) -> Figure:
     metrics = [m for m in _PLOTTED if m in labels(motor, "metric")]
     metrics = metrics or labels(motor, "metric")[:2]
     learners, groups = labels(motor, "learner"), labels(motor, "feature_group")
+    many = group_words(motor)[1]
     marks = "osD^v"
     colors = [drawing.CONTRA, drawing.IPSI, drawing.TRUTH, drawing.ACCENT, drawing.MUTED]
     alts = []
@@ -121,11 +136,11 @@ def score_figure(motor: xr.Dataset) -> Figure:
     return Figure(
         "motor",
         svg,
-        "Scores in cohorts that were not trained on, with 95% intervals that resample whole "
-        "cohorts. R²: part of the variance of the motor score that is predicted, below zero "
-        "where guessing the mean is better. AUC: severe against not severe, 0.5 is chance. "
-        "Dashed: guessing the mean of the training cohorts, and chance. Naming the best of many "
-        "models flatters it.",
+        f"Scores in {many} that were not trained on, with {confidence(motor)} intervals that "
+        f"resample whole {many}. R²: part of the variance of the {target_words(motor)} that is "
+        "predicted, below zero where guessing the mean is better. AUC: severe against not severe, "
+        f"0.5 is chance. Dashed: guessing the mean of the training {many}, and chance. Naming the "
+        "best of many models flatters it.",
     )
 
 

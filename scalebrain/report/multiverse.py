@@ -16,6 +16,7 @@ from scalebrain.report.content import (
     Table,
     and_list,
     cell,
+    count,
     few_groups,
     interval,
     long_region,
@@ -52,8 +53,9 @@ def multiverse_sections(results: StudyResults) -> list[Section]:
     verdicts = [str(value) for value in data["verdict"].values]
     counts = [f"{verdicts.count(word)} {word}" for word in _ORDER if word in verdicts]
     n = data.sizes["specification"]
+    most = "" if np.isfinite(data["estimate"].values).all() else "at most "
     takeaway = (
-        f"Of {plural(len(verdicts), 'effect')}, each under {plural(n, 'specification')}, "
+        f"Of {plural(len(verdicts), 'effect')}, each under {most}{plural(n, 'specification')}, "
         f"{and_list(counts)}."
     )
     focus = _focus(data)
@@ -220,6 +222,7 @@ def _window(estimate: FloatArray, low: FloatArray, high: FloatArray) -> tuple[fl
 
 def _table(data: xr.Dataset) -> Table:
     rows: list[list[Cell]] = []
+    n = data.sizes["specification"]
     for k, effect in enumerate(str(value) for value in data["effect"].values):
         one = data.isel(effect=k)
         get = {
@@ -233,6 +236,7 @@ def _table(data: xr.Dataset) -> Table:
             )
         }
         verdict = str(one["verdict"].values)
+        fitted = int(np.isfinite(np.asarray(one["estimate"].values, dtype=np.float64)).sum())
         rows.append(
             [
                 text(_label(effect)),
@@ -241,6 +245,7 @@ def _table(data: xr.Dataset) -> Table:
                     interval(get["lowest_estimate"], get["highest_estimate"]),
                     get["lowest_estimate"],
                 ),
+                cell(f"{count(fitted)} of {count(n)}", fitted),
                 cell(percent(get["same_sign"]), get["same_sign"]),
                 cell(percent(get["excludes_zero"]), get["excludes_zero"]),
                 text(verdict, "strong" if verdict == "robust" else ""),
@@ -248,11 +253,12 @@ def _table(data: xr.Dataset) -> Table:
         )
     return Table(
         "multiverse-table",
-        "Each effect over all specifications, in standard deviations.",
+        "Each effect over all specifications, in standard deviations. Shares are of those fitted.",
         [
             Column("Effect", numeric=False),
             Column("median"),
             Column("range"),
+            Column(f"fitted, n of {count(n)}"),
             Column("same sign"),
             Column("excludes zero", hint="Same sign, and an interval that excludes zero"),
             Column("verdict", numeric=False),

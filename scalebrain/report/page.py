@@ -91,7 +91,9 @@ def render_report(
     table = people(ds)
     simulated = str(ds.attrs.get("simulated", "false")).lower() == "true"
     sections = [
-        cohort_section(table, results, imported=imported_from(ds)),
+        cohort_section(
+            table, results, imported=imported_from(ds), own_ages="brain_age" in ds.variables
+        ),
         quality_section(ds, table),
         lesion_section(ds, table, gray, overlays=effect_overlays(ds, results)),
         accuracy_section(ds, results),

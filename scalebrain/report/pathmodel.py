@@ -18,9 +18,11 @@ from scalebrain.report.content import (
     Table,
     and_list,
     cell,
+    confidence,
     count,
     few_groups,
     finite,
+    group_words,
     interval,
     long_region,
     number,
@@ -90,8 +92,13 @@ def _labels_of(sem: xr.Dataset) -> dict[str, str]:
     """Labels of the variables; a side of one region is named after the region."""
     variables = sem.attrs.get("variables")
     told = dict(variables) if isinstance(variables, dict) else {}
+    paths = (str(path).partition(" =~ ") for path in np.atleast_1d(sem["path"].values))
+    latent = {name.strip() for name, sign, _ in paths if sign}
     out = {}
     for name in causal_order(read_paths(sem)):
+        if name in latent:  # whatever an observed variable of that name would be
+            out[name] = f"{name} (latent)"
+            continue
         region = re.search(r"of (\w+_(?:ipsi|contra)lesional)$", str(told.get(name, "")))
         if region and name in ("ipsi", "contra"):
             words = long_region(region.group(1))
@@ -133,7 +140,7 @@ def sem_section(results: StudyResults) -> Section:
             f"{_in_sentence(labels[strong.outcome])}: "
             f"{number(strong.std)} standard deviations for each standard deviation"
             + (
-                f" (95% interval {interval(strong.low, strong.high)}). "
+                f" ({confidence(sem)} interval {interval(strong.low, strong.high)}). "
                 if finite(strong.low)
                 else ". "
             )
@@ -145,14 +152,18 @@ def sem_section(results: StudyResults) -> Section:
     if fit is not None:
         blocks.append(fit)
     if _saturated(sem):
-        blocks.append(
-            Note(
-                "The model is saturated: it has as many paths as there are covariances, so it "
-                "fits perfectly whatever the truth, and so does the model with the arrow reversed. "
-                "These data cannot tell which of the two comes first.",
-                "caution",
-            )
+        words = (
+            "The model is saturated: it has as many paths as there are covariances, so it "
+            "fits perfectly whatever the truth"
         )
+        if "reversed" in _models(sem):
+            words += (
+                ", and so does the model with the arrow reversed. These data cannot tell which of "
+                "the two comes first."
+            )
+        else:
+            words += ", and its fit is no evidence for its arrows."
+        blocks.append(Note(words, "caution"))
     if sem.attrs.get("improper"):
         words = and_list([str(name) for name in sem.attrs["improper"]])
         told = f"No population has this, so do not trust this fit: {words}."
@@ -181,6 +192,11 @@ def _clear_words(paths: list[Path]) -> str:
     return "p below 0.05"
 
 
+def _models(sem: xr.Dataset) -> list[str]:
+    """Names of the model and its rivals."""
+    return [str(name) for name in sem["model"].values] if "model" in sem.variables else []
+
+
 def _saturated(sem: xr.Dataset) -> bool:
     if "saturated" in sem.attrs:
         return bool(sem.attrs["saturated"])
@@ -197,6 +213,7 @@ def _diagram(sem: xr.Dataset, paths: list[Path], labels: Mapping[str, str]) -> B
         )
     n = f", {count(sem['n'])} people" if "n" in sem.variables else ""
     intervals = any(finite(path.low) and finite(path.high) for path in paths)
+    with_intervals = f" with {confidence(sem)} intervals" if intervals else ""
     alt = "Path diagram. " + "; ".join(
         f"{labels[p.cause]} to {labels[p.outcome]} {number(p.std)} ({interval(p.low, p.high)})"
         for p in paths
@@ -204,7 +221,7 @@ def _diagram(sem: xr.Dataset, paths: list[Path], labels: Mapping[str, str]) -> B
     return Figure(
         "sem-diagram",
         path_diagram(paths, alt, labels),
-        f"Standardized path coefficients{' with 95% intervals' if intervals else ''}{n}. Solid: "
+        f"Standardized path coefficients{with_intervals}{n}. Solid: "
         f"{_clear_words(paths)}; dashed: not. Orange raises, blue lowers; the wider, the stronger. "
         "Arrows are what the model assumes, not what the data prove.",
     )
@@ -258,7 +275,9 @@ def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
             row.append(cell(count(at("n_pairs", i)), at("n_pairs", i)))
         rows.append(row)
     known = "std_ci_low" in sem.variables and bool(np.isfinite(sem["std_ci_low"].values).any())
-    intervals = ", with bootstrap intervals that resample whole cohorts" if known else ""
+    drawn = f"whole {group_words(sem)[1]}"
+    drawn = "people" if drawn == "whole people" else drawn
+    intervals = f", with bootstrap intervals that resample {drawn}" if known else ""
     return Table(
         "sem-table",
         f"Paths of the model. Standardized: in standard deviations{intervals}. Raw: in the units "
@@ -266,9 +285,9 @@ def _path_table(sem: xr.Dataset, labels: Mapping[str, str]) -> Table:
         [
             Column("Path", numeric=False),
             Column("standardized"),
-            Column("95% CI"),
+            Column(f"{confidence(sem)} CI"),
             Column("raw estimate"),
-            Column("95% CI"),
+            Column(f"{confidence(sem)} CI"),
             Column("raw p"),
             *([Column("n", hint="People who have both ends of the path")] if has_pairs else []),
         ],
@@ -316,7 +335,11 @@ def _indirect_table(sem: xr.Dataset, labels: Mapping[str, str]) -> list[Block]:
         )
     if not rows:
         return []
-    columns = [Column("Chain", numeric=False), Column("standardized effect"), Column("95% CI")]
+    columns = [
+        Column("Chain", numeric=False),
+        Column("standardized effect"),
+        Column(f"{confidence(sem)} CI"),
+    ]
     return [Table("indirect", "Indirect effects, along chains.", columns, rows, folded=True)]
 
 
@@ -333,13 +356,18 @@ def _rival_tables(sem: xr.Dataset, results: StudyResults, labels: Mapping[str, s
                 value = float(sem[f"model_{key}"].values[i])
                 row.append(cell(p_value(value) if key == "p" else number(value, digits), value))
             rows.append(row)
+        usual = ""
+        if set(_models(sem)) == {"specified", "reversed", "restricted"}:
+            usual = (
+                ": the arrow between motor score and the contralesional side as specified, "
+                "reversed, and removed where it says so"
+            )
         heads = {"chi2": "chi-squared", "p": "p", "df": "df"}
         blocks.append(
             Table(
                 "rivals",
-                "Rival models of the same variables: the arrow between motor score and the "
-                "contralesional side as specified, reversed, and removed where it says so. "
-                "Lower AIC and BIC fit better; equal values cannot be told apart.",
+                f"Rival models of the same variables{usual}. Lower AIC and BIC fit better; equal "
+                "values cannot be told apart.",
                 [
                     Column("Model", numeric=False),
                     *(Column(heads.get(key, key.upper())) for key, _ in shown),
@@ -395,7 +423,7 @@ def _variables_note(sem: xr.Dataset, labels: Mapping[str, str]) -> list[Block]:
         for head, name in (
             ("Estimator", "estimator"),
             ("Bootstrap", "bootstrap"),
-            ("Rows not used", "rows_dropped"),
+            ("Rows not used, of everyone in the data", "rows_dropped"),
         )
         if sem.attrs.get(name)
     ]

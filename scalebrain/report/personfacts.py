@@ -16,7 +16,7 @@ from scalebrain.report.content import (
     finite,
     long_region,
     number,
-    percent,
+    part,
     plural,
     split_region,
     text_values,
@@ -385,6 +385,7 @@ def _motor(people: People, at: int) -> Facts:
         "low": of("interval_low"),
         "high": of("interval_high"),
         "coverage": motor.attrs.get("coverage"),
+        "confidence": motor.attrs.get("confidence", 0.95),
         "interval_over": [str(v) for v in motor.attrs.get("interval_over", [])],
         "interval_guaranteed": bool(motor.attrs.get("interval_guaranteed", 0)),
         "severe_probability": of("severe_probability"),
@@ -523,7 +524,7 @@ def caveats(facts: Facts) -> list[str]:
     out += _caveats_of_lesion(facts) + _caveats_of_tool(ages)
     imputed = [r for r in ages["rows"] if (r["imputed_fraction"] or 0) > 0]
     if imputed:
-        words = ", ".join(f"{r['label']} ({percent(r['imputed_fraction'])})" for r in imputed)
+        words = ", ".join(f"{r['label']} ({part(r['imputed_fraction'])})" for r in imputed)
         out.append(
             f"Lesioned tissue was replaced by estimates from the rest of the region in: {words}. "
             "What is imputed tells nothing of this person."
@@ -558,9 +559,15 @@ def caveats(facts: Facts) -> list[str]:
     if who["warnings"]:
         out.append(f"The ingest found this scan odd: {who['warnings']}.")
     if facts["matches"]["rows"]:
+        alike = "Matched patients within the calipers are alike in lesion volume, side and age only"
+        if not facts["matches"]["n_within"]:
+            alike = (
+                "Nobody is matched within the calipers: the patients shown have a lesion on the "
+                "same side, and another volume or age"
+            )
         out.append(
-            "Matched patients are alike in lesion volume, side and age only. They differ in "
-            "other ways, and their outcome is not what this person's would have been."
+            f"{alike}. They differ in other ways, and their outcome is not what this person's "
+            "would have been."
         )
     return out
 

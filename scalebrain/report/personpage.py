@@ -21,7 +21,9 @@ from scalebrain.report.content import (
     count,
     finite,
     interval,
+    level,
     number,
+    part,
     percent,
     plural,
     text,
@@ -66,7 +68,7 @@ def header(facts: Facts) -> list[tuple[str, str, str]]:
         out.append((who["cohort"], "cohort", who["group"] or "group not known"))
     if who["lesion_present"]:
         side = _SIDES.get(who["lesion_hemisphere"], who["lesion_hemisphere"])
-        out.append((f"{number(who['lesion_volume'], 1)} mL", "lesion", side))
+        out.append((f"{_above_zero(who['lesion_volume'], 1)} mL", "lesion", side))
     if finite(who["days_post_stroke"]):
         out.append((count(who["days_post_stroke"]), "days", "from stroke to scan"))
     if finite(who["motor_score"]):
@@ -116,10 +118,16 @@ def how_to_read(facts: Facts) -> str:
             f"The motor score was predicted by a model trained on {_trained_on(motor)} alone; its "
             "parts say what the model used, not what caused the score."
         )
-    if facts["matches"]["rows"]:
+    found = facts["matches"]
+    if found["rows"] and found["n_within"]:
         out.append(
-            "Matched patients have a lesion on the same side, of nearly the same volume, at nearly "
-            "the same age."
+            "Matched patients within the calipers have a lesion on the same side, of nearly the "
+            "same volume, at nearly the same age."
+        )
+    elif found["rows"]:
+        out.append(
+            "Nobody is matched within the calipers: the patients shown have a lesion on the same "
+            "side, and another volume or age."
         )
     return " ".join(out) or "What could not be given is missing, with the reason."
 
@@ -206,7 +214,15 @@ def _takeaway(who: Facts, has_voxels: bool) -> str:
     if not has_voxels:
         return "The lesion mask marks no voxel inside the brain."
     side = _WHERE.get(who["lesion_hemisphere"], ", its side not known")
-    return f"A lesion of {number(who['lesion_volume'], 1)} mL{side}."
+    return f"A lesion of {_above_zero(who['lesion_volume'], 1)} mL{side}."
+
+
+def _above_zero(value: Any, digits: int) -> str:
+    """Write a size; one above zero is never written as zero."""
+    least = 10.0**-digits
+    if finite(value) and 0 < float(value) < least / 2:
+        return f"<{number(least, digits)}"
+    return number(value, digits)
 
 
 # -- loads --------------------------------------------------------------------------------
@@ -226,7 +242,7 @@ def _loads(facts: Facts) -> Section:
             [
                 text(one["label"]),
                 cell(
-                    number(one["value"], digits) + unit,
+                    _above_zero(one["value"], digits) + unit,
                     one["value"],
                 ),
                 *(cell(*_of_load(one, name)) for name in ("centile_cohort", "centile_all")),
@@ -255,7 +271,7 @@ def _loads(facts: Facts) -> Section:
         worst = hit[0]
         takeaway = (
             f"{plural(len(hit), 'region')} touched; the most: {worst['label']}, "
-            f"{percent(worst['value'])} of it."
+            f"{part(worst['value'])} of it."
         )
     why = dict.fromkeys(r["centile_reason"] for r in loads["rows"] if r["centile_reason"])
     notes = [Note(f"{words}.", "missing") for words in why]
@@ -266,9 +282,9 @@ def _caption_of_loads(loads: Facts) -> str:
     """Say what loads are, and among whom they are placed."""
     out = ""
     if any(r["name"] != "lesion_volume" for r in loads["rows"]):
-        out = (
-            f"Loads are the lesioned part of a region or tract (0 to 1), by {loads['sides']} side. "
-        )
+        out = f"Loads are the lesioned part of a region or tract (0 to 1), by {loads['sides']} side"
+        weighted = any(r["unit"] == "mL" and r["name"] != "lesion_volume" for r in loads["rows"])
+        out += "; weighted loads are in mL. " if weighted else ". "
     compared = [r for r in loads["rows"] if not r["centile_reason"]][:1]
     if not compared or not compared[0]["n_all"]:
         return out + "Nobody is there to compare with."
@@ -359,7 +375,7 @@ def _age_table(ages: Facts) -> Table:
         add(
             "imputed",
             "part of the nodes that were imputed",
-            [cell(percent(one[name]), one[name]) for one in rows],
+            [cell(part(one[name]), one[name]) for one in rows],
         )
     return Table("ages-table", "; ".join(caption) + ".", columns, cells, folded=True)
 
@@ -375,7 +391,7 @@ def _has_intervals(ages: Facts) -> bool:
 def _interval_words(ages: Facts) -> str:
     """Name the intervals by their coverage, or by the tool that told none."""
     if finite(ages["coverage"]):
-        return f"{percent(ages['coverage'])} intervals"
+        return f"{level(ages['coverage'])} intervals"
     return "the intervals of the tool" if ages["tool"] else "intervals"
 
 
@@ -469,7 +485,7 @@ def _motor(facts: Facts) -> Section:
     around = ""
     if finite(motor["low"]) and finite(motor["high"]):
         limits = interval(motor["low"], motor["high"])
-        around = f" ({percent(motor['coverage'])} interval {limits})"
+        around = f" ({level(motor['coverage'])} interval {limits})"
     takeaway = (
         f"Predicted {number(motor['predicted'])}{around} from {_trained_on(motor)}; observed "
         f"{number(motor['observed'])}."
@@ -481,7 +497,7 @@ def _motor(facts: Facts) -> Section:
     words = (
         f"{motor['learner'].replace('_', ' ').capitalize()} on {motor['predictors']} predictors, "
         f"trained without {_held_out(motor)}. Over all held-out people it reaches "
-        f"R² {number(r2.get('score'))} (95% interval "
+        f"R² {number(r2.get('score'))} ({level(motor.get('confidence', 0.95))} interval "
         f"{interval(r2.get('ci_low'), r2.get('ci_high'))})."
     )
     if finite(motor["severe_probability"]):
@@ -552,9 +568,9 @@ def _matches(facts: Facts) -> Section:
             [
                 text(one["subject_matched"]),
                 text(one["cohort_matched"]),
-                cell(number(one["lesion_volume"], 1), one["lesion_volume"]),
+                cell(_above_zero(one["lesion_volume"], 1), one["lesion_volume"]),
                 cell(count(one["age"]), one["age"]),
-                cell(number(one["value"], 2), one["value"]),
+                cell(_above_zero(one["value"], 2), one["value"]),
                 cell(number(one["value_difference"], 2), one["value_difference"]),
                 cell(number(one["outcome"]), one["outcome"]),
                 cell(number(one["outcome_difference"]), one["outcome_difference"]),
@@ -567,7 +583,7 @@ def _matches(facts: Facts) -> Section:
         f"The same side of the lesion; within the calipers: a volume within a factor of "
         f"{number(found['volume_ratio'])} and an age within {number(found['age_caliper'], 0)} "
         "years. "
-        f"Differences: the other less this person ({label} {number(found['own_value'])} "
+        f"Differences: the other less this person ({label} {_above_zero(found['own_value'], 2)} "
         f"{found['contrast_unit']}, motor score {number(found['own_outcome'])}).",
         [
             Column("Patient", numeric=False),

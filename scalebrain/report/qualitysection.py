@@ -56,9 +56,12 @@ def quality_section(ds: xr.Dataset, table: pd.DataFrame) -> Section:
     flagged = [int(at) for at in found.order() if found.is_flagged[at]]
     n_far = sum(bool(out) for out in found.outliers)
     n_odd = sum(bool(codes) for codes in found.codes)
+    one, many = ("person", "people")
+    if table["person"].nunique() < len(table):  # rows are scans
+        one, many = ("scan", "scans")
     takeaway = (
-        f"{plural(n_far, 'person lies', 'people lie')} far from the others in a measure of "
-        f"quality, and {plural(n_odd, 'person has', 'people have')} a warning of the ingest."
+        f"{plural(n_far, f'{one} lies', f'{many} lie')} far from the others in a measure of "
+        f"quality, and {plural(n_odd, f'{one} has', f'{many} have')} a warning of the ingest."
     )
     blocks: list[Block] = []
     if flagged:

@@ -18,9 +18,9 @@ from scalebrain.report.content import (
     cell,
     count,
     interval,
+    level,
     long_region,
     number,
-    percent,
     plural,
     shorten,
     text,
@@ -174,13 +174,13 @@ def _figure(sites: list[_Site]) -> Figure:
 
 def _table(sites: list[_Site], regions: list[str], confidence: float) -> Table:
     """One row a site."""
-    level = percent(confidence)
+    promised = level(confidence)
     columns = [
         Column("Site", numeric=False),
         Column("healthy, n"),
         Column("strokes, n"),
         Column("shift, years", hint="mean over regions"),
-        Column("regions off", hint=f"{level} interval leaves zero out; some do by chance"),
+        Column("regions off", hint=f"{promised} interval leaves zero out; some do by chance"),
         Column("most shifted region", numeric=False),
     ]
     rows: list[list[Cell]] = []
@@ -203,6 +203,6 @@ def _table(sites: list[_Site], regions: list[str], confidence: float) -> Table:
         )
     caption = (
         "By how many years the brain ages of each site are off, and the most shifted region with "
-        f"its {level} interval (as it was chosen for its size, its shift is rather too large)."
+        f"its {promised} interval (as it was chosen for its size, its shift is rather too large)."
     )
     return Table("site-shift-table", caption, columns, rows, folded=True)

@@ -11,9 +11,10 @@ import scalebrain
 from scalebrain.cli import main
 from scalebrain.errors import MissingVariableError
 from scalebrain.io.results import read_results
+from scalebrain.report.content import level, part
 from scalebrain.report.lesionmap import cuts_through
 from scalebrain.report.person import person_report, write_person
-from scalebrain.report.personfacts import People, person_facts
+from scalebrain.report.personfacts import People, caveats, person_facts
 from scalebrain.report.personpage import header, how_to_read, person_sections
 from scalebrain.report.volume import to_volume
 from tests.report.conftest import make_study
@@ -536,3 +537,55 @@ def test_cuts_through__every_cut_holds_some_of_the_lesion(patient):
     one[np.flatnonzero(near)[0]] = True
     cuts = cuts_through(to_volume(ds, np.where(one, 1.0, np.nan)), 0, 3)
     assert list(cuts) == pytest.approx([x[one].item()] * 3)
+
+
+# -- sizes and matches ---------------------------------------------------------------------------
+
+
+def test_person_sections__write_nothing_that_is_touched_as_zero(patient):
+    ds, subject = patient
+    ds = put(with_loads(ds, 0.0004), subject, lesion_volume=0.03)
+    for name, load in (("tract_load", 0.0003), ("tract_load_weighted", 0.003)):
+        ds[name] = (("subject", "tract"), np.full((ds.sizes["subject"], 2), load))
+    ds = ds.assign_coords(tract=["CST_L", "CST_R"])
+    facts, sections = facts_of(ds, subject)
+    assert ("<0.1 mL", "lesion") in [one[:2] for one in header(facts)]
+    assert sections["lesion"].startswith("A lesion of <0.1 mL")
+    assert "sensorimotor lesion load, <1% of it." in sections["loads"]
+    assert sections["loads"].count("text='<0.001'") == 3
+    assert sections["loads"].count("text='<0.1 mL'") == 3
+    assert "side; weighted loads are in mL. Centiles" in sections["loads"]
+    assert "weighted" not in facts_of(with_loads(ds.drop_dims("tract")), subject)[1]["loads"]
+    assert "text='0.000'" in sections["loads"]  # of the regions that are not touched
+
+
+def test_part__of_something_is_not_nothing_or_all():
+    assert [part(value) for value in (0, 0.004, 0.5, 0.996, 1)] == [
+        "0%",
+        "<1%",
+        "50%",
+        ">99%",
+        "100%",
+    ]
+    assert [level(value) for value in (0.9, 0.975, 0.995, None)] == ["90%", "97.5%", "99.5%", "–"]
+
+
+def test_person_sections__write_levels_as_they_are(patient):
+    ds, subject = patient
+    ds["brain_age_low"].attrs["coverage"] = 0.975
+    motor = made_motor(ds, coverage=0.995, confidence=0.8)
+    _, sections = facts_of(ds, subject, motor)
+    assert "97.5% intervals" in sections["ages"]
+    assert "(99.5% interval 0.30 to 0.70)" in sections["motor"]
+    assert "R² 0.05 (80% interval " in sections["motor"]
+
+
+@pytest.mark.parametrize(("n_within", "is_close"), [(0, False), (3, True)])
+def test_how_to_read__claims_no_close_match_where_there_is_none(patient, n_within, is_close):
+    ds, subject = patient
+    facts, _ = facts_of(ds, subject)
+    row = {"subject_matched": "a"}
+    facts["matches"] = {"reason": "", "rows": [row], "n_within": n_within}
+    for said in (how_to_read(facts), " ".join(caveats(facts))):
+        assert ("Matched patients within the calipers" in said) is is_close
+        assert ("Nobody is matched within the calipers" in said) is not is_close
