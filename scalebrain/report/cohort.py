@@ -346,7 +346,7 @@ def _age_figure(table: pd.DataFrame) -> Figure:
                 color=colors[g % 4],
                 alpha=0.65,
                 linewidths=0,
-                label=f"{group or 'no group'} ({len(part)})",
+                label=f"{group or 'no group'} ({count(len(part))})",
             )
         axes.set_yticks(range(len(shown)), [shorten(c or "no cohort", 32) for c in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
