@@ -234,7 +234,7 @@ def _categorical(frame: pd.DataFrame, parsed: ParsedFormula) -> list[str]:
         name
         for name in parsed.predictor_names
         if name in marked
-        or frame[name].dtype == bool
+        or pd.api.types.is_bool_dtype(frame[name])
         or not pd.api.types.is_numeric_dtype(frame[name])
     ]
 
@@ -289,13 +289,14 @@ def _wanted(of: npt.NDArray[Any], cohorts: Sequence[str] | None, groups: Hashabl
     there = sorted(set(of.tolist()))
     if cohorts is None:
         return there
-    absent = [name for name in cohorts if name not in there]
-    if absent or not cohorts:
+    asked = [str(name) for name in np.atleast_1d(np.asarray(cohorts, dtype=object))]
+    absent = [name for name in asked if name not in there]
+    if absent or not asked:
         raise StatisticsError(
             f"'{groups}' {', '.join(map(repr, absent))} has no usable subject. There are: "
             f"{', '.join(there)}."
         )
-    return list(dict.fromkeys(cohorts))
+    return list(dict.fromkeys(asked))
 
 
 def _cohort_sums(

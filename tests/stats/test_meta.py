@@ -390,6 +390,8 @@ def test_site_summary__names_every_cohort_that_is_too_small():
     with pytest.raises(StatisticsError, match=r"(?s)2 problems.*'c1': 6 people.*'c3': 4 people"):
         site_summary(ds, "brain_pad_corrected ~ age")
     made = site_summary(ds, "brain_pad_corrected ~ age", cohorts=["c2", "c0"])
+    array = site_summary(ds, "brain_pad_corrected ~ age", cohorts=np.array(["c2", "c0"]))
+    xr.testing.assert_identical(array, made)
     assert list(made["cohort"].values) == ["c2", "c0"]
     with pytest.raises(StatisticsError, match="'c9' has no usable subject"):
         site_summary(ds, FORMULA, cohorts=["c9"])
