@@ -287,7 +287,8 @@ def table(
     Returns
     -------
     DataFrame
-        One column a dimension, then one a name, in that order; rows in the order of `ds`.
+        One column a dimension, then one a name, in that order; rows in the order of `ds`. Dates
+        and durations are text as ISO 8601 has it.
         ``attrs["units"]`` and ``attrs["long_name"]`` hold those of the columns that have one,
         ``attrs["simulated"]`` whether the people were simulated.
 

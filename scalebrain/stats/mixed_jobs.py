@@ -344,9 +344,11 @@ def _usable(source: Source, frame: pd.DataFrame, table: Table) -> BoolArray:
     rows, reasons = usable_rows(source.parsed, frame[keep], extra=source.extra)
     if source.weights:
         if frame[source.weights].dtype.kind not in "biuf":
+            present = frame[source.weights].dropna()
+            example = repr(present.iloc[0]) if len(present) else "nothing"
             raise StatisticsError(
-                f"weights='{source.weights}' must be numbers, got text such as "
-                f"{_example(frame[source.weights])}. Make numbers of it, or leave weights out."
+                f"weights='{source.weights}' must be numbers, got {example} "
+                f"({frame[source.weights].dtype}). Make numbers of it, or leave weights out."
             )
         bad = ~(frame[source.weights][keep].to_numpy(dtype=np.float64) > 0)
         bad &= ~reasons.get(f"{source.weights} missing or infinite", np.zeros_like(bad))
@@ -387,11 +389,6 @@ def _job(
     )
     slope = slope_vector(parsed, part) if parsed.slope_text else None
     return Job(positions, where, np.flatnonzero(used), basis, slope, outcomes)
-
-
-def _example(column: pd.Series[Any]) -> str:
-    present = column.dropna()
-    return repr(present.iloc[0]) if len(present) else "nothing"
 
 
 def _located(error: StatisticsError, where: str) -> str:

@@ -587,5 +587,5 @@ def test_mixed_model__categories_are_compared_with_the_first_one_there(predictor
 
 def test_mixed_model__weights_of_text_are_refused():
     ds = by_region().assign_coords(w=("subject", ["1.0"] * 150))
-    with pytest.raises(StatisticsError, match=r"weights='w' must be numbers, got text.*'1\.0'"):
+    with pytest.raises(StatisticsError, match=r"weights='w' must be numbers, got '1\.0'"):
         mixed_model(ds, "pad ~ age", weights="w")
