@@ -569,3 +569,15 @@ def test_main__site_summary_and_meta(capsys, tmp_path, monkeypatch):
     assert "Traceback" not in err
     code, _, _ = run(capsys, "site-summary", "a", "b", "--levels", "sex")
     assert code == 2
+
+
+def test_site_summary__flag_with_a_missing_value_makes_the_same_term():
+    ds = sites()
+    flag = np.random.default_rng(1).random(ds.sizes["subject"]) > 0.5
+    gap = flag.astype(object)
+    gap[3] = None
+    formula, levels = "brain_pad_corrected ~ age + diabetes", {"diabetes": ["False", "True"]}
+    made = site_summary(ds.assign(diabetes=("subject", gap)), formula, levels=levels)
+    whole = ds.assign(diabetes=("subject", flag)).isel(subject=np.arange(flag.size) != 3)
+    xr.testing.assert_allclose(made, site_summary(whole, formula, levels=levels))
+    assert made["term"].values.tolist() == ["age", "diabetes[T.True]"]
