@@ -90,7 +90,7 @@ def matchable_people(
 
     def text(name: str) -> pd.Series[Any]:
         column = frame[name] if name in frame else pd.Series("", index=frame.index)
-        return column.fillna("").astype(str)
+        return column.astype(object).fillna("").astype(str)
 
     return pd.DataFrame(
         {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +16,17 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
-from scalebrain.stats.expressions import FUNCTIONS, forbidden
+from scalebrain.stats.expressions import FUNCTIONS, added_truths, forbidden, operands, trees
 
 __all__ = [
     "ParsedFormula",
+    "basis_factors",
+    "basis_states",
     "design_matrix",
     "factor_levels",
     "outcome_vector",
     "parse_formula",
+    "seen_levels",
     "slope_vector",
     "usable_rows",
 ]
@@ -29,6 +34,11 @@ __all__ = [
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
+logger = logging.getLogger(__name__)
+
+_BASES = frozenset({"bs", "cc", "cr", "cs", "poly"})
+# age**2 or scale(age)^2, which a formula reads as age
+_POWER = re.compile(r"([\w.`]+(?:\(\.\.\.\))?)\s*(?:\*\*|\^)\s*\d")
 # + (1 | cohort), + (1 + scale(age) | cohort), + (age | cohort)
 _RANDOM = re.compile(r"\+\s*\(((?:[^()|]|\([^()|]*(?:\([^()|]*\)[^()|]*)*\))+)\|\s*([^()|]+?)\s*\)")
 
@@ -161,6 +171,15 @@ def parse_formula(
             f"Formula '{formula}': {', '.join(map(repr, unknown))} is neither a variable of the "
             f"Dataset nor a function. Variables over (subject, {dim}): {', '.join(near)}."
         )
+    power = _POWER.search(_outside_calls(fixed.partition("~")[2]))
+    if power:
+        logger.warning(
+            "Formula '%s': '%s' is %s alone, as a power of a term is a term. Write I(x**2) for a "
+            "square.",
+            formula,
+            power[0].strip(),
+            power[1],
+        )
     right = tuple(dict.fromkeys(name for side in sides[1:] for name in side))
     return ParsedFormula(formula, parsed.lhs, parsed.rhs, sides[0], right, slope, slope_text)
 
@@ -204,9 +223,9 @@ def usable_rows(
         return rows, reasons
     part = frame[rows]
     seen: dict[str, BoolArray] = {}
-    context = _tolerant(seen)
     sides = [parsed.predictors, *([parsed.outcome] if with_outcome else [])]
     sides += [parsed.slope] if parsed.slope_text else []
+    context = _tolerant(seen, part, operands(*sides).calls)
     for side in sides:
         matrix = _evaluate(parsed, side, part, context)
         for name in matrix.columns:
@@ -232,6 +251,7 @@ def design_matrix(
     frame: pd.DataFrame,
     *,
     levels: Mapping[str, Sequence[Any]] | None = None,
+    states: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Evaluate the right side on the rows of `frame`, all of which are used.
 
@@ -244,6 +264,8 @@ def design_matrix(
     levels
         What :func:`factor_levels` found in all rows that any of several fits uses: the columns
         have to mean here what they mean there.
+    states
+        What :func:`basis_states` found there, for the same reason.
 
     Returns
     -------
@@ -256,7 +278,7 @@ def design_matrix(
         If a term makes no column (one level only), a value is not finite, or nobody has a level
         that others are compared with.
     """
-    matrix = _evaluate(parsed, parsed.predictors, frame, {})
+    matrix = _evaluate(parsed, parsed.predictors, frame, {}, states)
     made = matrix.model_spec.term_slices
     empty = [str(term) for term, columns in made.items() if columns.start == columns.stop]
     if empty:
@@ -296,6 +318,82 @@ def factor_levels(parsed: ParsedFormula, frame: pd.DataFrame) -> dict[str, list[
     matrix = _evaluate(parsed, parsed.predictors, frame, {})
     coded = matrix.model_spec.factor_contrasts.items()
     return {str(factor): list(state.levels) for factor, state in coded}
+
+
+def basis_factors(parsed: ParsedFormula) -> dict[str, tuple[str, ...]]:
+    """Find the polynomials and splines of the right side, whose columns depend on the rows.
+
+    Parameters
+    ----------
+    parsed
+        The formula.
+
+    Returns
+    -------
+    dict of tuple
+        Variables by factor as it is written.
+    """
+    found = {}
+    for text, tree, quoted in trees(parsed.predictors):
+        nodes = list(ast.walk(tree)) if tree else []
+        called = {node.func.id for node in nodes if _is_call(node)}
+        if called & _BASES:
+            names = [quoted.get(one.id, one.id) for one in nodes if isinstance(one, ast.Name)]
+            found[text] = tuple(n for n in dict.fromkeys(names) if n in parsed.predictor_names)
+    return found
+
+
+def basis_states(parsed: ParsedFormula, factor: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """Fit a polynomial or spline: what :func:`design_matrix` needs to make its columns elsewhere.
+
+    Parameters
+    ----------
+    parsed
+        The formula.
+    factor
+        One of :func:`basis_factors`.
+    frame
+        The rows that any of several fits uses.
+
+    Returns
+    -------
+    dict
+        State by function as it is written.
+
+    Raises
+    ------
+    StatisticsError
+        If the factor cannot be evaluated on these rows.
+    """
+    from formulaic import Formula
+    from formulaic.parser.types import Term
+
+    factors = (one for term in parsed.predictors for one in term.factors)
+    side = Formula([Term([next(one for one in factors if one.expr == factor)])])
+    return dict(_evaluate(parsed, side, frame, {}).model_spec.transform_state)
+
+
+def _is_call(node: ast.AST) -> TypeGuard[Any]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def seen_levels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the categories that nobody in a table has.
+
+    Parameters
+    ----------
+    frame
+        The rows used.
+
+    Returns
+    -------
+    DataFrame
+        The same rows.
+    """
+    kinds = {name: column.dtype for name, column in frame.items()}
+    some = [name for name, dtype in kinds.items() if isinstance(dtype, pd.CategoricalDtype)]
+    fewer = {str(name): frame[name].cat.remove_unused_categories() for name in some}
+    return frame.assign(**fewer) if fewer else frame
 
 
 def _check_levels(parsed: ParsedFormula, matrix: Any, levels: Mapping[str, Sequence[Any]]) -> None:
@@ -419,14 +517,24 @@ def _check_finite(parsed: ParsedFormula, table: pd.DataFrame) -> None:
 
 
 def _evaluate(
-    parsed: ParsedFormula, side: Any, frame: pd.DataFrame, context: dict[str, Any]
+    parsed: ParsedFormula,
+    side: Any,
+    frame: pd.DataFrame,
+    context: dict[str, Any],
+    states: Mapping[str, Any] | None = None,
 ) -> Any:
     from formulaic import model_matrix
     from formulaic.errors import FormulaicError
 
     try:
         with np.errstate(all="ignore"):
-            return model_matrix(side, frame, context=context, na_action="ignore")
+            return model_matrix(
+                side,
+                _as_numbers(side, frame),
+                context=context,
+                na_action="ignore",
+                transform_state=deepcopy(dict(states or {})),
+            )
     except (FormulaicError, TypeError, ValueError, AttributeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StatisticsError(
@@ -434,15 +542,48 @@ def _evaluate(
         ) from error
 
 
-def _tolerant(seen: dict[str, BoolArray]) -> dict[str, Any]:
+def _as_numbers(side: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """Give numbers as float64, so that no sum or product leaves the range of a small dtype.
+
+    Whole numbers that are levels or bits stay whole; flags are numbers where they are added.
+    """
+    used = operands(side)
+    changed: dict[str, pd.Series[Any]] = {}
+    for name, column in frame.items():
+        kind = column.dtype.kind
+        dtype: Any = np.dtype(np.float64)
+        if kind in "iu" and name in used.levels:
+            fits = column.empty or int(column.max()) <= np.iinfo(np.int64).max
+            dtype = np.dtype(np.int64) if fits else column.dtype
+        elif kind == "b" and name not in used.numbers:
+            dtype = np.dtype(np.bool_)
+        elif kind == "b" and name in used.levels:
+            dtype = np.dtype(np.int64)
+        elif kind not in "biuf":
+            continue
+        if column.dtype != dtype and (kind == "f" or not column.isna().any()):
+            changed[str(name)] = column.astype(dtype)
+    return frame.assign(**changed) if changed else frame
+
+
+def _tolerant(
+    seen: dict[str, BoolArray], frame: pd.DataFrame, calls: Mapping[str, frozenset[str]]
+) -> dict[str, Any]:
     """Functions that note the rows they cannot use instead of spoiling the others."""
+
+    def written(name: str, values: Any) -> str:
+        texts, column = calls.get(name, frozenset()), getattr(values, "name", None)
+        if column in texts and np.array_equal(values, frame[column].astype(np.float64)):
+            return str(column)
+        texts -= {column} if len(texts) > 1 else set()
+        return next(iter(texts)) if len(texts) == 1 else "..."
 
     def noting(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def call(values: Any) -> Any:
             result = np.asarray(function(np.asarray(values, dtype=np.float64)))
             bad = ~np.isfinite(result)
             if bad.any():
-                label = f"{name}({getattr(values, 'name', None) or '...'}) not finite"
+                label = f"{name}({written(name, values)}) not finite"
                 seen[label] = seen.get(label, False) | bad
                 result = np.where(bad, np.median(result[~bad]) if not bad.all() else 0.0, result)
             return result
@@ -459,7 +600,16 @@ def _tolerant(seen: dict[str, BoolArray]) -> dict[str, Any]:
             numbers = numbers / (spread if spread > 0 else 1.0)
         return numbers
 
+    class Tolerant:
+        """The functions of NumPy of one variable, tolerant too."""
+
+        def __getattr__(self, name: str) -> Any:
+            function = getattr(np, name)
+            known = isinstance(function, np.ufunc) and "d->d" in function.types
+            return noting(f"np.{name}", function) if known else function
+
     return {
+        "np": Tolerant(),
         "log": noting("log", np.log),
         "log10": noting("log10", np.log10),
         "log2": noting("log2", np.log2),
@@ -469,37 +619,52 @@ def _tolerant(seen: dict[str, BoolArray]) -> dict[str, Any]:
     }
 
 
+def _outside_calls(text: str) -> str:
+    """Leave out what stands in the parentheses of functions, or is Python in braces."""
+    out = ""
+    inside: list[bool] = []
+    for one in re.sub(r"{[^{}]*}", "{}", text):
+        if one == "(":
+            inside.append(any(inside) or re.search(r"[\w.]\s*\Z", out) is not None)
+        if not any(inside):
+            out += one
+        if one == ")" and inside and inside.pop() and not any(inside):
+            out += "(...)"
+    return out
+
+
 def _variables(side: Any, ds: xr.Dataset) -> tuple[tuple[str, ...], list[str]]:
     """Variables of `ds` that a side names, and names that are nothing known."""
     from formulaic.transforms import TRANSFORMS
 
     names: dict[str, None] = {}
     unknown: list[str] = []
-    for term in side:
-        for factor in term.factors:
-            expression = str(factor.expr)
-            if expression in ds.variables:
-                names[expression] = None
+    for expression, tree, quoted in trees(side):
+        if expression in ds.variables:
+            names[expression] = None
+            continue
+        if tree is None:
+            unknown.append(expression)
+            continue
+        bad = forbidden(tree)
+        if bad:
+            raise StatisticsError(
+                f"Formula term '{expression}': {', '.join(map(repr, bad))} may not stand in a "
+                "formula. Write arithmetic and functions such as log10(x), scale(x), C(x) or "
+                "np.sqrt(x), or compute a variable first."
+            )
+        sums = added_truths(tree)
+        if sums:
+            raise StatisticsError(
+                f"Formula term '{expression}': in '{sums[0]}' True + True is True. Count with "
+                f"'1 * {sums[0].replace(' + ', ' + 1 * ')}'."
+            )
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Name):
                 continue
-            for quoted in re.findall(r"`([^`]+)`", expression):
-                (names.setdefault(quoted) if quoted in ds.variables else unknown.append(quoted))
-            try:
-                tree = ast.parse(re.sub(r"`[^`]+`", "0", expression), mode="eval")
-            except SyntaxError:
-                unknown.append(expression)
-                continue
-            bad = forbidden(tree)
-            if bad:
-                raise StatisticsError(
-                    f"Formula term '{expression}': {', '.join(map(repr, bad))} may not stand in a "
-                    "formula. Write arithmetic and functions such as log10(x), scale(x), C(x) or "
-                    "np.sqrt(x), or compute a variable first."
-                )
-            for node in ast.walk(tree):
-                if not isinstance(node, ast.Name):
-                    continue
-                if node.id in ds.variables:
-                    names[node.id] = None
-                elif node.id not in TRANSFORMS and node.id not in FUNCTIONS:
-                    unknown.append(node.id)
+            name = quoted.get(node.id, node.id)
+            if name in ds.variables:
+                names[name] = None
+            elif node.id in quoted or (name not in TRANSFORMS and name not in FUNCTIONS):
+                unknown.append(name)
     return tuple(names), unknown

@@ -5,10 +5,14 @@ so what could do more than compute is refused before anything is evaluated.
 """
 
 import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-__all__ = ["FUNCTIONS", "forbidden"]
+__all__ = ["FUNCTIONS", "Operands", "added_truths", "forbidden", "operands", "trees"]
 
 #: Functions of Python itself that a formula may call.
 FUNCTIONS = frozenset({"abs", "bool", "float", "int", "round"})
@@ -32,6 +36,10 @@ _NODES = (
     ast.unaryop,
     ast.boolop,
     ast.cmpop,
+)
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
+_QUOTED = re.compile(
+    r"(?P<mark>`|\bQ\(\s*(?P<quote>['\"]))(?P<name>[^`'\"]+)(?(quote)(?P=quote)\s*\)|`)"
 )
 _METHODS = frozenset({"max", "mean", "median", "min", "std"})
 _CODINGS = frozenset({"SAS", "custom", "diff", "helmert", "poly", "sum", "treatment"})
@@ -59,6 +67,7 @@ def forbidden(tree: ast.Expression) -> list[str]:
             fine = _is_known(node)
         elif isinstance(node, ast.Call):
             fine = isinstance(node.func, ast.Name | ast.Attribute)
+            fine &= getattr(node.func, "id", "") != "Q"  # a name that is quoted stands for itself
         if not fine:
             out.append(ast.unparse(node))
     return out
@@ -71,3 +80,124 @@ def _is_known(node: ast.Attribute) -> bool:
     if node.value.id == "np":
         return isinstance(getattr(np, node.attr, None), np.ufunc)
     return node.attr in (_CODINGS if node.value.id == "contr" else _METHODS)
+
+
+def added_truths(tree: ast.Expression) -> list[str]:
+    """Find sums of comparisons, which are true or false and no counts.
+
+    Parameters
+    ----------
+    tree
+        The term, parsed.
+
+    Returns
+    -------
+    list of str
+        The sums.
+    """
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Add)
+        and isinstance(node.left, ast.Compare)
+        and isinstance(node.right, ast.Compare)
+    ]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """How the terms of one side use its variables.
+
+    Parameters
+    ----------
+    levels
+        Variables whose values are levels or bits: within ``C()`` or beside ``&``.
+    numbers
+        Variables that are added, multiplied and the like.
+    calls
+        What each function is called with, as it is written.
+    """
+
+    levels: frozenset[str]
+    numbers: frozenset[str]
+    calls: dict[str, frozenset[str]]
+
+
+def trees(side: Any) -> Iterator[tuple[str, ast.Expression | None, dict[str, str]]]:
+    """Parse the factors of one side.
+
+    Parameters
+    ----------
+    side
+        formulaic's form of it.
+
+    Yields
+    ------
+    text
+        The factor as it is written.
+    tree
+        Its parse, in which a stand-in stands for a name in backticks or ``Q()``; None where it is
+        no Python.
+    quoted
+        The names by their stand-ins.
+    """
+    for factor in (factor for term in side for factor in term.factors):
+        text = bare = str(factor.expr)
+        quoted: dict[str, str] = {}
+        while found := _QUOTED.search(bare):
+            place = f"_quoted_{len(quoted)}"
+            quoted[place] = found["name"]
+            bare = bare[: found.start()] + place + bare[found.end() :]
+        try:
+            tree = ast.parse(bare, mode="eval")
+        except SyntaxError:
+            tree = None
+        yield text, tree, quoted
+
+
+def operands(*sides: Any) -> Operands:
+    """Find how the terms of sides use variables.
+
+    Parameters
+    ----------
+    *sides
+        formulaic's form of them.
+
+    Returns
+    -------
+    Operands
+        Names of variables, and calls.
+    """
+    levels: set[str] = set()
+    numbers: set[str] = set()
+    calls: dict[str, set[str]] = {}
+    for _, tree, quoted in (one for side in sides for one in trees(side)):
+        for node in ast.walk(tree) if tree else ():
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                calls.setdefault(name, set()).update(_written(arg, quoted) for arg in node.args[:1])
+                if name in ("C", "hashed"):
+                    levels |= _names(ast.walk(node), quoted)
+            elif isinstance(node, ast.BinOp):
+                into = numbers if isinstance(node.op, _ARITHMETIC) else levels
+                into |= _names((node.left, node.right), quoted)
+            elif isinstance(node, ast.UnaryOp):
+                into = levels if isinstance(node.op, ast.Invert) else numbers
+                into |= _names((node.operand,), quoted)
+    shown = {name: frozenset(texts) for name, texts in calls.items()}
+    return Operands(frozenset(levels), frozenset(numbers), shown)
+
+
+def _names(nodes: Iterable[ast.AST], quoted: dict[str, str]) -> set[str]:
+    return {quoted.get(node.id, node.id) for node in nodes if isinstance(node, ast.Name)}
+
+
+def _written(node: ast.AST, quoted: dict[str, str]) -> str:
+    """Text of a part, with the quoted names back."""
+    if isinstance(node, ast.Name):
+        return quoted.get(node.id, node.id)
+    text = ast.unparse(node)
+    for place, name in quoted.items():
+        text = re.sub(rf"\b{place}\b", f"`{name}`".replace("\\", r"\\"), text)
+    return text

@@ -2,7 +2,8 @@
 
 Everything that needs a table (formulas, semopy, scikit-learn) gets it here, so that text,
 flags and missing values look the same to all of them: numbers are NumPy dtypes, text is
-``str`` with the missing value of pandas where the Dataset has ``""``, flags are ``bool``.
+``str`` with the missing value of pandas where the Dataset has ``""``, flags are ``bool`` (pandas'
+``boolean`` where one is missing), categories of pandas are those that are there, in their order.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def subject_frame(
         arrays of `ds` stay lazy.
     names
         Variables or coordinates whose dimensions are a subset of ``(subject, dim)``.
-        Default: every such variable (those over `dim` only if `at` is given).
+        Default: every such variable (those over `dim` only if `at` is given), dates and
+        durations as ISO text.
     at
         Label on `dim` (or position, where `dim` has no labels) at which variables over
         `dim` are taken. A variable over `dim` alone becomes a constant column.
@@ -67,7 +69,8 @@ def subject_frame(
     MissingVariableError
         If a name, `dim` or `at` is not in `ds`.
     StatisticsError
-        If a variable has other dimensions, or one over `dim` is asked for without `at`.
+        If a variable has other dimensions, one over `dim` is asked for without `at`, a label is
+        on `dim` twice, or a named variable holds dates or durations.
 
     Examples
     --------
@@ -90,6 +93,7 @@ def subject_frame(
             "Dataset: dimension 'subject' is missing. Open a finished store with open_store."
         )
     allowed = {"subject", dim}
+    chosen = names is not None
     if names is None:
         names = [
             name
@@ -123,10 +127,16 @@ def subject_frame(
             )
         small = _select(small, dim, at)
     subjects = _subject_index(ds)
-    columns = {
-        str(name): _column(np.broadcast_to(small[name].values, (len(subjects),)), subjects)
-        for name in names
-    }
+    columns = {}
+    for name in names:
+        dtype: Any = small[name].dtype
+        if isinstance(dtype, pd.CategoricalDtype):
+            columns[str(name)] = _categories(small[name], dtype, subjects)
+            continue
+        values = np.broadcast_to(small[name].values, (len(subjects),))
+        if chosen and values.dtype.kind in "mM":
+            raise StatisticsError(_no_number(str(name), values.dtype))
+        columns[str(name)] = _column(values, subjects)
     return pd.DataFrame(columns, index=subjects)
 
 
@@ -277,7 +287,8 @@ def table(
     Returns
     -------
     DataFrame
-        One column a dimension, then one a name, in that order; rows in the order of `ds`.
+        One column a dimension, then one a name, in that order; rows in the order of `ds`. Dates
+        and durations are text as ISO 8601 has it.
         ``attrs["units"]`` and ``attrs["long_name"]`` hold those of the columns that have one,
         ``attrs["simulated"]`` whether the people were simulated.
 
@@ -445,12 +456,20 @@ def _loaded(ds: xr.Dataset, names: Iterable[Hashable]) -> xr.Dataset:
     wanted = list(dict.fromkeys(names))
     dims = {dim for name in wanted for dim in ds[name].dims}
     keep = set(wanted) | dims
+    for dim in dims & set(ds.indexes):
+        keep |= set(ds.xindexes.get_all_coords(dim))  # of several levels, perhaps
     return ds.drop_vars([name for name in ds.variables if name not in keep]).compute()
 
 
 def _select(small: xr.Dataset, dim: Hashable, at: Hashable) -> xr.Dataset:
     if dim not in small.indexes:
         return small.isel({dim: at})
+    index = small.indexes[dim]
+    if not index.is_unique:
+        raise StatisticsError(
+            f"'{index[index.duplicated()][0]}' is on dimension '{dim}' twice, so that it cannot be "
+            "told which is meant. Select one of them, or give them labels of their own."
+        )
     try:
         return small.sel({dim: at})
     except KeyError:
@@ -470,14 +489,62 @@ def _column(values: npt.NDArray[Any], index: pd.Index[Any]) -> pd.Series[Any]:
     """Make a column of numbers, flags or text; ``""`` and None are missing text."""
     if values.dtype.kind in "biufc":
         return pd.Series(values.copy(), index=index)
+    if values.dtype.kind in "mM":
+        return pd.Series(_iso(values), index=index, dtype=object)
     items = [_plain(value) for value in values.tolist()]
     present = [item for item in items if item is not None]
-    if present and all(isinstance(item, bool) for item in present) and len(present) == len(items):
-        return pd.Series(items, index=index, dtype=bool)
+    if present and all(isinstance(item, bool) for item in present):
+        kind = "bool" if len(present) == len(items) else "boolean"
+        return pd.Series(items, index=index, dtype=kind)
     if present and all(isinstance(item, (int, float)) for item in present):
         return pd.Series(np.array(items, dtype=np.float64), index=index)
     text = [None if item is None else str(item) for item in items]
     return pd.Series(text, index=index, dtype=None if present else object)
+
+
+def _categories(
+    array: xr.DataArray, dtype: pd.CategoricalDtype, index: pd.Index[Any]
+) -> pd.Series[Any]:
+    """Make a column of the categories that are there, in their order, of text but for numbers."""
+    values = np.broadcast_to(np.asarray(array.values, dtype=object), (len(index),))
+    order = {_level(label): None for label in dtype.categories.tolist()}
+    column = pd.Categorical(
+        [_level(value) for value in values.tolist()],
+        categories=[label for label in order if label is not None],
+        ordered=dtype.ordered,
+    )
+    return pd.Series(column.remove_unused_categories(), index=index)
+
+
+def _level(value: object) -> object:
+    plain = _plain(value)
+    return plain if plain is None or isinstance(plain, (str, int, float)) else str(plain)
+
+
+def _no_number(name: str, dtype: np.dtype[Any]) -> str:
+    """Say what to do about dates and durations."""
+    if dtype.kind == "m":
+        return (
+            f"'{name}' holds durations ({dtype}), expected numbers, flags or text. Make days of "
+            f"them: ds['{name}'].dt.days."
+        )
+    return (
+        f"'{name}' holds dates ({dtype}), expected numbers, flags or text. Make days of them, e.g. "
+        f"(ds['{name}'] - ds['{name}'].min()).dt.days, or text: ds['{name}'].dt.strftime('%Y-%m')."
+    )
+
+
+def _iso(values: npt.NDArray[Any]) -> list[str | None]:
+    """Dates and durations as ISO 8601 has them; None where missing."""
+    there = ~np.isnat(values)
+    out: list[str | None] = [None] * values.size
+    if values.dtype.kind == "M":
+        text = np.datetime_as_string(values[there], unit="auto").tolist()
+    else:
+        text = [pd.Timedelta(value).isoformat() for value in values[there]]
+    for place, one in zip(np.flatnonzero(there).tolist(), text, strict=True):
+        out[place] = one
+    return out
 
 
 def _plain(value: object) -> object:

@@ -24,6 +24,7 @@ from scalebrain.stats.design import (
     design_matrix,
     outcome_vector,
     parse_formula,
+    seen_levels,
     usable_rows,
 )
 from scalebrain.stats.frame import subject_frame
@@ -326,7 +327,7 @@ class _People:
         check_one_scan(ds, used, where=f"Formula '{parsed.text}'", ways=ONE_SCAN)
         labels = frame.index[used].to_numpy()
         order = np.argsort(labels.astype(str) if "subject" in ds.coords else labels, kind="stable")
-        frame = frame.iloc[used[order]]
+        frame = seen_levels(frame.iloc[used[order]])
         codes = np.zeros(used.size, dtype=np.int64)
         if groups is not None:
             codes = np.unique(frame[str(groups)].astype(str), return_inverse=True)[1]

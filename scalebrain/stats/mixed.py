@@ -275,6 +275,13 @@ def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _
     if not fine.all():
         y = y[:, fine]
     positions = job.positions[fine]
+    two = options.n_bootstrap > 0 and basis.n_groups == 2
+    if two:
+        failures.append(
+            f"{source.where([source.labels[k] for k in positions])}: '{source.groups}' has two "
+            "groups, and half of the bootstrap samples of two hold one of them alone, from which "
+            "nothing between groups can be told. Give more groups, or set n_bootstrap to 0."
+        )
     if options.n_permutations:
         draw = Permutations(options.n_permutations, options.seed, options.ranks)
         t = np.abs(fits.estimate / fits.se)[fine]
@@ -290,7 +297,7 @@ def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _
                 reml=options.reml,
             )
             table.permuted(basis.names[column], positions, reached, largest)
-    if options.n_bootstrap:
+    if options.n_bootstrap and not two:
         spread = bootstrap(
             basis,
             y,
@@ -377,7 +384,8 @@ def _label_ranks(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     if "subject" not in ds.coords:
         return np.arange(n)
     ranks = np.empty(n, dtype=np.int64)
-    ranks[np.argsort(ds["subject"].values.astype(str), kind="stable")] = np.arange(n)
+    labels = np.array([str(label) for label in ds["subject"].values], dtype=np.str_)
+    ranks[np.argsort(labels, kind="stable")] = np.arange(n)
     return ranks
 
 

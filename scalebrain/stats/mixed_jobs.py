@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,12 @@ import xarray as xr
 from scalebrain.errors import StatisticsError
 from scalebrain.stats.design import (
     ParsedFormula,
+    basis_factors,
+    basis_states,
     design_matrix,
     factor_levels,
     outcome_vector,
+    seen_levels,
     slope_vector,
     usable_rows,
 )
@@ -29,7 +32,6 @@ __all__ = ["Job", "Source", "counts", "jobs"]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Levels = dict[str, list[Any]]
 
 # Bytes of the outcomes of a block, as float64.
 _BLOCK_BYTES = 1 << 26
@@ -96,6 +98,8 @@ class Source:
             and all(dim not in ds[name].dims for name in (*parsed.predictor_names, *extra))
         )
         wanted = {*names, "subject", dim} - ({parsed.outcome_names[0]} if shared else set())
+        if "subject" in ds.indexes:
+            wanted |= set(ds.xindexes.get_all_coords("subject"))  # of several levels, perhaps
         small = ds.drop_vars([name for name in ds.variables if name not in wanted]).compute()
         labels: list[Hashable] = [None]
         if any(dim in ds[name].dims for name in parsed.names):
@@ -115,6 +119,22 @@ class Source:
     def where(self, labels: list[Hashable]) -> str:
         """Say what is fitted."""
         return "Mixed model" if labels == [None] else f"{self.dim} {labels_shown(labels)}"
+
+
+@dataclass
+class _Meaning:
+    """What columns mean where any of the fits uses a row, so that they mean it in all.
+
+    Parameters
+    ----------
+    levels
+        Levels of factors.
+    states
+        What polynomials and splines were made of.
+    """
+
+    levels: dict[str, list[Any]] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,7 @@ def jobs(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
         return
     parsed = source.parsed
     names = list(dict.fromkeys((*parsed.names, *source.extra)))
-    levels = _levels(source, names)
+    meaning = _meaning(source, names)
     for position, label in enumerate(source.labels):
         where = source.where([label])
         frame = subject_frame(source.small, names, at=label, dim=source.dim)
@@ -177,7 +197,7 @@ def jobs(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
             table.per_label["n"][position] = used.sum()
             part = frame[used]
             outcome = outcome_vector(parsed, part)[:, None] if used.any() else np.empty((0, 1))
-            yield _job(source, table, np.array([position]), used, part, outcome, levels)
+            yield _job(source, table, np.array([position]), used, part, outcome, meaning)
         except StatisticsError as error:
             failures.append(_located(error, where))
 
@@ -193,7 +213,7 @@ def _shared(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
     names = dict.fromkeys((*parsed.predictor_names, *source.extra))
     frame = subject_frame(source.small, names, dim=dim)
     common = _usable(source, frame, table)
-    levels = _shared_levels(source, frame, outcome, common)
+    meaning = _shared_meaning(source, frame, outcome, common)
     for block in _blocks(outcome):
         y = np.asarray(outcome[:, block].values, dtype=np.float64)
         table.dropped[block] = ~common
@@ -213,53 +233,92 @@ def _shared(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
             values = y if used.all() else y[used]
             values = values if len(columns) == y.shape[1] else values[:, columns]
             try:
-                yield _job(source, table, positions, used, frame[used], values, levels)
+                yield _job(source, table, positions, used, frame[used], values, meaning)
             except StatisticsError as error:
                 where = source.where([source.labels[k] for k in positions])
                 failures.append(_located(error, where))
 
 
-def _levels(source: Source, names: list[str]) -> Levels:
-    """Levels among the rows that any of the fits uses, so that a column means the same in all."""
-    found: Levels = {}
-    parsed = source.parsed
-    if len(source.labels) < 2 or not _has_factors(parsed, source.small):
-        return found
+def _meaning(source: Source, names: list[str]) -> _Meaning:
+    """Levels and bases of the rows that any of the fits uses, so that columns mean the same."""
+    out = _Meaning()
+    parsed, small = source.parsed, source.small
+    has_factors, bases = _has_factors(parsed, small), basis_factors(parsed)
+    if len(source.labels) < 2 or not (has_factors or bases):
+        return out
+    parts: dict[str, list[pd.DataFrame]] = {factor: [] for factor in bases}
+    seen = np.zeros_like(source.keep)
+    frame = pd.DataFrame()
     for label in source.labels:
-        frame = subject_frame(source.small, names, at=label, dim=source.dim)[source.keep]
+        frame = subject_frame(small, names, at=label, dim=source.dim)
+        kept = frame[source.keep]
         try:
-            rows, _ = usable_rows(parsed, frame, extra=source.extra)
-            here = factor_levels(parsed, frame[rows]) if rows.any() else {}
+            rows, _ = usable_rows(parsed, kept, extra=source.extra)
+            here = factor_levels(parsed, seen_levels(kept[rows])) if rows.any() else {}
         except StatisticsError:
             continue  # the fit will say why
         for name, own in here.items():
-            found[name] = sorted({*found.get(name, []), *own})
-    return found
+            out.levels[name] = _ordered(name, {*out.levels.get(name, []), *own}, frame)
+        seen |= _expand(rows, source.keep)
+        for factor, own_names in bases.items():
+            if any(source.dim in small[name].dims for name in own_names):
+                parts[factor].append(kept.loc[rows, list(own_names)])
+    for factor, more in parts.items():
+        pool = pd.concat(more, ignore_index=True) if more else frame[seen]
+        out.states |= _states(parsed, factor, pool)
+    return out
 
 
-def _shared_levels(
-    source: Source, frame: pd.DataFrame, outcome: xr.DataArray, common: BoolArray
-) -> Levels:
-    """Do the same for outcomes that share predictors; reads no more blocks than it has to."""
-    if len(source.labels) < 2 or not common.any() or not _has_factors(source.parsed, source.small):
+def _ordered(name: str, levels: set[Any], frame: pd.DataFrame) -> list[Any]:
+    """Levels in the order of their categories, or sorted where they have none."""
+    for column, values in frame.items():
+        if isinstance(values.dtype, pd.CategoricalDtype) and str(column) in name:
+            known = [level for level in values.cat.categories if level in levels]
+            if len(known) == len(levels):
+                return known
+    return sorted(levels)
+
+
+def _states(parsed: ParsedFormula, factor: str, frame: pd.DataFrame) -> dict[str, Any]:
+    if not len(frame):
         return {}
     try:
-        whole = factor_levels(source.parsed, frame[common])
+        return basis_states(parsed, factor, frame)
+    except StatisticsError:
+        return {}  # the fit will say why
+
+
+def _shared_meaning(
+    source: Source, frame: pd.DataFrame, outcome: xr.DataArray, common: BoolArray
+) -> _Meaning:
+    """Do the same for outcomes that share predictors; reads no more blocks than it has to."""
+    out = _Meaning()
+    parsed = source.parsed
+    if len(source.labels) < 2 or not common.any():
+        return out
+    bases = basis_factors(parsed)
+    whole: dict[str, list[Any]] = {}
+    try:
+        if _has_factors(parsed, source.small):
+            whole = factor_levels(parsed, seen_levels(frame[common]))
         if all(len(own) <= 2 for own in whole.values()):
-            return {}  # a level less leaves no effect, which the fit says
-        found: Levels = {}
+            whole = {}  # a level less leaves no effect, which the fit says
+        if not whole and not bases:
+            return out
         seen = np.zeros_like(common)
         for block in _blocks(outcome):
             y = np.asarray(outcome[:, block].values, dtype=np.float64)
             more = common & ~seen & np.isfinite(y).any(axis=1)
             if more.any():
                 seen |= more
-                found = factor_levels(source.parsed, frame[seen])
-            if found == whole:
+                out.levels = factor_levels(parsed, seen_levels(frame[seen])) if whole else {}
+            if out.levels == whole and (not bases or seen.sum() == common.sum()):
                 break
     except StatisticsError:
-        return {}  # the fit will say why
-    return found
+        return _Meaning()  # the fit will say why
+    for factor in bases:
+        out.states |= _states(parsed, factor, frame[seen])
+    return out
 
 
 def _has_factors(parsed: ParsedFormula, small: xr.Dataset) -> bool:
@@ -284,6 +343,13 @@ def _usable(source: Source, frame: pd.DataFrame, table: Table) -> BoolArray:
     keep = source.keep
     rows, reasons = usable_rows(source.parsed, frame[keep], extra=source.extra)
     if source.weights:
+        if frame[source.weights].dtype.kind not in "biuf":
+            present = frame[source.weights].dropna()
+            example = repr(present.iloc[0]) if len(present) else "nothing"
+            raise StatisticsError(
+                f"weights='{source.weights}' must be numbers, got {example} "
+                f"({frame[source.weights].dtype}). Make numbers of it, or leave weights out."
+            )
         bad = ~(frame[source.weights][keep].to_numpy(dtype=np.float64) > 0)
         bad &= ~reasons.get(f"{source.weights} missing or infinite", np.zeros_like(bad))
         if bad.any():
@@ -302,7 +368,7 @@ def _job(
     used: BoolArray,
     part: pd.DataFrame,
     outcomes: FloatArray,
-    levels: Levels,
+    meaning: _Meaning,
 ) -> Job:
     parsed = source.parsed
     where = source.where([source.labels[k] for k in positions])
@@ -311,10 +377,11 @@ def _job(
             f"{where}: formula '{parsed.text}' leaves none of {len(used)} rows. "
             f"Dropped: {counts(table.reasons)}. Check these variables, or leave them out."
         )
+    part = seen_levels(part)
     codes, _ = pd.factorize(part[source.groups], sort=True)
     weights = part[source.weights].to_numpy(dtype=np.float64) if source.weights else None
     basis = Basis.of(
-        design_matrix(parsed, part, levels=levels),
+        design_matrix(parsed, part, levels=meaning.levels, states=meaning.states),
         codes.astype(np.int64),
         weights=weights,
         where=where,

@@ -122,7 +122,7 @@ def normative(
     y = source.transpose(*dims).values.astype(np.float64).reshape(shape[0], -1)
     frame = subject_frame(ds, ["age", "sex"])
     age = frame["age"].to_numpy(dtype=np.float64)
-    sex = frame["sex"].fillna("").astype(str).to_numpy()
+    sex = frame["sex"].astype(object).fillna("").astype(str).to_numpy()
     healthy = eligible_subjects(ds, group=group, included=included)
     healthy &= np.isfinite(age) & (sex != "")
     people = same_people(ds)

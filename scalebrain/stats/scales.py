@@ -46,7 +46,7 @@ def scales_of(ds: xr.Dataset, rows: npt.NDArray[Any], outcome: Hashable) -> dict
     """
     if outcome != "motor_score" or "motor_scale" not in ds.variables:
         return {}
-    column = subject_frame(ds, ["motor_scale"])["motor_scale"].fillna("").astype(str)
+    column = subject_frame(ds, ["motor_scale"])["motor_scale"].astype(object).fillna("").astype(str)
     names, counts = np.unique(column.to_numpy(dtype=str)[rows], return_counts=True)
     spelled: dict[str, str] = {}
     out: dict[str, int] = {}

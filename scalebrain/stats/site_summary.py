@@ -242,7 +242,7 @@ def _categorical(frame: pd.DataFrame, parsed: ParsedFormula) -> list[str]:
         name
         for name in parsed.predictor_names
         if name in marked
-        or frame[name].dtype == bool
+        or pd.api.types.is_bool_dtype(frame[name])
         or not pd.api.types.is_numeric_dtype(frame[name])
     ]
 
@@ -297,7 +297,7 @@ def _wanted(of: npt.NDArray[Any], cohorts: Sequence[str] | None, groups: Hashabl
     there = sorted(set(of.tolist()))
     if cohorts is None:
         return there
-    named = [str(name) for name in as_labels(np.asarray(cohorts))]
+    named = [str(name) for name in as_labels(np.atleast_1d(np.asarray(cohorts)))]
     absent = [name for name in named if name not in there]
     if absent or not named:
         raise StatisticsError(

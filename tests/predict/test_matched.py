@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -181,6 +182,16 @@ def test_matched_pairs__do_not_depend_on_names():
     again = matched_pairs(ds.assign_coords(subject=names), contrast="cst")
     old = [[before[name] for name in pair] for pair in again["pair_subject"].values.tolist()]
     assert first["pair_subject"].values.tolist() == old
+
+
+def test_matched_pairs__text_may_be_categories():
+    ds = people(100)
+    side = ds["lesion_hemisphere"].values.copy()
+    side[4] = None
+    texts = ds.assign(lesion_hemisphere=("subject", side))
+    kinds = ds.assign(lesion_hemisphere=("subject", pd.Categorical(side, categories=["R", "L"])))
+    first, again = (matched_pairs(one, contrast="cst") for one in (texts, kinds))
+    assert again["pair_subject"].values.tolist() == first["pair_subject"].values.tolist()
 
 
 def test_best_matching__takes_the_most_alike_of_equally_good_ones():

@@ -185,3 +185,51 @@ def test_tidy_tables__keeps_coordinates_along_a_dimension():
     found = tidy_tables(ds)
     assert found["effect_specification"]["policy"].tolist() == ["mask", "as_is"]
     assert found["summary"]["value"].tolist() == [3]
+
+
+def test_subject_frame__categories_are_those_there_in_their_order():
+    frame = pd.DataFrame(
+        {
+            "code": pd.Categorical([3, 1, None, 3], categories=[3, 2, 1]),
+            "sex": pd.Categorical(["F", "M", "F", None], categories=["M", "F", "X"]),
+        },
+        index=pd.Index(list("abcd"), name="subject"),
+    )
+    found = subject_frame(frame.to_xarray(), ["code", "sex"])
+    assert found["code"].cat.categories.tolist() == [3, 1]
+    assert found["sex"].cat.categories.tolist() == ["M", "F"]
+    assert found.isna().sum().tolist() == [1, 1]
+
+
+def test_subject_frame__flag_with_a_missing_value_is_a_flag():
+    ds = xr.Dataset({"flag": ("subject", np.array([True, None, False], dtype=object))})
+    column = subject_frame(ds, ["flag"])["flag"]
+    assert column.dtype == "boolean"
+    assert column.isna().tolist() == [False, True, False]
+
+
+DATES = np.array(["2015-01-01", "NaT", "2016-02-03"], dtype="datetime64[ns]")
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [(DATES, r"dates.*\.dt\.days"), (DATES - DATES[0], r"durations.*ds\['when'\]\.dt\.days")],
+)
+def test_subject_frame__dates_and_durations_are_no_numbers(values, match):
+    ds = xr.Dataset({"when": ("subject", values)})
+    with pytest.raises(StatisticsError, match=match):
+        subject_frame(ds, ["when"])
+
+
+def test_table__dates_and_durations_are_iso_text():
+    ds = xr.Dataset({"day": ("subject", DATES), "since": ("subject", DATES - DATES[0])})
+    for found in (table(ds), subject_frame(ds)):
+        assert found["day"].dropna().tolist() == ["2015-01-01", "2016-02-03"]
+        assert found["since"].dropna().tolist() == ["P0DT0H0M0S", "P398DT0H0M0S"]
+        assert found["day"].isna().tolist() == [False, True, False]
+
+
+def test_subject_frame__refuses_a_label_that_is_there_twice():
+    ds = xr.Dataset({"load": (("subject", "region"), np.eye(3))}, {"region": ["A", "A", "B"]})
+    with pytest.raises(StatisticsError, match="'A' is on dimension 'region' twice"):
+        subject_frame(ds, ["load"], at="A")

@@ -390,6 +390,8 @@ def test_site_summary__names_every_cohort_that_is_too_small():
     with pytest.raises(StatisticsError, match=r"(?s)2 problems.*'c1': 6 people.*'c3': 4 people"):
         site_summary(ds, "brain_pad_corrected ~ age")
     made = site_summary(ds, "brain_pad_corrected ~ age", cohorts=["c2", "c0"])
+    array = site_summary(ds, "brain_pad_corrected ~ age", cohorts=np.array(["c2", "c0"]))
+    xr.testing.assert_identical(array, made)
     assert list(made["cohort"].values) == ["c2", "c0"]
     with pytest.raises(StatisticsError, match="'c9' has no usable subject"):
         site_summary(ds, FORMULA, cohorts=["c9"])
@@ -604,3 +606,15 @@ def test_main__site_summary_and_meta(capsys, tmp_path, monkeypatch):
     assert "Traceback" not in err
     code, _, _ = run(capsys, "site-summary", "a", "b", "--levels", "sex")
     assert code == 2
+
+
+def test_site_summary__flag_with_a_missing_value_makes_the_same_term():
+    ds = sites()
+    flag = np.random.default_rng(1).random(ds.sizes["subject"]) > 0.5
+    gap = flag.astype(object)
+    gap[3] = None
+    formula, levels = "brain_pad_corrected ~ age + diabetes", {"diabetes": ["False", "True"]}
+    made = site_summary(ds.assign(diabetes=("subject", gap)), formula, levels=levels)
+    whole = ds.assign(diabetes=("subject", flag)).isel(subject=np.arange(flag.size) != 3)
+    xr.testing.assert_allclose(made, site_summary(whole, formula, levels=levels))
+    assert made["term"].values.tolist() == ["age", "diabetes[T.True]"]

@@ -521,3 +521,71 @@ def test_mixed_model__intercepts_of_people_keep_the_level():
     hidden = ds.drop_vars(["person", "included"])  # nothing says whose scans these are
     naive = mixed_model(hidden, "y ~ age", dim="node")["p"].sel(term="age")
     assert (naive < 0.05).mean() > 0.15
+
+
+def by_region(n_regions=3, n=150, seed=3):
+    rng = np.random.default_rng(seed)
+    return xr.Dataset(
+        {"pad": (("subject", "region"), rng.normal(size=(n, n_regions)))},
+        coords={
+            "subject": [f"s{k:03d}" for k in range(n)],
+            "region": [f"R{k}" for k in range(n_regions)],
+            "age": ("subject", rng.uniform(45, 90, n)),
+            "cohort": ("subject", rng.choice(list("abcdef"), n)),
+        },
+    )
+
+
+@pytest.mark.parametrize("basis", ["poly({}, 2)", "bs({}, df=4)", "cr({}, df=4) - 1"])
+@pytest.mark.parametrize("outcome", ["pad", "I(1 * pad)"])  # which share a design, or do not
+def test_mixed_model__bases_mean_the_same_in_every_region(basis, outcome):
+    ds = by_region()
+    pad = ds["pad"].values.copy()
+    pad[ds["age"].values > 70, 1] = np.nan
+    pad[ds["age"].values < 50] = np.nan  # used nowhere
+    found = mixed_model(
+        ds.assign(pad=(("subject", "region"), pad)), f"{outcome} ~ {basis.format('age')}"
+    )
+    used = ds["age"].values >= 50
+    from formulaic import model_matrix
+
+    table = pd.DataFrame({"age": ds["age"].values[used]})
+    columns = model_matrix(basis.format("age"), table).to_numpy()[table["age"] <= 70]
+    young = used & (ds["age"].values <= 70)
+    alone = ds.isel(subject=young, region=1)
+    made = {f"x{k}": ("subject", column) for k, column in enumerate(columns.T)}
+    expected = mixed_model(alone.assign(made), f"pad ~ 0 + {' + '.join(made)}", errors="record")
+    np.testing.assert_allclose(found["estimate"].sel(region="R1"), expected["estimate"], rtol=1e-5)
+
+
+def test_mixed_model__bases_of_a_predictor_over_regions_mean_the_same():
+    ds = by_region(2)
+    load = np.random.default_rng(4).uniform(0, 1, ds["pad"].shape) * [1, 3]
+    ds = ds.assign(load=(("subject", "region"), load))
+    found = mixed_model(ds, "pad ~ poly(load, 2)")
+    by_hand = mixed_model(ds, "pad ~ load + I(load**2)")
+    curve = by_hand["estimate"].sel(term="I(load ** 2)")
+    ratio = found["estimate"].sel(term="poly(load, 2)[2]") / curve
+    np.testing.assert_allclose(ratio[0], ratio[1], rtol=1e-8)
+
+
+@pytest.mark.parametrize("predictor", ["scanner", "C(scanner)"])
+@pytest.mark.parametrize("outcome", ["pad", "I(1 * pad)"])
+def test_mixed_model__categories_are_compared_with_the_first_one_there(predictor, outcome):
+    ds = by_region()
+    code = np.random.default_rng(5).choice([3, 1, 2], 150)
+    kinds = pd.Categorical(code, categories=[9, 3, 1, 2])
+    pad = ds["pad"].values.copy()
+    pad[code == 2, 1] = np.nan  # nobody of this category in one region
+    ds = ds.assign(pad=(("subject", "region"), pad)).assign_coords(scanner=("subject", kinds))
+    text = ds.assign_coords(scanner=("subject", np.array(["", "b", "c", "a"])[code]))
+    found = mixed_model(ds, f"{outcome} ~ {predictor} + age")
+    assert found["term"].values.tolist()[1:3] == [f"{predictor}[T.1]", f"{predictor}[T.2]"]
+    expected = mixed_model(text, f"{outcome} ~ {predictor} + age")
+    np.testing.assert_allclose(found["estimate"], expected["estimate"], rtol=1e-8)
+
+
+def test_mixed_model__weights_of_text_are_refused():
+    ds = by_region().assign_coords(w=("subject", ["1.0"] * 150))
+    with pytest.raises(StatisticsError, match=r"weights='w' must be numbers, got '1\.0'"):
+        mixed_model(ds, "pad ~ age", weights="w")

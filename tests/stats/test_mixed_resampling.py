@@ -189,10 +189,9 @@ def test_mixed_model__bootstrap_says_when_samples_cannot_be_fitted():
     result = mixed_model(ds, "y ~ one", dim="node", n_bootstrap=200)
     assert 100 < int(result["n_bootstrap"][0]) < 200  # c0 is drawn in 70% of the samples
     assert np.isfinite(result["se_bootstrap"]).all()
-    ds = cohort(sizes=(6, 6))
-    ds = ds.assign_coords(one=("subject", (ds["cohort"] == "c0").values * ds["load"].values))
+    ds = ds.assign_coords(two=("subject", (ds["cohort"] == "c1").values * ds["load"].values))
     with pytest.raises(StatisticsError, match="fewer than half of the 200 bootstrap samples"):
-        mixed_model(ds, "y ~ one + age + sex + load", dim="node", n_bootstrap=200)
+        mixed_model(ds, "y ~ one + two", dim="node", n_bootstrap=200)  # both drawn: 44 %
 
 
 def test_mixed_model__permutations_over_regions_of_their_own_design():
@@ -227,3 +226,35 @@ def test_mixed_model__permutations_keep_their_level():
     )
     rate = float((result["p_permutation"].sel(term="age") <= 0.05).mean())
     assert 0.035 < rate < 0.066
+
+
+@pytest.mark.parametrize("errors", ["raise", "record"])
+def test_mixed_model__bootstrap_of_two_groups_is_refused(errors):
+    rng = np.random.default_rng(0)
+    ds = xr.Dataset(
+        {"y": ("subject", rng.normal(size=60)), "x": ("subject", rng.normal(size=60))},
+        coords={"cohort": ("subject", ["a", "b"] * 30)},
+    )
+    if errors == "raise":
+        with pytest.raises(StatisticsError, match=r"two groups.*one of them alone"):
+            mixed_model(ds, "y ~ x", n_bootstrap=20, errors=errors)
+        return
+    found = mixed_model(ds, "y ~ x", n_bootstrap=20, n_permutations=20, errors=errors)
+    assert "two groups" in found.attrs["failures"][0]
+    assert np.isfinite(found["estimate"]).all()
+    assert np.isnan(found["se_bootstrap"]).all()
+    assert np.isfinite(found["p_permutation"].sel(term="x"))
+
+
+def test_mixed_model__subjects_of_two_levels_are_permuted():
+    rng = np.random.default_rng(0)
+    ds = xr.Dataset(
+        {"y": ("subject", rng.normal(size=40)), "x": ("subject", rng.normal(size=40))},
+        coords={"cohort": ("subject", ["a", "b", "c", "d"] * 10)},
+    )
+    labels = pd.MultiIndex.from_product([range(20), ["1", "2"]], names=["person_number", "visit"])
+    levels = xr.Coordinates.from_pandas_multiindex(labels, "subject")
+    found = mixed_model(ds.assign_coords(levels), "y ~ x", n_permutations=19)
+    flat = ds.assign_coords(subject=[str(label) for label in labels])
+    expected = mixed_model(flat, "y ~ x", n_permutations=19)
+    xr.testing.assert_equal(found["p_permutation"], expected["p_permutation"])

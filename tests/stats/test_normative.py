@@ -1,6 +1,7 @@
 """Centiles among healthy people: uniform where they have to be, and honest about themselves."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import xarray as xr
@@ -70,6 +71,15 @@ def test_normative__the_interval_covers_the_true_centile():
         assert ((low[some] <= centile) & (centile <= high[some])).all()
     assert 0.9 < np.concatenate(hit).mean() <= 1
     assert np.concatenate(wide).mean() < 25
+
+
+def test_normative__sex_may_be_categories():
+    ds, _ = people(60, 20)
+    sex = ds["sex"].values.copy()
+    sex[-1] = None
+    kinds = (sex, pd.Categorical(sex, categories=["M", "F"]))
+    first, again = (normative(ds.assign_coords(sex=("subject", s)), n_bootstrap=20) for s in kinds)
+    np.testing.assert_array_equal(again["brain_age_centile"], first["brain_age_centile"])
 
 
 def test_normative__older_brains_lie_higher():
