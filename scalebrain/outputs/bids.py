@@ -421,7 +421,7 @@ def _with_participants(
     """Put the labels of BIDS in the place of the subjects of a store."""
     frame = tidy.copy()
     place = list(frame.columns).index("subject")
-    subjects: list[Hashable] = frame.pop("subject").astype(str).tolist()
+    subjects: list[Hashable] = [str(subject) for subject in frame.pop("subject")]
     found = ids.reindex(subjects)
     frame.insert(place, "participant_id", found["participant_id"].to_numpy())
     if (ids["session_id"] != "").any():
