@@ -7,9 +7,10 @@ partitions. A partition is done when its record carries the fingerprint of its p
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -34,10 +35,13 @@ __all__ = [
     "person_of",
     "prepare",
     "source_fingerprint",
+    "without_people",
 ]
 
 _SMALL_COHORT = 2048
 _REJECTED = " (rejected there)"
+#: An id in a text, or a label that is quoted there.
+_ID = re.compile(rf"{PERSON.pattern}|(?<=['\"])[A-Za-z0-9]{{1,64}}(?=['\"])")
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,35 @@ def person_of(subject: str) -> str:
     return subject.split("_ses-", 1)[0]
 
 
+def without_people(
+    problems: Iterable[Sequence[str]], withdrawn: Collection[str]
+) -> list[list[str]]:
+    """Leave out the problems of people who withdrew, and their ids in those of others.
+
+    Parameters
+    ----------
+    problems
+        Subject, code, message and file of each.
+    withdrawn
+        Hashes of the people who withdrew.
+
+    Returns
+    -------
+    list of list of str
+        The problems that stay, in their order.
+    """
+
+    def shown(match: re.Match[str]) -> str:
+        person = f"sub-{match[0].removeprefix('sub-')}"
+        return "(withdrawn)" if id_hash(person) in withdrawn else match[0]
+
+    return [
+        [_ID.sub(shown, text) for text in problem]
+        for problem in problems
+        if id_hash(person_of(problem[0])) not in withdrawn
+    ]
+
+
 def prepare(cohort: Cohort, options: ReadOptions, withdrawn: frozenset[str]) -> Dataset:
     """Decide which scans of a cohort are read, and fingerprint them.
 
@@ -165,8 +198,10 @@ def prepare(cohort: Cohort, options: ReadOptions, withdrawn: frozenset[str]) -> 
         Scans to read.
     """
     gone = {scan.subject for scan in cohort.scans if id_hash(scan.person) in withdrawn}
-    rejected = [p for p in cohort.rejected if id_hash(person_of(p.subject)) not in withdrawn]
-    warnings = [p for p in cohort.warnings if id_hash(person_of(p.subject)) not in withdrawn]
+    rejected, warnings = (
+        [Problem(*one) for one in without_people(map(astuple, problems), withdrawn)]
+        for problems in (cohort.rejected, cohort.warnings)
+    )
     scans = {scan.subject: scan for scan in cohort.scans if scan.subject not in gone}
     for problem in (*_without_gm(scans), *_other_versions(scans)):
         rejected.append(problem)

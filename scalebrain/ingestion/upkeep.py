@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from scalebrain.ingestion.plan import (
     partition_fingerprint,
     person_of,
     source_fingerprint,
+    without_people,
 )
 from scalebrain.ingestion.subjects import gather_problems
 from scalebrain.io.lease import hold_lease
@@ -154,7 +155,9 @@ def _verify_partition(number: int, shared: tuple[str, Plan]) -> list[str]:
     return lines
 
 
-def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = frozenset()) -> int:
+def withdraw(
+    store: str | Path, ids: str | Sequence[str], *, also: Collection[str] = frozenset()
+) -> int:
     """Remove people who withdrew their consent, and keep them out.
 
     Parameters
@@ -163,7 +166,7 @@ def withdraw(store: str | Path, ids: Sequence[str], *, also: Collection[str] = f
         Path or URL of a finished store.
     ids
         Participant ids as the store has them (with their dataset's prefix), with or without
-        ``sub-``; each has to be in the store. All sessions of a person go.
+        ``sub-``, or one such id; each has to be in the store. All sessions of a person go.
     also
         Such ids that are kept out whether the store holds them or not.
 
@@ -208,7 +211,7 @@ class Withdrawal(NamedTuple):
 
 
 def withdraw_people(
-    store: str | Path, ids: Sequence[str], *, also: Collection[str] = frozenset()
+    store: str | Path, ids: str | Sequence[str], *, also: Collection[str] = frozenset()
 ) -> Withdrawal:
     """Do what :func:`withdraw` says, and tell how many people were found.
 
@@ -227,7 +230,7 @@ def withdraw_people(
     TableError, StoreError
         As of :func:`withdraw`.
     """
-    named = {i if i.startswith("sub-") else f"sub-{i}" for i in ids}
+    named, also = _whole_ids(ids), _whole_ids(also)
     location = Location.of(store)
     _complete(store)  # before the lease, which makes a folder
     with hold_lease(location):
@@ -236,7 +239,7 @@ def withdraw_people(
             raise StoreError(f"{store}: its ingest was interrupted. Run the same ingest again.")
         location.sweep()
         known = set(read_object(location, "withdrawn"))
-        people = {person_of(one) for one in named | set(also)}
+        people = {person_of(one) for one in named | also}
         held = _people(plan, read_object(location, "problems"))
         seen = set().union(*held.values())
         alike = alike_ids(sorted(people - seen), held)
@@ -274,6 +277,12 @@ def withdraw_people(
             f"({len(near)}):\n" + "\n".join(lines)
         )
     return done
+
+
+def _whole_ids(ids: Collection[object]) -> set[str]:
+    """Ids as a store has them; a text is one id, not letters, and a table may hold numbers."""
+    given = [ids] if isinstance(ids, str) else map(str, ids)
+    return {one if one.startswith("sub-") else f"sub-{one}" for one in given}
 
 
 def _meant(alike: Sequence[str]) -> str:
@@ -333,12 +342,14 @@ def _empty_rows(location: Location, plan: Plan, rows: dict[str, int]) -> None:
     with quiet(), explained(location):
         group = zarr.open_group(location.zarr_store(), mode="r+")
         saved = {str(name) for name in store_attributes(location).get("saved_variables", ())}
-        gone = []
+        dims_of = {
+            name: tuple(array.metadata.dimension_names or ())  # type: ignore[union-attr]
+            for name, array in group.arrays()
+        }
+        gone = _of_everyone(dims_of, saved)
         for name, array in group.arrays():
-            dims = array.metadata.dimension_names or ()  # type: ignore[union-attr]
+            dims = dims_of[name]
             if dims[:1] != ("subject",):
-                if name in saved:  # of everyone together: no longer true
-                    gone.append(name)
                 continue
             if len(dims) == 2 and dims[1] in ("voxel", "vertex"):
                 _empty_shards(location, plan, name, sorted(rows.values()))
@@ -354,6 +365,17 @@ def _empty_rows(location: Location, plan: Plan, rows: dict[str, int]) -> None:
         group.update_attributes({"saved_variables": kept})
         for name in gone:
             remove_array(location, name)
+
+
+def _of_everyone(dims_of: Mapping[str, Sequence[str]], saved: Collection[str]) -> list[str]:
+    """Tell saved arrays that are no longer true; labels of arrays that stay are."""
+    gone = {name for name in saved if name in dims_of and "subject" not in dims_of[name][:1]}
+    labels = {dim for name, dims in dims_of.items() if name not in gone for dim in dims}
+    return [
+        name
+        for name in dims_of
+        if name in gone and (dims_of[name] != (name,) or name not in labels)
+    ]
 
 
 def _empty_shards(location: Location, plan: Plan, name: str, rows: Sequence[int]) -> None:
@@ -412,7 +434,7 @@ def _forget(location: Location, plan: Plan, withdrawn: set[str]) -> None:
     tables = {n: {s: v for s, v in rows.items() if not is_gone(s)} for n, rows in tables.items()}
     write_object(location, "tables", tables)
     found = {
-        name: {kind: [one for one in ones if not is_gone(one[0])] for kind, ones in kinds.items()}
+        name: {kind: without_people(ones, withdrawn) for kind, ones in kinds.items()}
         for name, kinds in read_object(location, "problems").items()
     }
     write_object(location, "problems", found)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 import zarr
 
 from scalebrain.errors import StoreError
-from scalebrain.io.store import quiet, readable, storable_text, store_attributes, update_root
+from scalebrain.io.plain import readable, storable_text
+from scalebrain.io.store import quiet, store_attributes, update_root
 
 __all__ = ["read_results", "write_results"]
 
@@ -34,22 +34,8 @@ def write_results(
         zarr.create_group(str(url), zarr_format=3, attributes={"complete": False}, overwrite=True)
         for name, ds in results.items():
             plain = storable_text(ds)
-            for variable in plain.variables:
-                plain[variable].attrs = {k: _plain(v) for k, v in plain[variable].attrs.items()}
-            plain.attrs = {k: _plain(v) for k, v in ds.attrs.items()}
             plain.to_zarr(url, group=name, mode="w", consolidated=False, zarr_format=3)
     update_root(url, {**attrs, "complete": True, "names": sorted(results)})
-
-
-def _plain(value: Any) -> Any:
-    """Value as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return value
 
 
 def read_results(url: str | Path) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:

@@ -23,9 +23,10 @@ import xarray as xr
 import zarr
 from zarr.errors import BaseZarrError
 
-from scalebrain.errors import GeometryError, ScalebrainError, StoreError
+from scalebrain.errors import GeometryError, ScalebrainError, StoreError, check_all
 from scalebrain.io.lease import hold_lease
 from scalebrain.io.location import Location
+from scalebrain.io.plain import is_same, readable, storable_arrays, storable_text
 from scalebrain.io.rows import row_blocks
 from scalebrain.io.shards import array_codecs
 from scalebrain.variables import REGISTRY, annotate
@@ -45,7 +46,6 @@ __all__ = [
     "nodes_of",
     "open_store",
     "quiet",
-    "readable",
     "rejected_subjects",
     "remove_array",
     "remove_variables",
@@ -54,7 +54,6 @@ __all__ = [
     "resize_store",
     "save_store",
     "show_variables",
-    "storable_text",
     "store_attributes",
     "unpack",
     "update_root",
@@ -138,17 +137,6 @@ def _explains(function: F) -> F:
             return function(url, *args, **kwargs)
 
     return cast(F, wrapped)
-
-
-def storable_text(ds: xr.Dataset) -> xr.Dataset:
-    """Variable-length text everywhere: a fixed length would cut what is appended later."""
-    out = ds.copy()
-    for name, variable in ds.variables.items():
-        if variable.dtype.kind in "UOT":
-            values = np.asarray(variable.values, dtype=np.dtypes.StringDType())
-            out[name] = (variable.dims, values, variable.attrs)
-        out[name].encoding = {}
-    return out
 
 
 def check_format(url: str | Path | Location, attrs: Mapping[str, Any]) -> None:
@@ -574,7 +562,8 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
     Raises
     ------
     StoreError
-        When a dimension or its labels differ from the store's.
+        When a dimension, its labels or a coordinate differ from the store's, or a variable holds
+        neither numbers alone, nor flags, nor text.
     """
     if not store_attributes(url):
         _save(ds, url)
@@ -587,6 +576,7 @@ def save_store(ds: xr.Dataset, url: str | Path) -> None:
 
 def _save(ds: xr.Dataset, url: str | Path) -> None:
     """Save; under a lease where others may write."""
+    ds = storable_arrays(ds)
     attrs = store_attributes(url)
     if not attrs:
         if any(not key.startswith(f"{INGEST}/") for key in _at(url).list("")):
@@ -619,9 +609,29 @@ def _save(ds: xr.Dataset, url: str | Path) -> None:
                     f"{url}: the labels along '{dim}' differ from the store's, or their order. "
                     f"{way_out}"
                 )
-    keep = [name for name in ds.data_vars if not _is_image(ds[name])]
-    new = ds[keep].drop_vars([c for c in ds.coords if c in existing.variables])
+    new = ds[[name for name in ds.data_vars if not _is_image(ds[name])]]
+    saved = set(attrs.get("saved_variables", ()))
+    held = [c for c in ds.coords if c in existing.variables]
+    changed = [str(c) for c in held if not is_same(ds[c], existing[c])]
+    check_all(
+        [
+            f"{url}: the coordinate '{c}' differs from the store's. Correct the table and ingest "
+            f"with --update; or save ds.reset_coords('{c}'), which holds until the next update; or "
+            f"leave it as it is with ds.drop_vars('{c}')."
+            for c in changed
+            if c not in saved
+        ],
+        StoreError,
+        f"{url}: coordinates differ from the store's",
+    )
+    new = new.assign_coords({c: ds[c].variable for c in changed})
+    new = new.drop_vars([c for c in new.coords if c in held and c not in changed])
     new = new.reset_coords(drop=False)
+    if not new.variables:
+        raise StoreError(
+            f"{url}: nothing to save but images, or coordinates that are the store's already. "
+            "Give the variables to add."
+        )
     for name in new.variables:
         new[name].attrs = {**new[name].attrs, "saved": True}
     new = new.map(lambda variable: _to_slots(variable, present), keep_attrs=True)
@@ -750,15 +760,3 @@ def unpack(array: xr.DataArray) -> xr.DataArray:
         )
     out.attrs = {**array.attrs, "affine": affine}
     return out
-
-
-def readable(ds: xr.Dataset) -> xr.Dataset:
-    """Text of a store as fixed-width NumPy text, which every library takes."""
-    text = {
-        n: (v.dims, v.values.astype(object).astype(str), v.attrs)
-        for n, v in ds.variables.items()
-        if v.dtype.kind in "OT"
-    }
-    return ds.assign_coords({n: v for n, v in text.items() if n in ds.coords}).assign(
-        {n: v for n, v in text.items() if n not in ds.coords}
-    )

@@ -16,6 +16,7 @@ import xarray as xr
 
 from scalebrain.errors import ConfigError
 from scalebrain.io.failures import explain
+from scalebrain.io.plain import plain_arrays
 from scalebrain.io.results import read_results
 from scalebrain.io.tabular import ParquetFile, write_json, write_tsv
 from scalebrain.outputs.columns import describe
@@ -104,6 +105,7 @@ def export_bids(
     Gorgolewski et al. 2016, doi:10.1038/sdata.2016.44
     """
     validate(ds, *(("included", "group") if person_pages else ()), dims=["subject"])
+    ds = _with_dates_as_text(plain_arrays(ds))
     folder = Path(out)
     if results is None:
         results = {}
@@ -129,6 +131,16 @@ def export_bids(
         raise explain(str(out), error) from error
     logger.info("%s: %d people", folder, people["participant_id"].nunique())
     return folder
+
+
+def _with_dates_as_text(ds: xr.Dataset) -> xr.Dataset:
+    """Dates as BIDS has them, to the second."""
+    dates = {n: v for n, v in ds.data_vars.items() if v.dtype.kind == "M"}
+    text = {
+        n: v.copy(data=np.where(v.isnull(), "", np.datetime_as_string(v.values, unit="s")))
+        for n, v in dates.items()
+    }
+    return ds.assign(text)
 
 
 def _prepare(folder: Path, ignored: str) -> None:
@@ -386,8 +398,16 @@ def _write_results(
         tables = tidy_tables(ds)
         for dims, tidy in tables.items():
             columns = {str(column): describe(str(column), ds) for column in tidy.columns}
-            frame = _with_participants(tidy, ids, columns) if "subject" in tidy else tidy
             stem = name if len(tables) == 1 else f"{name}_{dims}"
+            frame = tidy
+            if "subject" in tidy:
+                here = tidy["subject"].astype(str).isin(ids.index)
+                if not here.all():
+                    gone = tidy.loc[~here, "subject"].nunique()
+                    logger.warning(
+                        "%s: %d subjects are not in the Dataset and left out", stem, gone
+                    )
+                frame = _with_participants(tidy[here], ids, columns)
             _write_described(frame, folder / "group" / f"{stem}.tsv", columns, append=False)
             told = {**about, "table": stem} | {f"model_{k}": str(v) for k, v in ds.attrs.items()}
             path = folder / "parquet" / f"group_{stem}.parquet"
@@ -401,7 +421,7 @@ def _with_participants(
     """Put the labels of BIDS in the place of the subjects of a store."""
     frame = tidy.copy()
     place = list(frame.columns).index("subject")
-    subjects: list[Hashable] = frame.pop("subject").tolist()
+    subjects: list[Hashable] = [str(subject) for subject in frame.pop("subject")]
     found = ids.reindex(subjects)
     frame.insert(place, "participant_id", found["participant_id"].to_numpy())
     if (ids["session_id"] != "").any():

@@ -344,6 +344,52 @@ def test_withdraw__leaves_no_trace_in_the_tables(tree, tmp_path):
     assert "sub-003" not in everything(store)
 
 
+def test_withdraw__leaves_the_labels_of_what_stays(tree, store):
+    loads = scalebrain.lesion_load(scalebrain.open_store(store)).sortby("region")
+    mean = xr.Dataset({"mean_load": loads["lesion_load"].mean("subject")})
+    mean["fold_load"] = mean["mean_load"].expand_dims(fold=["a", "b"])
+    scalebrain.save_store(loads.merge(mean), store)
+    before = scalebrain.open_store(store)["lesion_load"].load()
+    scalebrain.withdraw(store, ["sub-003"])
+    left = scalebrain.open_store(store)
+    xr.testing.assert_identical(left["lesion_load"].load(), before.drop_sel(subject="sub-003"))
+    assert not {"mean_load", "fold_load", "fold"} & set(left.variables)
+
+
+def test_withdraw__takes_one_id_and_numbers(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=4)
+    for label in ("1000123", "c7", "c", "7", "d8"):
+        add_subject(tree, f"sub-{label}")
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    before = scalebrain.open_store(store)["subject"].values.tolist()
+    gone = []
+    for ids, also, subject in [
+        ("sub-c7", (), "sub-c7"),
+        (np.array([1000123]), (), "sub-1000123"),
+        ([], "d8", "sub-d8"),
+    ]:
+        assert scalebrain.withdraw(store, ids, also=also) == 1
+        gone.append(subject)
+        left = scalebrain.open_store(store)["subject"].values.tolist()
+        assert left == [s for s in before if s not in gone]
+
+
+def test_withdraw__takes_ids_out_of_what_is_said_of_others(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=4)
+    add_subject(tree, "sub-A9")
+    table = tree / "participants.tsv"
+    table.write_text(table.read_text() + "sub-a9\t55\tF\tsite0\treference\tn/a\t1500\tn/a\n")
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert "sub-A9" in everything(store)
+    scalebrain.withdraw(store, ["A9"])
+    assert "sub-A9" not in everything(store)
+    assert "sub-a9" in everything(store)
+    add_noise(tree, "sub-001")
+    scalebrain.ingest(tree, store, update=True)
+    assert "sub-A9" not in everything(store)
+    assert "sub-a9" in everything(store)
+
+
 def test_withdraw__takes_every_session_of_a_person(tmp_path):
     tree = write_tree(tmp_path / "bids", n=4)
     for path in sorted(tree.rglob("*.nii.gz")):

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from datetime import date
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 import scalebrain
+from scalebrain.errors import StoreError
+from scalebrain.io.results import read_results, write_results
 from scalebrain.io.store import hide_variables, show_variables, variables_hash
 from tests.phantom import tree_bytes
 
@@ -78,3 +82,101 @@ def test_variables_hash__tells_values_names_and_what_is_not_there(tmp_path):
     other[-1] += 1
     found = {first, hash_of("3", a=other, b=values), hash_of("4", a=values)}
     assert len({*found, hash_of("5", b=values), hash_of("6", a=values > 2, b=values)}) == 5
+
+
+@pytest.fixture
+def small(tmp_path):
+    subjects = {"subject": [f"sub-{i}" for i in range(4)], "region": ["SMN_L", "SMN_R"]}
+    ds = xr.Dataset({"age": ("subject", [50.0, 60.0, np.nan, 70.0])}, subjects)
+    ds["sex"] = ("subject", ["F", "", "M", "F"])
+    ds["t1w"] = (("subject", "voxel"), np.ones((4, 3), dtype=np.float32))
+    scalebrain.save_store(ds, tmp_path / "c.zarr")
+    return tmp_path / "c.zarr"
+
+
+COLUMNS = [
+    (np.array([1, 2.5, None, np.int64(4)], dtype=object), [1, 2.5, np.nan, 4]),
+    (np.array([True, None, np.nan, False], dtype=object), [1, np.nan, np.nan, 0]),
+    (np.array([True, False, True, np.False_], dtype=object), [True, False, True, False]),
+    (np.array(["a", None, np.nan, "d"], dtype=object), ["a", "", "", "d"]),
+    (np.array(["a", pd.NA, pd.NaT, "d"], dtype=object), ["a", "", "", "d"]),
+    (np.array([None] * 4, dtype=object), ["", "", "", ""]),
+    (pd.array([1, 2, None, 4], dtype="Int64"), [1, 2, np.nan, 4]),
+    (pd.array([1, 2, 3, 4], dtype="Int64"), [1, 2, 3, 4]),
+    (pd.array([True, False, None, True], dtype="boolean"), [1, 0, np.nan, 1]),
+    (pd.array([True, False, True, True], dtype="boolean"), [True, False, True, True]),
+    (pd.Categorical(["a", "b", None, "a"]), ["a", "b", "", "a"]),
+    (pd.Series(["a", "b", None, "a"]).values, ["a", "b", "", "a"]),
+    (pd.array(["a", "b", None, "a"], dtype="string"), ["a", "b", "", "a"]),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), COLUMNS)
+@pytest.mark.parametrize("name", ["c.zarr", "new.zarr"])
+def test_save_store__columns_of_pandas_and_of_objects(small, tmp_path, given, expected, name):
+    ds = scalebrain.open_store(small)
+    ds["extra"] = ("subject", given, {"least": np.float64(1), "bins": np.arange(2)})
+    url = tmp_path / name
+    scalebrain.save_store(ds[["extra"]], url)
+    write_results({"motor": ds[["extra"]]}, tmp_path / "results.zarr", attrs={})
+    results, _ = read_results(tmp_path / "results.zarr")
+    for found in (scalebrain.open_store(url)["extra"], results["motor"]["extra"]):
+        assert found.dtype.kind == np.array(expected).dtype.kind
+        np.testing.assert_array_equal(found.values, expected)
+        assert (found.attrs["least"], found.attrs["bins"]) == (1.0, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["a", 1, None, 2], "int .1. and str .'a'."),
+        ([date(2020, 1, 1)] * 4, "date"),
+    ],
+)
+def test_save_store__refuses_what_is_neither_numbers_nor_text(small, tmp_path, given, found):
+    ds = scalebrain.open_store(small)
+    ds["extra"] = ("subject", np.array(given, dtype=object))
+    before = tree_bytes(small)
+    with pytest.raises(StoreError, match=f"'extra' holds {found}"):
+        scalebrain.save_store(ds[["extra"]], small)
+    with pytest.raises(StoreError, match=f"'extra' holds {found}"):
+        write_results({"motor": ds[["extra"]]}, tmp_path / "results.zarr", attrs={})
+    assert tree_bytes(small) == before
+
+
+def test_save_store__an_empty_column_of_numbers_is_numbers(small):
+    ds = scalebrain.open_store(small)
+    ds["icv"] = ("subject", np.array([None] * 4, dtype=object))
+    scalebrain.save_store(ds[["icv"]], small)
+    assert scalebrain.open_store(small)["icv"].dtype.kind == "f"
+
+
+def test_save_store__a_changed_coordinate_is_told(small):
+    ds = scalebrain.open_store(small)
+    ds["extra"] = ds["age"] * 2
+    scalebrain.save_store(ds, small)
+    before = tree_bytes(small)
+    ds["age"] = ds["age"] + 1
+    ds["sex"] = ("subject", ["F", "M", "M", "F"])
+    with pytest.raises(StoreError, match=r"'age' differs[\s\S]*'sex' differs"):
+        scalebrain.save_store(ds, small)
+    with pytest.raises(StoreError, match=r"'age' differs .* ds.reset_coords\('age'\)"):
+        scalebrain.save_store(ds[["age"]], small)
+    assert tree_bytes(small) == before
+    scalebrain.save_store(ds[["age"]].drop_vars("sex").reset_coords("age"), small)
+    np.testing.assert_array_equal(scalebrain.open_store(small)["age"], [51, 61, np.nan, 71])
+
+
+def test_save_store__a_coordinate_that_was_saved_is_saved_again(small):
+    ds = scalebrain.open_store(small)[[]].assign_coords(side=("region", ["L", "R"]))
+    ds["load"] = (("subject", "region"), np.ones((4, 2)))
+    scalebrain.save_store(ds, small)
+    ds["side"] = ("region", ["left", "right"])
+    scalebrain.save_store(ds, small)
+    assert scalebrain.open_store(small)["side"].values.tolist() == ["left", "right"]
+
+
+@pytest.mark.parametrize("names", [["age"], ["t1w"], ["t1w", "sex"]])
+def test_save_store__nothing_to_save_is_told(small, names):
+    with pytest.raises(StoreError, match="nothing to save"):
+        scalebrain.save_store(scalebrain.open_store(small)[names], small)

@@ -261,6 +261,37 @@ def test_export_bids__sessions(cohort_of_sessions, tmp_path):
     assert [i["code"] for i in validated(out) if i["severity"] == "error"] == []
 
 
+def test_export_bids__leaves_out_results_of_others(cohort_of_sessions, tmp_path, caplog):
+    motor = xr.Dataset(
+        {"predicted": ("subject", [0.1, 0.2, 0.3, 0.4])},
+        {"subject": ["sub-x", "b", "sub-y", "sub-a_ses-2"]},
+    )
+    out = export_bids(cohort_of_sessions, tmp_path / "out", results={"motor": motor})
+    rows = read(out / "group" / "motor.tsv")
+    assert rows.to_numpy().tolist() == [["sub-bc", "ses-1", 0.2], ["sub-a", "ses-2", 0.4]]
+    assert pq.read_table(out / "parquet" / "group_motor.parquet").num_rows == 2
+    assert "motor: 2 subjects are not in the Dataset and left out" in caplog.text
+
+
+def test_export_bids__columns_of_pandas_objects_and_dates(tmp_path, monkeypatch):
+    monkeypatch.setattr(bids, "_BLOCK", 2)
+    ds = xr.Dataset({"age": ("subject", [50.0, 60.0, 70.0])}, {"subject": ["a", "b", "c"]})
+    given = {
+        "hand": pd.Series(["left", None, "right"]).values,
+        "scale": pd.array([1, None, 3], dtype="Int64"),
+        "bmi": np.array([None, None, 2.5], dtype=object),
+        "seen": np.array(["2020-01-01", "2020-05-01T10:30", "NaT"], dtype="datetime64[ns]"),
+    }
+    out = export_bids(ds.assign({n: ("subject", v) for n, v in given.items()}), tmp_path / "out")
+    table = pq.read_table(out / "parquet" / "quality.parquet")
+    assert table["hand"].to_pylist() == ["left", None, "right"]
+    assert table["scale"].to_pylist() == [1.0, None, 3.0]
+    assert table["bmi"].to_pylist() == [None, None, 2.5]
+    assert table["seen"].to_pylist() == ["2020-01-01T00:00:00", "2020-05-01T10:30:00", None]
+    rows = read(out / "phenotype" / "quality.tsv")
+    np.testing.assert_array_equal(rows["bmi"], [np.nan, np.nan, 2.5])
+
+
 def test_export_bids__sessions_of_some_lose_nothing_of_the_others(tmp_path):
     ds = xr.Dataset(
         {

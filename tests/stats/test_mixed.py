@@ -589,3 +589,18 @@ def test_mixed_model__weights_of_text_are_refused():
     ds = by_region().assign_coords(w=("subject", ["1.0"] * 150))
     with pytest.raises(StatisticsError, match=r"weights='w' must be numbers, got '1\.0'"):
         mixed_model(ds, "pad ~ age", weights="w")
+
+
+def test_mixed_model__takes_columns_of_pandas_and_of_objects():
+    rng = np.random.default_rng(0)
+    cohort = np.repeat(list("abcd"), 15)
+    ds = xr.Dataset({"pad": ("subject", rng.normal(size=60)), "cohort": ("subject", cohort)})
+    hand = np.where(rng.random(60) < 0.5, "left", "right").astype(object)
+    hand[3], bmi = "", rng.normal(25, 3, 60)
+    bmi[4] = np.nan
+    plain = ds.assign(hand=("subject", hand.astype(str)), bmi=("subject", bmi))
+    hand[3] = None
+    ds["hand"] = ("subject", pd.Series(hand, dtype="string").values)
+    ds["bmi"] = ("subject", bmi.astype(object))
+    formula = "pad ~ hand + bmi"
+    xr.testing.assert_identical(mixed_model(ds, formula), mixed_model(plain, formula))
