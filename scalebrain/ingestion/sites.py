@@ -45,8 +45,8 @@ def odd_sites(
     out = []
     for datasets, cohorts in sorted(shared.items()):
         message = (
-            f"cohort {listed([quote(name) for name in cohorts])} is in the datasets "
-            f"{listed([quote(name) for name in datasets])}: each is one cohort for the models. "
+            f"the datasets {listed([quote(name) for name in datasets])} have the same cohorts "
+            f"{listed([quote(name) for name in cohorts])}: each is one cohort for the models. "
             "Give sites that differ names that differ, in the tables."
         )
         out.append((datasets[-1], Problem("", "cohort-shared", message)))

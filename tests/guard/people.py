@@ -328,7 +328,11 @@ def cohort_shared(lab: Lab) -> str:
     found = scalebrain.problems(store, "warnings").set_index("code")
     told = found.loc["cohort-shared"]
     assert (told["dataset"], told["subject"]) == ("lima", "")
-    for words in (*map(repr, sites), "the datasets 'cohort', 'lima':", "Give sites that differ"):
+    for words in (
+        *map(repr, sites),
+        "the datasets 'cohort', 'lima' have",
+        "Give sites that differ",
+    ):
         assert words in told["message"]
     scalebrain.withdraw(store, [f"sub-lima{who.removeprefix('sub-')}" for who in SUBJECTS])
     assert scalebrain.problems(store, "warnings").empty

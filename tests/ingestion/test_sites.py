@@ -41,9 +41,9 @@ def test_odd_sites__sites_that_differ(cohorts):
 def test_odd_sites__one_name_in_several_datasets():
     found = told(a=["1", "2", "3"], b=["1", "2"], c=["3", "4"])
     assert [(name, p.code) for name, p in found] == [("b", "cohort-shared"), ("c", "cohort-shared")]
-    assert found[0][1].message.startswith("cohort '1', '2' is in the datasets 'a', 'b': each")
-    assert "cohort '3' is in the datasets 'a', 'c'" in found[1][1].message
+    assert found[0][1].message.startswith("the datasets 'a', 'b' have the same cohorts '1', '2':")
+    assert "the datasets 'a', 'c' have the same cohorts '3'" in found[1][1].message
     rows = {"sub-1": {"cohort": "x"}}
     assert not odd_sites({"a": rows, "b": rows | {"sub-2": {"cohort": "x"}}}, {"sub-2"})
     many = [f"S{i}" for i in range(30)]
-    assert "and 20 more is in the datasets" in told(a=many, b=many)[0][1].message
+    assert "and 20 more: each is one cohort" in told(a=many, b=many)[0][1].message

@@ -263,7 +263,7 @@ def test_find_cohort__manifest_with_subject_and_session(root):
 
 
 def test_find_cohort__manifest_with_the_other_name_of_masks(root):
-    for name in "abl":
+    for name in ("a", "b", "l"):
         touch(root / f"{name}.nii")
     rows = ["01,50,a.nii,l.nii", "02,52,b.nii,"]
     table(root, rows, columns="participant_id,age,t1w,Lesion_Mask", name="m.csv")
@@ -292,8 +292,8 @@ def test_find_cohort__manifest_with_masks_in_a_column_of_another_name(root, colu
     assert (column_told.subject, column_told.code) == ("", "mask-ignored")
     assert column_told.message == (
         f"m.csv: the column {column.lower()!r} names one file and is not read. The columns of "
-        "files that are read are t1w, gm, lesion, surfaces: rename it to lesion if these are lesion "
-        "masks."
+        "files that are read are t1w, gm, lesion, surfaces: rename it to lesion if these are "
+        "lesion masks."
     )
     assert (person_told.subject, person_told.code) == ("sub-01", "taken-as-reference")
     assert f"in spite of {file}." in person_told.message
