@@ -696,12 +696,12 @@ def _finalize(
     records = read_records(location, plan)
     _check_records(location, plan, partitions, records)
     entries = {e["subject"]: e for r in records.values() for e in r["subjects"] if e}
-    rejected, warnings = gather_problems(plan, entries, read_object(location, "problems"))
+    tables, found = read_object(location, "tables"), read_object(location, "problems")
+    rejected, warnings = gather_problems(plan, entries, found, tables)
     present = sum("values" in entry for entry in entries.values())
     if rejected and (strict or not present):
         check_all([p.message for _, p in rejected], ImageError, _REJECTED)
     put_back(location, plan, records)
-    tables = read_object(location, "tables")
     subjects = subject_variables(plan, entries, tables, [p for _, p in warnings])
     write_problems(location, rejected, warnings)
     held = store_attributes(location)["sources"]

@@ -9,6 +9,7 @@ import xarray as xr
 
 from scalebrain.errors import Problem
 from scalebrain.ingestion.plan import Dataset, Plan, person_of
+from scalebrain.ingestion.sites import odd_sites
 from scalebrain.io.guard import RULES
 
 __all__ = ["gather_problems", "problem_table", "subject_variables", "table_rows"]
@@ -202,6 +203,7 @@ def gather_problems(
     plan: Plan,
     entries: Mapping[str, Entry],
     found: Mapping[str, Mapping[str, Sequence[Sequence[str]]]],
+    tables: Mapping[str, Mapping[str, Entry]],
 ) -> tuple[list[tuple[str, Problem]], list[tuple[str, Problem]]]:
     """Gather everything that was rejected and that is odd, with its dataset.
 
@@ -213,6 +215,8 @@ def gather_problems(
         Entry of every subject in the records.
     found
         What discovery found, by dataset: ``rejected`` and ``warnings``.
+    tables
+        Rows of the tables by dataset and subject.
 
     Returns
     -------
@@ -227,7 +231,9 @@ def gather_problems(
             why = entry["rejected"]
             rejected.append((name, Problem(subject, **why)))
         warnings += [(name, Problem(subject, **odd)) for odd in entry.get("warnings", ())]
-    return rejected, [*warnings, *_mirrored(plan, entries), *_duplicates(plan, entries)]
+    present = {s for s in plan.subjects() if "values" in entries.get(s, {})}
+    warnings += [*_mirrored(plan, entries), *_duplicates(plan, entries)]
+    return rejected, [*warnings, *odd_sites(tables, present)]
 
 
 def _mirrored(plan: Plan, entries: Mapping[str, Entry]) -> list[tuple[str, Problem]]:

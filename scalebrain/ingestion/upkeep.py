@@ -440,7 +440,7 @@ def _forget(location: Location, plan: Plan, withdrawn: set[str]) -> None:
     write_object(location, "problems", found)
     records = read_records(location, left)
     entries_of = {e["subject"]: e for r in records.values() for e in r["subjects"] if e}
-    write_problems(location, *gather_problems(left, entries_of, found))
+    write_problems(location, *gather_problems(left, entries_of, found, tables))
     held = store_attributes(location)["sources"]
     fingerprint = source_fingerprint(tables, source_hashes(records), held, rejected_rows(records))
     update_root(location, {"source_sha256": fingerprint})

@@ -13,7 +13,7 @@ from scalebrain.ingestion.layout import static_of
 from scalebrain.ingestion.options import ReadOptions
 from scalebrain.ingestion.partition import Partition, read_subject
 from scalebrain.ingestion.plan import check_ids, make_plan
-from scalebrain.ingestion.subjects import gather_problems, problem_table
+from scalebrain.ingestion.subjects import gather_problems, problem_table, table_rows
 
 __all__ = ["validate"]
 
@@ -56,7 +56,8 @@ def validate(
     found = map_tasks(_check_partition, parts, label="validate", shared=(geometry,))
     entries = {entry["subject"]: entry for part in found for entry in part}
     known = {dataset.name: plain_problems(dataset) for dataset in datasets}
-    rejected, warnings = gather_problems(plan, entries, known)
+    tables = {dataset.name: table_rows(dataset) for dataset in datasets}
+    rejected, warnings = gather_problems(plan, entries, known, tables)
     table = pd.concat(
         [
             problem_table(rejected).assign(action="E"),

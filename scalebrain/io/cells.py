@@ -32,6 +32,8 @@ _MISSING = frozenset({"", "n/a", "na", "nan"})
 
 _CODE = re.compile(r"[0-9]+\.0")
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+#: A comma behind which there are three digits may part the thousands, too.
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _DATE = re.compile(r"[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]{1,4}([T ].*)?|[0-9]{4}[-/][0-9]{1,2}")
 _AGE_WITH_UNIT = re.compile(
     r"([0-9]+(?:\.[0-9]+)?)\s*-?\s*(y|yrs?|years?|m|mos?|mths?|months?|w|weeks?|d|days?)\.?"
@@ -168,6 +170,10 @@ def parse_number(text: str, *, quantity: Quantity, units: str = "") -> Cell[floa
         hint = f"Write {quantity.unit or 'a number'} as in 63.5, or n/a."
         if _COMMA.fullmatch(text):
             hint = f"A decimal comma? Write {text.replace(',', '.')}."
+        if _THOUSANDS.fullmatch(text):
+            without = f"Write {text.replace(',', '')} if the comma parts thousands"
+            decimal = f", {text.replace(',', '.')} if it is a decimal comma"
+            hint = f"{without}{decimal if _COMMA.fullmatch(text) else ''}."
         return _bad(f"{name} {quote(text)} is not a finite number. {hint}")
     value /= quantity.divisor
     if not quantity.low <= value <= quantity.high:

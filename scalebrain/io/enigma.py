@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from scalebrain.errors import TableError
-from scalebrain.io.cells import Quantity, plain_number, quote
+from scalebrain.io.cells import Quantity, is_missing, plain_number, quote
 from scalebrain.io.delimited import IDS, SESSIONS, listed, read_delimited
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "GROUPS",
     "HANDS",
     "ICV",
+    "KNOWN",
     "LESIONED",
     "NORMED",
     "SIDES",
@@ -93,7 +94,8 @@ ENIGMA_SIDES = SIDES | {
     "6": "",
 }
 
-_KNOWN = {name for names in _COLUMNS.values() for name in names}
+#: Names of every column that is read, in lower case.
+KNOWN = {name for names in _COLUMNS.values() for name in names}
 _EXPECTED = "participant_id, age (years), sex, cohort; or the columns of ENIGMA or UK Biobank"
 #: How a sidecar declares motor scales.
 DECLARATION = (
@@ -113,6 +115,11 @@ _NEAR = {
         r"|.*(fugl|uefm|ue_fm|ue-fm|fmue|fm_ue|fm-ue|nihss|action.?research)"
     ),
     "days_post_stroke": re.compile(r"(.*_)?days|.*(post.?stroke|since.?stroke|chronic|onset)"),
+    "group": re.compile(
+        r"(?!(age|blood|ethnic|race|smok|marital|social|income|employ|educat)"
+        r"|.*(id|date|age|years?|sex|file|path)$)"
+        r"(.*[\W_])?(diagnos|dx(?![a-z])|patient|status|case(?![a-z])|group|control)"
+    ),
 }
 
 
@@ -182,7 +189,7 @@ def names_of(variable: str) -> tuple[str, ...]:
 
 
 def near_names(header: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Variables of an analysis that a table lacks, and columns that may hold them.
+    """Variables that a table lacks, and columns that may hold them.
 
     Parameters
     ----------
@@ -197,7 +204,7 @@ def near_names(header: Iterable[str]) -> dict[str, tuple[str, ...]]:
     names = list(header)
     known = {name.lower() for name in names}
     return {
-        variable: tuple(n for n in names if n.lower() not in _KNOWN and near.match(n.lower()))
+        variable: tuple(n for n in names if n.lower() not in KNOWN and near.match(n.lower()))
         for variable, near in _NEAR.items()
         if not known & set(_COLUMNS[variable])
     }
@@ -211,6 +218,10 @@ class Source:
         self.sidecar_path = path.with_suffix(".json")
         self.header: list[str] = []
         self.lines, self._text = _read_text(path, variables, self.header)
+        empty = {n for n, cells in self._text.items() if all(map(is_missing, cells))}
+        near = near_names(self.header).items()
+        #: What :func:`near_names` finds, without columns that hold nothing.
+        self.absent = {v: tuple(n for n in names if n.lower() not in empty) for v, names in near}
         self._sidecar = _read_sidecar(self.sidecar_path)
         for variable in variables:
             self._check_agreement(variable)
@@ -309,18 +320,21 @@ def _read_text(
 ) -> tuple[list[int], dict[str, Sequence[str]]]:
     """Line of each row, and the cells of each known column; names in lower case.
 
-    The names of all columns are put into `header`.
+    The names of all columns are put into `header`. Columns that may hold a variable that is
+    lacking are among them, too.
     """
+    near: set[str] = set()
 
     def check(names: list[str]) -> None:
         header.extend(names)
         _check_header(path, [name.lower() for name in names], variables)
+        near.update(name.lower() for found in near_names(names).values() for name in found)
 
     lines, cells = read_delimited(
         path,
         expected=_EXPECTED,
         check_header=check,
-        keep=lambda name: name.lower() in _KNOWN,
+        keep=lambda name: name.lower() in KNOWN or name.lower() in near,
     )
     return lines, {name.lower(): column for name, column in cells.items()}
 

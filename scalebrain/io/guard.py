@@ -413,6 +413,20 @@ RULES: dict[str, Rule] = {
             "the site is pooled by the random intercept; what cannot be fitted says why",
         ),
         Rule(
+            "cohort-shared",
+            37,
+            "W",
+            "A cohort (site) of the same name in two datasets",
+            "kept: one cohort for the models; the name and the datasets are in the message",
+        ),
+        Rule(
+            "cohort-alike",
+            37,
+            "W",
+            "Cohorts that differ in case, spaces, leading zeros or `.0` alone",
+            "kept: each is a cohort of its own; the names are in the message",
+        ),
+        Rule(
             "site-confounded",
             38,
             "E",
@@ -551,8 +565,15 @@ RULES: dict[str, Rule] = {
             58,
             "W",
             "A file whose name speaks of a lesion, stroke, label or roi, and is not that of a "
-            "lesion mask",
+            "lesion mask; a column of a manifest that is not lesion and like one of masks",
             "kept without it; the names that are read are in the message",
+        ),
+        Rule(
+            "column-ignored",
+            58,
+            "W",
+            "A column of a manifest that names files, and is none of those that are read",
+            "kept without them; the names that are read are in the message",
         ),
         Rule(
             "mask-affine",

@@ -3,12 +3,14 @@
 import csv
 import io
 import os
+import re
 from pathlib import Path
 
-from scalebrain.errors import ImageError, TableError
+from scalebrain.errors import ImageError, Problem, TableError
 from scalebrain.io.bids_tree import check_surfaces
-from scalebrain.io.cells import is_missing
+from scalebrain.io.cells import is_missing, quote
 from scalebrain.io.delimited import IDS, SESSIONS
+from scalebrain.io.enigma import KNOWN
 from scalebrain.io.files import SourceFile
 from scalebrain.io.tree import (
     NATIVE,
@@ -25,6 +27,16 @@ __all__ = ["find_manifest"]
 
 _FILES = ("t1w", "gm", "lesion", "surfaces")
 _SPACE = "MNI152NLin2009aSym"
+#: Another name of the column lesion.
+_MASKS = "lesion_mask"
+#: Names of columns that may be of lesion masks, and ends of files that are images.
+_LIKE_MASKS = re.compile(
+    r"(?!.*(brain|head|skull|scalp|tissue|ventric|(?<![a-z])(gm|wm|csf)(?![a-z])))"
+    r".*(mask|lesion|stroke|infarct|(?<![a-z])rois?(?![a-z]))"
+)
+_IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
+#: Paths of a column without such an end are looked for until so many are not there.
+_TRIED = 8
 
 
 def find_manifest(tree: Tree, path: Path) -> Findings:
@@ -35,14 +47,14 @@ def find_manifest(tree: Tree, path: Path) -> Findings:
     tree
         Folder that its paths are relative to, and must not leave.
     path
-        Table with the column subject (or participant_id), some of t1w, gm, lesion and
-        surfaces, and optionally session and space.
+        Table with the column subject (or participant_id), some of t1w, gm, lesion (or
+        lesion_mask) and surfaces, and optionally session and space.
 
     Returns
     -------
     Findings
-        Files by person and session. Rows without a usable id are left to the reader of
-        participants, which rejects them.
+        Files by person and session, and a warning for each other column that names files. Rows
+        without a usable id are left to the reader of participants, which rejects them.
 
     Raises
     ------
@@ -51,6 +63,8 @@ def find_manifest(tree: Tree, path: Path) -> Findings:
     """
     rows = _read_rows(path)
     header = [name.strip().lower() for name in rows[0]]
+    if "lesion" not in header:
+        header = ["lesion" if name == _MASKS else name for name in header]
     ids = [name for name in IDS if name in header]
     if not ids or not set(_FILES) & set(header):
         raise TableError(
@@ -62,11 +76,16 @@ def find_manifest(tree: Tree, path: Path) -> Findings:
     if twice:
         raise TableError(f"{path}: several columns {', '.join(twice)}. Keep one of each.")
     found = Findings()
+    taken: list[tuple[str, dict[str, str]]] = []
     for cells in rows[1:]:
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
         person = f"sub-{row.get(ids[0], '').removeprefix('sub-')}"
         if PERSON.fullmatch(person):
             _take_row(tree, found, person, row)
+            taken.append((person, row))
+    for name in dict.fromkeys(header):
+        if name and name not in KNOWN.union(_FILES, ("space",)):
+            _tell_unread(tree, found, path, name, [(who, row.get(name, "")) for who, row in taken])
     return found
 
 
@@ -113,6 +132,47 @@ def _take_row(tree: Tree, found: Findings, person: str, row: dict[str, str]) -> 
                 visit.add(kind, space, SourceFile(Path(path)))
         except ImageError as error:
             visit.refuse(error, tree.shown(os.path.join(tree.root, cell)))
+
+
+def _tell_unread(
+    tree: Tree, found: Findings, path: Path, name: str, cells: list[tuple[str, str]]
+) -> None:
+    """Warn of a column that is not read and names files, and note whose masks they may be."""
+    files = {who: cell for who, cell in cells if _may_be_file(cell)}
+    images = [cell for cell in files.values() if cell.lower().endswith(_IMAGES)]
+    like_masks = any(_LIKE_MASKS.match(text) for text in (name, *map(_own_name, images)))
+    tried = list(files.values())[:_TRIED]
+    if not files or not (images or like_masks or any(_is_there(tree, cell) for cell in tried)):
+        return
+    known = f"The columns of files that are read are {', '.join(_FILES)}: rename it"
+    many = "one file" if len(files) == 1 else f"{len(files)} files"
+    message = f"{path.name}: the column {quote(name)} names {many} and is not read."
+    if like_masks:
+        found.unread |= {who: tree.shown(cell) for who, cell in files.items()}
+        message = f"{message} {known} to lesion if these are lesion masks."
+        found.warnings.append(Problem("", "mask-ignored", message, str(path)))
+    else:
+        message = f"{message} {known} if it is one of them."
+        found.warnings.append(Problem("", "column-ignored", message, str(path)))
+
+
+def _may_be_file(cell: str) -> bool:
+    """Tell a cell that may be the path of a file."""
+    return not is_missing(cell) and ("/" in cell or cell.lower().endswith(_IMAGES))
+
+
+def _own_name(cell: str) -> str:
+    """Name of a file in lower case, without its folders and whose it is."""
+    return re.sub(r"sub-[^_]*", "", cell.lower().rpartition("/")[2])
+
+
+def _is_there(tree: Tree, cell: str) -> bool:
+    """Tell whether a path is inside the dataset."""
+    try:
+        tree.check(os.path.join(tree.root, cell))
+    except (ImageError, ValueError):  # no path at all
+        return False
+    return True
 
 
 def _surfaces(tree: Tree, path: str) -> SourceFile:

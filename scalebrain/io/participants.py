@@ -45,7 +45,6 @@ from scalebrain.io.enigma import (
     Scale,
     Source,
     fractions_of,
-    near_names,
     undeclared_scales,
 )
 from scalebrain.io.tree import PERSON, SESSION
@@ -80,7 +79,7 @@ class Participants:
     path
         The file; None for a table that was made.
     absent
-        Variables of an analysis that have no column, with columns that may hold them.
+        Variables that have no column, with columns that may hold them and hold something.
     scales
         Motor scale that each row of `table` names, also without a score.
     undeclared
@@ -155,7 +154,7 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
         rows.rejected(),
         rows.warnings(),
         path,
-        near_names(source.header),
+        source.absent,
         tuple(name for name, out in zip(names, rows.is_rejected, strict=True) if not out),
         () if declared else tuple(scored.values()),
     )
@@ -359,11 +358,17 @@ def _groups(source: Source, rows: _Rows) -> list[str]:
         signs = {text for text in set(source.cells(variable)) if told(text).value}
         cells = zip(rows.subjects, source.cells(variable), strict=True)
         strokes.update(subject for subject, text in cells if text in signs)
-    days = zip(rows.subjects, source.cells("days_post_stroke"), strict=True)
-    strokes.update(subject for subject, text in days if not is_missing(text))
-    if source.column("motor_score") == _NORMED:  # 1 is unimpaired
-        scores = pd.to_numeric(pd.Series(source.cells("motor_score")), errors="coerce")
-        strokes.update(np.array(rows.subjects, dtype=object)[(scores < 1).to_numpy()])
+    numbers = [DAYS]
+    if source.column("motor_score") == _NORMED:
+        numbers.append(Quantity("motor_score", "", 0, np.nextafter(1, 0)))  # 1 is unimpaired
+    for quantity in numbers:  # a code for missing is no sign
+        signs = {
+            text
+            for text in set(source.cells(quantity.name))
+            if not np.isnan(parse_number(text, quantity=quantity).value)
+        }
+        cells = zip(rows.subjects, source.cells(quantity.name), strict=True)
+        strokes.update(subject for subject, text in cells if text in signs)
     return ["stroke" if subject in strokes else "" for subject in rows.subjects]
 
 

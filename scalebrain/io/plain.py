@@ -20,6 +20,7 @@ __all__ = [
     "readable",
     "storable_arrays",
     "storable_text",
+    "without_pandas_text",
 ]
 
 
@@ -50,6 +51,28 @@ def plain_arrays(ds: xr.Dataset) -> xr.Dataset:
             spec = REGISTRY.get(str(name))
             values = _resolved(values, "f" if spec is not None and spec.kind == "f" else "U")
         if values.dtype != kind:
+            out[name] = (variable.dims, values, variable.attrs)
+    return out
+
+
+def without_pandas_text(ds: xr.Dataset) -> xr.Dataset:
+    """Turn text of pandas into objects: xarray selects from it by no integers.
+
+    Parameters
+    ----------
+    ds
+        Dataset; it is not changed.
+
+    Returns
+    -------
+    Dataset
+        Missing text is None; all else is as it was.
+    """
+    out = ds.copy()
+    for name, variable in ds.variables.items():
+        if isinstance(variable.dtype, pd.StringDtype):
+            values = np.array(variable.data, dtype=object)
+            values[pd.isna(values)] = None
             out[name] = (variable.dims, values, variable.attrs)
     return out
 

@@ -24,12 +24,14 @@ __all__ = [
 #: Every session is a scan of its own.
 ALL_SESSIONS = "all"
 
-#: What an analysis needs, the last for motor outcome alone, and how it is written.
+#: What an analysis needs, and how it is written: the score for motor outcome alone, the group
+#: where signs of a stroke do not tell it.
 _NEEDED = {
     "sex": "sex (F, M)",
     "icv": "icv (intracranial volume, mL)",
     "days_post_stroke": "days_post_stroke (days)",
     "motor_score": "motor_score (0 to 1, or points of scales that participants.json declares)",
+    "group": "group (reference, stroke)",
 }
 
 
@@ -168,18 +170,24 @@ def _contradictions(
 
 
 def _absent(people: Participants, found: Findings) -> list[Problem]:
-    """Say which columns the table lacks without which nobody is analyzed."""
+    """Say which columns the table lacks without which nobody is analyzed, or groups are guessed."""
     problems = []
     for variable, near in people.absent.items():
-        who, what = "everyone", "the analysis"
+        who, will = "everyone", "will leave the analysis"
         if variable in ("days_post_stroke", "motor_score"):
-            if not _has_strokes(people, found):
+            unknown = "group" in people.absent and near  # strokes of which nothing is known
+            if not (unknown or _has_strokes(people, found)):
                 continue
             who = "everyone with a stroke"
             if variable == "motor_score":
                 if not near:  # no score at all is nothing odd
                     continue
-                what = "the models of motor outcome"
+                will = "will leave the models of motor outcome"
+        elif variable == "group":
+            # masks and other signs tell who has a stroke
+            if not near or all(_is_masked(visits) for visits in found.visits.values()):
+                continue
+            who, will = "everyone without a sign of a stroke", "is taken as a healthy reference"
         elif variable == "icv":
             visits = [visit for own in found.visits.values() for visit in own.values()]
             if visits and all(visit.surfaces for visit in visits):
@@ -189,8 +197,7 @@ def _absent(people: Participants, found: Findings) -> list[Problem]:
             continue
         hint = f" Is it {listed([quote(name) for name in near])}? Rename it." if near else ""
         message = (
-            f"the table has no column {variable}: {who} will leave {what}.{hint} Expected "
-            f"{_NEEDED[variable]}."
+            f"the table has no column {variable}: {who} {will}.{hint} Expected {_NEEDED[variable]}."
         )
         problems.append(Problem("", "missing-covariate", message, str(people.path or "")))
     return problems
@@ -201,11 +208,13 @@ def _has_strokes(people: Participants, found: Findings) -> bool:
     told = (people.table[["lesion_side", "paresis_side"]] != "").to_numpy().any()
     told |= people.table["days_post_stroke"].notna().any()
     return bool(told or (people.table["group"] == "stroke").any()) or any(
-        kind == "lesion"
-        for visits in found.visits.values()
-        for visit in visits.values()
-        for kind, _ in visit.images
+        map(_is_masked, found.visits.values())
     )
+
+
+def _is_masked(visits: Mapping[str, Visit]) -> bool:
+    """Tell whether a person has a lesion mask, in any session."""
+    return any(kind == "lesion" for visit in visits.values() for kind, _ in visit.images)
 
 
 def _is_in_sessions(people: Participants, found: Findings, variable: str) -> bool:

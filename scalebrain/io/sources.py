@@ -342,7 +342,7 @@ def _signs_of_patients(
     table: pd.DataFrame, people: Participants, found: Findings
 ) -> dict[str, str]:
     """Say in words what healthy people seldom have: a motor score, a file like a lesion mask."""
-    signs = {person: file for person, _, file in found.unused}
+    signs = {person: file for person, _, file in found.unused} | found.unread
     for ids, scores in (
         (people.table["subject"], people.table["motor_score"]),
         (table["person"], table["motor_score"]),

@@ -208,6 +208,8 @@ class Findings:
     unused
         Person, session (empty without one) and file of whatever looks like a lesion mask, and
         has none of the names that are read.
+    unread
+        File by person in a column of a manifest that is not read, and is like one of masks.
     """
 
     visits: dict[str, dict[str, Visit]] = field(default_factory=dict)
@@ -215,6 +217,7 @@ class Findings:
     refused: set[str] = field(default_factory=set)
     warnings: list[Problem] = field(default_factory=list)
     unused: list[tuple[str, str, str]] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Tell whether anything was seen."""

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import StatisticsError
-from scalebrain.io.plain import plain_arrays
+from scalebrain.io.plain import without_pandas_text
 from scalebrain.stats.design import (
     ParsedFormula,
     basis_factors,
@@ -82,7 +82,7 @@ class Source:
         keep: BoolArray,
     ) -> Source:
         """Check and load what is small."""
-        ds = plain_arrays(ds)
+        ds = without_pandas_text(ds)
         extra = [groups, *([weights] if weights else [])]
         names = list(dict.fromkeys((*parsed.names, *extra)))
         subject_frame(ds.isel(subject=slice(0)) if "subject" in ds.dims else ds, [], dim=dim)

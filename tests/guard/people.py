@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -317,6 +318,40 @@ def small_site(lab: Lab) -> str:
     return reason
 
 
+@case("cohort-shared")
+def cohort_shared(lab: Lab) -> str:
+    both = lab.tree(), lab.tree()
+    store = scalebrain.ingest(both[0], both[0].parent / "c.zarr")
+    other = both[1].rename(both[1].with_name("lima"))
+    scalebrain.ingest(other, store, prefix="lima", update=True)
+    sites = sorted(set(scalebrain.open_store(store)["cohort"].values.tolist()))
+    found = scalebrain.problems(store, "warnings").set_index("code")
+    told = found.loc["cohort-shared"]
+    assert (told["dataset"], told["subject"]) == ("lima", "")
+    for words in (
+        *map(repr, sites),
+        "the datasets 'cohort', 'lima' have",
+        "Give sites that differ",
+    ):
+        assert words in told["message"]
+    scalebrain.withdraw(store, [f"sub-lima{who.removeprefix('sub-')}" for who in SUBJECTS])
+    assert scalebrain.problems(store, "warnings").empty
+    return str(told["message"])
+
+
+@case("cohort-alike")
+def cohort_alike(lab: Lab) -> str:
+    tree = lab.tree()
+    sites = dict(zip(SUBJECTS, ("1", "1.0", "01", "Oslo", "oslo", "Lima", "R10"), strict=True))
+    edit_table(tree, {who: {"cohort": site} for who, site in sites.items()})
+    store = scalebrain.ingest(tree, tree.parent / "c.zarr")
+    assert scalebrain.open_store(store)["cohort"].values.tolist() == list(sites.values())
+    (message,) = scalebrain.problems(store, "warnings")["message"]
+    assert "cohorts '01' and '1' and '1.0', 'Oslo' and 'oslo' differ in case" in message
+    assert scalebrain.validate(tree)["message"].tolist() == [message]
+    return str(message)
+
+
 @case("site-confounded")
 def site_confounded(lab: Lab) -> str:
     ds = study(np.arange(24) % 4)
@@ -376,6 +411,27 @@ def mask_ignored(lab: Lab) -> str:
     assert "in spite of sub-002/anat/" in doubted[ONE]
     assert "in spite of a motor score. Where" in doubted[OTHER]
     return message
+
+
+@case("column-ignored")
+def column_ignored(lab: Lab) -> str:
+    tree = lab.tree()
+    path = tree / "participants.tsv"
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    for column, ending in (("t1w", T1W), ("gm_prob", GM), ("mask", LESION)):
+        files = [image_path(tree, who, ending) for who in table["participant_id"]]
+        table[column] = [str(f.relative_to(tree)) if f.exists() else "n/a" for f in files]
+    table.drop(columns="group").to_csv(tree / "scans.tsv", sep="\t", index=False)
+    store = scalebrain.ingest(tree / "scans.tsv", tree.parent / "c.zarr")
+    found = scalebrain.problems(store, "warnings")
+    about = found[found["subject"] == ""].set_index("code")["message"]
+    assert set(about.index) == {"column-ignored", "mask-ignored"}
+    assert "the column 'mask' names 3 files and is not read." in about["mask-ignored"]
+    assert "rename it to lesion" in about["mask-ignored"]
+    assert "'gm_prob' names 7 files" in about["column-ignored"]
+    told = scalebrain.validate(tree / "scans.tsv")
+    assert told["message"].tolist() == found["message"].tolist()
+    return str(about["column-ignored"])
 
 
 @case("gm-missing")

@@ -261,7 +261,7 @@ def test_ingest__appends_a_dataset_and_its_rows_stay(tree, tmp_path):
     image = nib.load(image_path(other, "sub-017", T1W)).get_fdata()
     np.testing.assert_array_equal(volume[np.isfinite(volume)], image[np.isfinite(volume)])
     # the same scans under two ids
-    assert set(codes(store, "warnings").values()) == {"duplicate-scan"}
+    assert set(codes(store, "warnings").values()) == {"duplicate-scan", "cohort-shared"}
     assert (ds["warnings"].values != "").sum() == 36
     loads = scalebrain.lesion_load(ds)
     scalebrain.save_store(loads, store)

@@ -16,7 +16,7 @@ def told(gains, sessions=1):
         for subject, gain in zip(subjects, gains, strict=True)
     }
     plan = Plan(len(gains), (Planned("site", tuple(subjects)),))
-    rejected, warnings = gather_problems(plan, entries, {})
+    rejected, warnings = gather_problems(plan, entries, {}, {})
     assert not rejected
     assert {(name, p.subject, p.code) for name, p in warnings} <= {("site", "", "mirrored")}
     return [problem.message for _, problem in warnings]

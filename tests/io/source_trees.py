@@ -27,7 +27,8 @@ def table(root, rows, *, columns="participant_id age sex cohort", name="particip
     mark = "\t" if name.endswith(".tsv") else ","
     root.mkdir(parents=True, exist_ok=True)
     lines = [mark.join(row.split()) for row in (columns, *rows)]
-    lacking = {} if name.endswith("_sessions.tsv") else near_names(lines[0].split(mark))
+    lacking = () if name.endswith("_sessions.tsv") else near_names(lines[0].split(mark))
+    lacking = [variable for variable in lacking if variable != "group"]  # an empty one is refused
     lines = [
         mark.join((line, *(lacking if i == 0 else ["n/a"] * len(lacking))))
         for i, line in enumerate(lines)

@@ -297,6 +297,7 @@ def test_read_participants__controls_of_an_enigma_table_are_no_strokes(tmp_path)
         "days": "90 NA NA NA",
         "paresis": "NA NA R NA",
         "visits": "NA NA NA NA",
+        "motor": "NA NA NA 0.9",
     }
     rows = [f"{who} 1 60 {text}".split() for who, text in cells.items()]
     rows.append(["visits", "2", "61", "NA", "6", "NA", "NA"])
@@ -310,6 +311,16 @@ def test_read_participants__controls_of_an_enigma_table_are_no_strokes(tmp_path)
     assert read_groups(tmp_path / "participants.tsv") == {
         f"sub-{who}": group for who, group in groups.items()
     }
+
+
+@pytest.mark.parametrize("cells", ["NA -999", "-999 NA", ". NA", "NA .", "NA -0.5", "-1 NA"])
+def test_read_participants__codes_for_missing_are_no_signs_of_a_stroke(tmp_path, cells):
+    header = ["BIDS_ID", "SES", "AGE", "LESIONED_HEMISPHERE", "DAYS_POST_STROKE", "NORMED_MOTOR"]
+    rows = [f"01 1 60 NA {cells}".split(), ["01", "2", "61", "NA", "NA", "1"]]
+    found = read(tmp_path, header, *rows)
+    assert [p.code for p in found.rejected] == ["bad-number"]
+    assert list(found.table.group) == [""]
+    assert read_groups(tmp_path / "participants.tsv") == {"sub-01": ""}
 
 
 def test_read_participants__enigma_group_column_wins(tmp_path):

@@ -298,9 +298,61 @@ def test_find_cohort__a_motor_score_of_another_name_is_told(root, name):
         f"motor outcome. Is it {name!r}? Rename it. Expected motor_score (0 to 1, or points of "
         "scales that participants.json declares)."
     )
-    bare(root, f"participant_id age {others} {name}", "01 60 1500 n/a F 1 1 20")
+    bare(root, f"participant_id age group {others} {name}", "01 60 control 1500 n/a F 1 1 20")
     assert not lacking(find_cohort(root))  # nobody has a stroke
+    bare(root, f"participant_id age {others} {name}", "01 60 1500 n/a F 1 1 n/a")
+    assert not lacking(find_cohort(root))
+    bare(root, f"participant_id age {others} {name}", "01 60 1500 n/a F 1 1 20")
+    assert lacking(find_cohort(root)) == [found]  # it is not known who has a stroke
     bare(root, f"participant_id age {others}", "01 60 1500 300 F 1 1")
+    assert not lacking(find_cohort(root))
+
+
+def test_find_cohort__days_of_another_name_are_told_where_no_group_says_who_has_a_stroke(root):
+    image(root, "sub-01", T1W)
+    head = "participant_id age sex icv time_since_stroke"
+    bare(root, head, "01 60 F 1500 400")
+    (found,) = lacking(find_cohort(root))
+    assert "no column days_post_stroke" in found
+    assert "Is it 'time_since_stroke'? Rename it." in found
+    bare(root, head, "01 60 F 1500 n/a")
+    assert not lacking(find_cohort(root))
+    bare(root, f"{head} group", "01 60 F 1500 400 control")
+    assert not lacking(find_cohort(root))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Diagnosis", "dx", "is_patient", "patient_status", "status", "case_control", "STUDY_GROUP"],
+)
+def test_find_cohort__a_group_of_another_name_is_told(root, name):
+    for subject in ("sub-01", "sub-02"):
+        image(root, subject, T1W)
+    head = f"participant_id age sex icv days_post_stroke {name}"
+    bare(root, head, "01 60 F 1500 n/a stroke", "02 60 F 1500 n/a control")
+    cohort = find_cohort(root)
+    assert set(cohort.table["group"]) == {"reference"}
+    (found,) = lacking(cohort)
+    assert found == (
+        "the table has no column group: everyone without a sign of a stroke is taken as a healthy "
+        f"reference. Is it {name!r}? Rename it. Expected group (reference, stroke)."
+    )
+    bare(root, head, "01 60 F 1500 n/a n/a", "02 60 F 1500 n/a n/a")
+    assert not lacking(find_cohort(root))
+    bare(root, f"{head} group", "01 60 F 1500 n/a a stroke", "02 60 F 1500 n/a b control")
+    assert not lacking(find_cohort(root))
+    bare(root, head, "01 60 F 1500 n/a stroke", "02 60 F 1500 n/a control")
+    for subject in ("sub-01", "sub-02"):
+        image(root, subject, LESION)
+    assert not lacking(find_cohort(root))  # the masks tell
+
+
+@pytest.mark.parametrize(
+    "name", ["age_group", "patient_id", "smoking_status", "blood_group", "case_date", "caseload"]
+)
+def test_find_cohort__columns_like_none_of_groups_are_not_told_of(root, name):
+    image(root, "sub-01", T1W)
+    bare(root, f"participant_id age sex icv {name}", "01 60 F 1500 x")
     assert not lacking(find_cohort(root))
 
 

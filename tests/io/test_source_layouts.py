@@ -262,6 +262,66 @@ def test_find_cohort__manifest_with_subject_and_session(root):
     assert cohort.table["age"].tolist() == [50, 52]
 
 
+def test_find_cohort__manifest_with_the_other_name_of_masks(root):
+    for name in ("a", "b", "l"):
+        touch(root / f"{name}.nii")
+    rows = ["01,50,a.nii,l.nii", "02,52,b.nii,"]
+    table(root, rows, columns="participant_id,age,t1w,Lesion_Mask", name="m.csv")
+    cohort = find_cohort(root / "m.csv")
+    assert cohort.table["group"].tolist() == ["stroke", "reference"]
+    assert relative(cohort, cohort.scans[0].lesion) == "l.nii"
+    assert codes(cohort.warnings) == []
+    rows = ["01,50,a.nii,l.nii,1", "02,52,b.nii,,0"]
+    table(root, rows, columns="participant_id,age,t1w,lesion,lesion_mask", name="m.csv")
+    cohort = find_cohort(root / "m.csv")
+    assert relative(cohort, cohort.scans[0].lesion) == "l.nii"
+    assert codes(cohort.warnings) == []  # flags are no files
+
+
+@pytest.mark.parametrize(
+    ("column", "file"),
+    [("mask", "m/l.nii"), ("Lesion_path", "m/l"), ("roi", "m/l.nii"), ("file", "m/1_stroke.nii")],
+)
+def test_find_cohort__manifest_with_masks_in_a_column_of_another_name(root, column, file):
+    for name in "ab":
+        touch(root / f"{name}.nii")
+    rows = [f"01,50,a.nii,{file}", "02,52,b.nii,"]
+    table(root, rows, columns=f"participant_id,age,t1w,{column}", name="m.csv")
+    cohort = find_cohort(root / "m.csv")
+    column_told, person_told = cohort.warnings
+    assert (column_told.subject, column_told.code) == ("", "mask-ignored")
+    assert column_told.message == (
+        f"m.csv: the column {column.lower()!r} names one file and is not read. The columns of "
+        "files that are read are t1w, gm, lesion, surfaces: rename it to lesion if these are "
+        "lesion masks."
+    )
+    assert (person_told.subject, person_told.code) == ("sub-01", "taken-as-reference")
+    assert f"in spite of {file}." in person_told.message
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "told"),
+    [
+        ("gm_prob", "g.nii.gz", True),
+        ("freesurfer", "fs/one", True),
+        ("freesurfer", "fs/two", False),
+        ("brain_mask", "stroke/sub-stroke1_mask_brain.nii", True),
+        ("scanned", "1/2/2020", False),
+        ("lesion_volume", "12.3", False),
+        ("mask", "yes", False),
+        ("note", "n/a", False),
+    ],
+)
+def test_find_cohort__manifest_with_other_columns(root, column, cell, told):
+    touch(root / "a.nii")
+    touch(root / "fs" / "one" / "x")
+    table(root, [f"01,50,a.nii,{cell}"], columns=f"participant_id,age,t1w,{column}", name="m.csv")
+    cohort = find_cohort(root / "m.csv")
+    assert codes(cohort.warnings) == [("", "column-ignored")] * told
+    for problem in cohort.warnings:
+        assert f"the column {column!r} names one file and is not read." in problem.message
+
+
 @pytest.mark.parametrize(
     ("cell", "code"),
     [
