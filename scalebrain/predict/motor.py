@@ -78,8 +78,9 @@ def predict_motor(
     learners
         Names out of ``elastic_net``, ``random_forest``, ``gradient_boosting``.
     severe_below
-        A target below this is severe. Default: 0.424, 28 of the 66 points of Fugl-Meyer, unless
-        ``motor_scale`` names another scale; then nobody is called severe.
+        A target below this is severe. Default: 0.424, 28 of the 66 points of Fugl-Meyer. Of
+        another `target`, of points instead of fractions, and where ``motor_scale`` names
+        another scale, there is no default: nobody is called severe.
     n_inner
         Folds of whole cohorts that choose the settings, inside each training set.
     n_trees

@@ -321,8 +321,49 @@ def test_predict_motor__scales_are_of_the_rows_used_and_of_the_motor_score(caplo
     ds["cohort"] = ("subject", [f"c{k % 5}" for k in range(60)])
     options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
     assert predict_motor(ds, **options).attrs["scales"] == {"FMA-UE": 30}
-    assert predict_motor(ds, target="other", **options).attrs["scales"] == {}
     assert "Nobody" not in caplog.text
+    assert predict_motor(ds, target="other", **options).attrs["scales"] == {}
+    assert "the scores are of" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "why"),
+    [
+        ("nihss", 42, "is of Fugl-Meyer, the target is 'nihss'"),
+        ("motor_score", 66, "as a fraction of its points, the scores go up to 6"),
+    ],
+)
+def test_predict_motor__cut_off_is_of_motor_scores_that_are_fractions(name, factor, why, caplog):
+    ds = plain()
+    ds[name] = ds["motor_score"] * factor
+    options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
+    result = predict_motor(ds, target=name, **options)
+    assert why in caplog.text
+    assert "`severe_below`" in caplog.text
+    assert result["severe"].isnull().all()
+    assert result.attrs["severe_below"] == ""
+    assert why in result.attrs["skipped"][0]
+    caplog.clear()
+    own = predict_motor(ds, target=name, severe_below=0.424 * factor, **options)
+    assert caplog.text == ""
+    assert own["severe"].sum() == (plain()["motor_score"] < 0.424).sum()
+
+
+@pytest.mark.parametrize("factor", [0.01, 66.0])
+def test_predict_motor__elastic_net_does_not_depend_on_the_unit_of_the_target(factor):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    ds = plain(x=x, motor_score=0.5 + 0.1 * x + rng.normal(0, 0.1, 60))
+    options = LIGHT | {"feature_groups": {"x": ["x", "noise"]}, "learners": ["elastic_net"]}
+    first = predict_motor(ds, severe_below=0.424, **options)
+    ds["motor_score"] = ds["motor_score"] * factor
+    other = predict_motor(ds, severe_below=0.424 * factor, **options)
+    assert other["settings"].equals(first["settings"])
+    for scaled_with in ("prediction", "interval_low", "shap", "shap_base"):
+        np.testing.assert_allclose(other[scaled_with] / factor, first[scaled_with], rtol=1e-6)
+    np.testing.assert_allclose(other["importance"], first["importance"], rtol=1e-6)
+    whole = other["shap"].sum("predictor") + other["shap_base"]
+    np.testing.assert_allclose(whole, other["prediction"].isel(feature_group=-1), rtol=1e-9)
 
 
 def test_predict_motor__noise_scores_chance():
@@ -401,6 +442,13 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
         ({"motor_score": np.ones(60)}, {}, StatisticsError, "same value"),
         ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "motor_score missing: 60"),
         ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "scale that .*json declares"),
+        (
+            {"group": np.repeat(["stroke", "control"], 30)},
+            {"group": "Stroke"},
+            StatisticsError,
+            "not in group 'Stroke': 60.*groups are 'control', 'stroke'",
+        ),
+        ({"included": np.zeros(60, bool)}, {}, StatisticsError, "not included: 60.*exclusion_"),
     ],
 )
 def test_predict_motor__refuses_with_a_way_out(change, options, error, match):
