@@ -12,10 +12,11 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import texts
 from scalebrain.stats.frame import lesional_measures, subject_frame
 from scalebrain.stats.pads import find_pad
 
-__all__ = ["FEATURE_GROUPS", "build_predictors", "check_not_the_outcome"]
+__all__ = ["FEATURE_GROUPS", "build_predictors", "check_not_the_outcome", "sex_male"]
 
 #: Groups that can be named; ``combined`` holds the predictors of all other chosen groups, and
 #: ``extra`` those that the user adds.
@@ -171,6 +172,35 @@ def check_not_the_outcome(table: pd.DataFrame, y: npt.NDArray[np.float64], targe
         )
 
 
+def sex_male(ds: xr.Dataset) -> npt.NDArray[np.float64]:
+    """Read the sex of everyone as a number.
+
+    Parameters
+    ----------
+    ds
+        Dataset; `sex` is used where it has it.
+
+    Returns
+    -------
+    ndarray
+        (subject,) 1 for M, 0 for F, missing where it is not known.
+
+    Raises
+    ------
+    StatisticsError
+        If a sex is neither F nor M nor missing.
+    """
+    sex = texts(ds, "sex")
+    other = ~np.isin(sex, ("F", "M", ""))
+    if other.any():
+        labels = ds["subject"].values[other] if "subject" in ds.coords else np.flatnonzero(other)
+        raise StatisticsError(
+            f"sex: expected F, M or missing, got {_listed(np.unique(sex[other]).tolist())} in "
+            f"{int(other.sum())} subjects, as {labels[0]}. Write F or M."
+        )
+    return np.select([sex == "M", sex == "F"], [1.0, 0.0], np.nan)
+
+
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, axis=1)
     return table.loc[:, ~table.columns.duplicated()]
@@ -178,9 +208,8 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _clinical(ds: xr.Dataset) -> pd.DataFrame:
     frame = _subject_table(ds, ["age", "sex", "days_post_stroke"])
-    sex = frame["sex"].map({"F": 0.0, "M": 1.0}).astype(np.float64)
     return pd.DataFrame(
-        {"age": frame["age"], "sex_male": sex, "days_post_stroke": frame["days_post_stroke"]}
+        {"age": frame["age"], "sex_male": sex_male(ds), "days_post_stroke": frame["days_post_stroke"]}
     ).astype(np.float64)
 
 
