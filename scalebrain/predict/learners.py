@@ -323,7 +323,7 @@ def _parameters(settings: Mapping[str, Any], y: FloatArray, classify: bool) -> d
 
 
 def _unit(learner: str, y: FloatArray, classify: bool) -> float:
-    """What a target is divided by: its SD where there is a penalty, which both norms share."""
+    """Tell what a target is divided by: its SD where a penalty of two norms depends on its unit."""
     spread = 1.0 if classify or learner != "elastic_net" else float(y.std())
     return spread if spread > 0 else 1.0
 

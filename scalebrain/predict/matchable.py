@@ -79,8 +79,8 @@ def matchable_people(
         )
     if cohort != "cohort" and cohort not in ds.variables:
         raise MissingVariableError(
-            f"Dataset: variable '{cohort}' is missing. Add it to participants.tsv and ingest again, "
-            "or name another `cohort`."
+            f"Dataset: variable '{cohort}' is missing. Add it to participants.tsv and ingest "
+            "again, or name another `cohort`."
         )
     names = [*needed, *(["days_post_stroke"] if "days_post_stroke" in ds.variables else [])]
     frame = subject_frame(ds, list(dict.fromkeys(names)))

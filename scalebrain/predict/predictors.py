@@ -29,7 +29,7 @@ def build_predictors(
     ds: xr.Dataset,
     feature_groups: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     *,
-    extra: pd.DataFrame | xr.Dataset | None = None,
+    extra: pd.DataFrame | pd.Series[Any] | xr.Dataset | None = None,
     needed: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Make one column per predictor and list the columns of each group.
@@ -43,8 +43,8 @@ def build_predictors(
         ``subject`` (numbers, flags, or text of two values). Default: every name; ``extra``
         where it is given.
     extra
-        Predictors of the user: a table indexed by subject, or a Dataset over ``subject``, or
-        over ``subject`` and one further dimension.
+        Predictors of the user: a table (or a Series that has a name) indexed by subject, or a
+        Dataset over ``subject``, or over ``subject`` and one further dimension.
     needed
         (subject,) who must have a row of `extra`; everyone when None.
 
@@ -61,10 +61,11 @@ def build_predictors(
     MissingVariableError
         If a variable is missing.
     ConfigError
-        If a group is unknown or empty, or ``extra`` is named and not given.
+        If a group is unknown or empty, or ``extra`` is named and not given, or no table.
     StatisticsError
         If subjects of `extra` are unknown, repeated or absent, or its columns are no numbers
-        or have the name of another predictor.
+        or have the name of another predictor; if a predictor is infinite, or a sex is neither F
+        nor M.
 
     Notes
     -----
@@ -78,12 +79,23 @@ def build_predictors(
     `extra` is joined exactly: what is not known of someone has to stand there as missing
     (NaN, n/a), and is then imputed inside the folds.
     """
+    if isinstance(extra, pd.Series) and extra.name is not None:
+        extra = extra.to_frame()
+    if extra is not None and not isinstance(extra, pd.DataFrame | xr.Dataset):
+        raise ConfigError(
+            "extra must be a table indexed by subject, a Series that has a name, or a Dataset over "
+            f"subject, got {type(extra).__name__}. Read a file with pandas.read_csv(path, "
+            "sep='\\t', index_col='subject', dtype={'subject': str})."
+        )
     if isinstance(feature_groups, str):
         feature_groups = [feature_groups]
     if feature_groups is None:
         feature_groups = [name for name in FEATURE_GROUPS if name != "extra" or extra is not None]
     if isinstance(feature_groups, Mapping):
-        parts = {name: _named(ds, columns) for name, columns in feature_groups.items()}
+        parts = {
+            name: _named(ds, [columns] if isinstance(columns, str) else columns)
+            for name, columns in feature_groups.items()
+        }
         if extra is not None:
             if "extra" in parts:
                 raise ConfigError("A group of the mapping is named 'extra', beside `extra`.")
@@ -102,6 +114,7 @@ def build_predictors(
                 f"extra: {_listed(twice)} is a predictor of another group. Rename the columns."
             )
     table = _joined(list(parts.values()))
+    _check_finite(table if needed is None else table[needed])
     groups = {name: list(part.columns) for name, part in parts.items()}
     if combine:
         groups["combined"] = list(table.columns)
@@ -201,6 +214,19 @@ def sex_male(ds: xr.Dataset) -> npt.NDArray[np.float64]:
     return np.select([sex == "M", sex == "F"], [1.0, 0.0], np.nan)
 
 
+def _check_finite(table: pd.DataFrame) -> None:
+    """Refuse infinite values, which no median stands for."""
+    counts = np.isinf(table.to_numpy(dtype=np.float64)).sum(axis=0)
+    if counts.any():
+        told = [f"'{n}': {count}" for n, count in zip(table, counts, strict=True) if count]
+        more = f" and {len(told) - 10} more" if len(told) > 10 else ""
+        raise StatisticsError(
+            f"Predictors with infinite values ({', '.join(told[:10])}{more}). Set them missing "
+            "(NaN) where nothing is known, or, as the logarithm of zero, to a number that you "
+            "choose."
+        )
+
+
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, axis=1)
     return table.loc[:, ~table.columns.duplicated()]
@@ -209,7 +235,11 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
 def _clinical(ds: xr.Dataset) -> pd.DataFrame:
     frame = _subject_table(ds, ["age", "sex", "days_post_stroke"])
     return pd.DataFrame(
-        {"age": frame["age"], "sex_male": sex_male(ds), "days_post_stroke": frame["days_post_stroke"]}
+        {
+            "age": frame["age"],
+            "sex_male": sex_male(ds),
+            "days_post_stroke": frame["days_post_stroke"],
+        }
     ).astype(np.float64)
 
 
@@ -332,8 +362,7 @@ def _numeric(frame: pd.DataFrame, what: str) -> pd.DataFrame:
             else:
                 column = column.map({level: float(k) for k, level in enumerate(levels)})
         columns[name] = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    out = pd.DataFrame(columns, index=frame.index)
-    return out.replace([np.inf, -np.inf], np.nan)
+    return pd.DataFrame(columns, index=frame.index)
 
 
 def _known(value: Any) -> Any:

@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 #: Fractions of a maximum do not reach this far, points do.
-_POINTS = 1.5
+_POINTS = 2.0
 
 
 @dataclass(frozen=True)
