@@ -461,7 +461,7 @@ def _rows(
 
 def _one_scan_each(ds: xr.Dataset, rows: BoolArray) -> BoolArray:
     """Of the rows of a person the one that comes first by its label."""
-    labels = np.arange(rows.size)
+    labels: npt.NDArray[Any] = np.arange(rows.size)
     if "subject" in ds.coords:
         labels = texts(ds, "subject")
     order = np.argsort(labels, kind="stable")

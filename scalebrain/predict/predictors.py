@@ -234,13 +234,9 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _clinical(ds: xr.Dataset) -> pd.DataFrame:
     frame = _subject_table(ds, ["age", "sex", "days_post_stroke"])
-    return pd.DataFrame(
-        {
-            "age": frame["age"],
-            "sex_male": sex_male(ds),
-            "days_post_stroke": frame["days_post_stroke"],
-        }
-    ).astype(np.float64)
+    days = frame["days_post_stroke"]
+    table = pd.DataFrame({"age": frame["age"], "sex_male": sex_male(ds), "days_post_stroke": days})
+    return table.astype(np.float64)
 
 
 def _lesion(ds: xr.Dataset) -> pd.DataFrame:

@@ -130,10 +130,9 @@ def test_to_lesional_sides__text_may_be_of_any_length():
         coords={"subject": list("abcd"), "region": ["SMN_L", "SMN_R"]},
     )
     text = ("subject", side.astype(np.dtypes.StringDType()))
-    found = scalebrain.to_lesional_sides(ds.assign(lesion_hemisphere=text).chunk(subject=2))[
-        "lesion_load"
-    ]
-    np.testing.assert_array_equal(found, [[0, 1], [3, 2], [np.nan] * 2, [np.nan] * 2])
+    found = scalebrain.to_lesional_sides(ds.assign(lesion_hemisphere=text).chunk(subject=2))
+    wanted = [[0, 1], [3, 2], [np.nan] * 2, [np.nan] * 2]
+    np.testing.assert_array_equal(found["lesion_load"], wanted)
 
 
 def test_region_set__needs_homologues():

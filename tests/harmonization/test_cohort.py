@@ -269,7 +269,7 @@ def test_harmonize__never_loses_an_earlier_one(study):
 
 def test_harmonize__never_loses_the_words_of_an_earlier_one(study):
     out = harmonize(study.assign(other=study["brain_pad_corrected"] + 1), within="stroke")
-    with pytest.raises(StatisticsError, match="'harmonization' is there already .* in one call"):
+    with pytest.raises(StatisticsError, match=r"'harmonization' is there already .* in one call"):
         harmonize(out, variables="other", within="reference")
     again = harmonize(out.drop_vars("harmonization"), variables="other", within="reference")
     assert {"brain_pad_corrected_harmonized", "other_harmonized"} <= set(again)

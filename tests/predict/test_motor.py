@@ -370,7 +370,7 @@ def test_predict_motor__elastic_net_does_not_depend_on_the_unit_of_the_target(fa
 def test_predict_motor__baseline_is_of_the_people_that_the_models_predict():
     ds = plain()
     ds["motor_score"] = 0.5 + ds["motor_score"] / 2
-    ds["motor_score"][dict(subject=[0, 6, 12])] = 0.1  # severe in cohort c0 alone
+    ds["motor_score"][{"subject": [0, 6, 12]}] = 0.1  # severe in cohort c0 alone
     result = predict_motor(
         ds, feature_groups={"noise": ["noise"]}, **FAST | {"learners": ["elastic_net"]}
     )
