@@ -484,10 +484,13 @@ def test_matched_pairs__nobody_of_the_group_is_told(group):
 
 def test_matched_pairs__text_may_be_of_any_length():
     ds = people(120)
+    loads = ds["cst"].values[:, None] * [1, 2]
+    ds = ds.assign(lesion_load=(("subject", "region"), loads))
+    ds = ds.assign_coords(region=["SMN_L", "SMN_R"])
     text = {
         name: ("subject", ds[name].values.astype(np.dtypes.StringDType()))
         for name in ("subject", "cohort", "lesion_hemisphere")
     }
     other = ds.assign(text).set_coords("cohort")
-    found = matched_pairs(other, contrast="cst")
-    xr.testing.assert_equal(found, matched_pairs(ds, contrast="cst"))
+    found = matched_pairs(other, contrast="lesion_load:SMN_ipsilesional")
+    xr.testing.assert_equal(found, matched_pairs(ds, contrast="lesion_load:SMN_ipsilesional"))
