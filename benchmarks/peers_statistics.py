@@ -195,7 +195,7 @@ def pipeline(learner: str, classify: bool, n_trees: int, seed: int) -> Pipeline:
 
 
 def candidates(learner: str, classify: bool, n_trees: int, p: int) -> list[dict[str, Any]]:
-    """Settings to choose from; the penalty is in units of the target's SD."""
+    """Settings to choose from; the penalty is of a target divided by its SD."""
     if learner == "elastic_net":
         alphas = (0.1, 0.03, 0.01) if classify else (0.8, 0.3, 0.1, 0.04)
         return [{"alpha": a, "l1_ratio": r} for a in alphas for r in _RATIOS]
@@ -210,12 +210,16 @@ def fitted(model: Pipeline, x: np.ndarray, y: np.ndarray, settings: dict[str, An
     model = clone(model)
     classify = hasattr(model[-1], "predict_proba")
     own = dict(settings)
+    unit = 1.0
     if "alpha" in own and classify:
         own["C"] = 1 / (own.pop("alpha") * len(y))
     elif "alpha" in own:
-        own["alpha"] *= float(y.std()) or 1.0
+        unit = float(y.std()) or 1.0
     model.set_params(**{f"estimate__{k}": v for k, v in own.items()})
-    return model.fit(x, y.astype(int) if classify else y)
+    model.fit(x, y.astype(int) if classify else y / unit)
+    if unit != 1:
+        model[-1].coef_, model[-1].intercept_ = model[-1].coef_ * unit, model[-1].intercept_ * unit
+    return model
 
 
 def predicted(model: Pipeline, x: np.ndarray) -> np.ndarray:

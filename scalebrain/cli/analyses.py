@@ -81,6 +81,12 @@ def import_ages(store: str, table: Path, **options: Any) -> None:
 @click.option("--target", default="motor_score", show_default=True, help="What is predicted.")
 @click.option("--groups", default="cohort", show_default=True, help="What is left out.")
 @click.option(
+    "--severe-below",
+    type=float,
+    metavar="NUMBER",
+    help="A target below this is severe; default: 0.424 of Fugl-Meyer, for motor_score alone.",
+)
+@click.option(
     "--learner",
     "learners",
     multiple=True,

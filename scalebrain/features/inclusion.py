@@ -153,7 +153,8 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     Parameters
     ----------
     ds
-        Store; `person`, `dataset` and `scan_hash` are used where it has them.
+        Store; `person`, `dataset` and `scan_hash` are used where it has them, and rows of the
+        same label on ``subject`` are one person.
 
     Returns
     -------
@@ -167,7 +168,8 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     person, scans = texts(ds, "person"), texts(ds, "scan_hash")
     people = np.char.add(np.char.add(texts(ds, "dataset"), "/"), person)
     links = []
-    for values, known in ((people, person != ""), (scans, scans != "")):
+    labels = texts(ds, "subject")
+    for values, known in ((people, person != ""), (scans, scans != ""), (labels, labels != "")):
         codes = np.unique(values, return_inverse=True)[1]
         first = np.full(codes.max(initial=-1) + 1, -1)
         first[codes[::-1]] = np.arange(n)[::-1]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import DataWarning, MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import check_one_scan, flags, same_people
+from scalebrain.features.inclusion import check_one_scan, flags, same_people, texts
 from scalebrain.harmonization.combat import (
     MEAN_ONLY,
     UNCHANGED,
@@ -21,7 +21,7 @@ from scalebrain.harmonization.combat import (
     CombatSettings,
     fit_combat,
 )
-from scalebrain.harmonization.design import as_labels, missing_rows
+from scalebrain.harmonization.design import as_labels, covariate_values, missing_rows
 from scalebrain.variables import annotate
 
 __all__ = ["Harmonizer", "harmonize"]
@@ -157,7 +157,7 @@ class Harmonizer:
             If a variable is missing.
         StatisticsError
             If labels of a dimension are others than at the fit, a batch is unseen and
-            ``unseen="error"``, or a level of a covariate is.
+            ``unseen="error"``, or a level of a covariate is; if `ds` holds a harmonization.
 
         Warns
         -----
@@ -176,10 +176,11 @@ class Harmonizer:
         labels = ds[settings.batch].values[rows]
         self._check_controls(labels)
         again = [f"{name}_harmonized" for name in names if f"{name}_harmonized" in ds.variables]
+        again = again or [name for name in ("harmonization",) if name in ds.variables]
         if again:
             raise StatisticsError(
                 f"{', '.join(map(repr, again))} is there already and would be lost. Drop it first, "
-                "or rename it."
+                "or rename it; several variables can be harmonized in one call."
             )
         out = ds.copy()
         gaps = []
@@ -301,8 +302,8 @@ def harmonize(
     batch
         Variable over ``subject``: cohort, site or scanner.
     covariates
-        Variables over ``subject`` whose effects are kept. Numbers are straight lines, text
-        and flags are levels.
+        Variables over ``subject`` whose effects are kept. Numbers are straight lines; text,
+        flags and categoricals are levels.
     smooth
         Those of them, or others, that are kept as a smooth curve (ComBat-GAM).
     within
@@ -460,9 +461,9 @@ def _rows(
 
 def _one_scan_each(ds: xr.Dataset, rows: BoolArray) -> BoolArray:
     """Of the rows of a person the one that comes first by its label."""
-    labels = np.arange(rows.size)
+    labels: npt.NDArray[Any] = np.arange(rows.size)
     if "subject" in ds.coords:
-        labels = ds["subject"].values.astype(str)
+        labels = texts(ds, "subject")
     order = np.argsort(labels, kind="stable")
     order = order[rows[order]]
     chosen = np.zeros(rows.size, dtype=np.bool_)
@@ -533,7 +534,9 @@ def _columns(
     ds: xr.Dataset, settings: CombatSettings, rows: BoolArray
 ) -> dict[str, npt.NDArray[Any]]:
     names = dict.fromkeys((*settings.covariates, *settings.smooth))
-    return {name: np.asarray(ds[name].values)[rows] for name in names}
+    return {
+        name: covariate_values(np.asarray(ds[name].values)[rows], ds[name].dtype) for name in names
+    }
 
 
 def _values(ds: xr.Dataset, name: str) -> tuple[dict[str, tuple[str, ...]], FloatArray]:

@@ -86,8 +86,9 @@ class CombatSettings:
 
     def __post_init__(self) -> None:
         """Check the values that are not names."""
-        if self.reference_batch is not None:  # labels are text
-            object.__setattr__(self, "reference_batch", str(self.reference_batch))
+        if self.reference_batch is not None:  # labels are text, and 1.0 is 1
+            label = as_labels(np.array([self.reference_batch], dtype=object))[0]
+            object.__setattr__(self, "reference_batch", label or "")
         for name, allowed in (
             ("penalty", ("gcv", "kfold")),
             ("unseen", ("error", "adapt", "unchanged")),

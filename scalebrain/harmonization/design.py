@@ -14,7 +14,14 @@ import pandas as pd
 from scalebrain.errors import StatisticsError
 from scalebrain.harmonization.splines import SplineBasis
 
-__all__ = ["Covariates", "as_labels", "batch_share", "check_confounding", "missing_rows"]
+__all__ = [
+    "Covariates",
+    "as_labels",
+    "batch_share",
+    "check_confounding",
+    "covariate_values",
+    "missing_rows",
+]
 
 AnyArray = npt.NDArray[Any]
 BoolArray = npt.NDArray[np.bool_]
@@ -39,6 +46,25 @@ def as_labels(values: AnyArray) -> npt.NDArray[np.object_]:
     for row, value in enumerate(np.asarray(values).tolist()):
         out[row] = _label(value)
     return out
+
+
+def covariate_values(values: AnyArray, dtype: Any) -> AnyArray:
+    """Values of a covariate, of which those of a categorical are text.
+
+    Parameters
+    ----------
+    values
+        (subject,) text, numbers or flags.
+    dtype
+        What they were before they were a NumPy array.
+
+    Returns
+    -------
+    ndarray
+        (subject,) the same, or labels where `dtype` is that of a pandas categorical: integers
+        there are codes of levels, not a straight line.
+    """
+    return as_labels(values) if isinstance(dtype, pd.CategoricalDtype) else np.asarray(values)
 
 
 def missing_rows(values: AnyArray) -> BoolArray:

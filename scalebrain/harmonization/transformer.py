@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from scalebrain.errors import DataWarning, StatisticsError
 from scalebrain.harmonization.combat import UNCHANGED, CombatSettings, fit_combat
-from scalebrain.harmonization.design import missing_rows
+from scalebrain.harmonization.design import covariate_values, missing_rows
 
 __all__ = ["ComBat"]
 
@@ -33,7 +33,8 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     batch
         Column of the batch: cohort, site or scanner.
     covariates
-        Columns whose effects are kept. Numbers are straight lines, text and flags levels.
+        Columns whose effects are kept. Numbers are straight lines; text, flags and
+        categoricals are levels.
         Never the outcome that is predicted: it would leak through the training rows.
     smooth
         Columns of numbers whose effects are kept as a smooth curve (ComBat-GAM).
@@ -221,7 +222,8 @@ class ComBat(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _columns(self, X: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
         return {
-            name: X[name].to_numpy() for name in dict.fromkeys((*self.covariates, *self.smooth))
+            name: covariate_values(X[name].to_numpy(), X[name].dtype)
+            for name in dict.fromkeys((*self.covariates, *self.smooth))
         }
 
     def _check(self, X: Any, features: Sequence[str] = ()) -> None:

@@ -110,12 +110,11 @@ def likeness(x_train: FloatArray, codes: IntArray, x: FloatArray, names: Sequenc
     -------
     Likeness
         The distance of a row is the mean of those to its 5 nearest training rows: Euclidean,
-        over the predictors that the row has, times ``sqrt(p / their number)``, each predictor
-        divided by its SD in training; what a training row lacks is taken as the mean, since
-        skipping it would bring every outlier near those who lack what it is outlying in. The
-        limit is the 99th percentile of the
-        same distance of the training rows, each to those of *other* cohorts, since a
-        held-out person meets other cohorts only.
+        over the predictors that the row has and someone in training has, times ``sqrt(p / their
+        number)``, each predictor divided by its SD in training; what a training row lacks is
+        taken as the mean, since skipping it would bring every outlier near those who lack what it
+        is outlying in. The limit is the 99th percentile of the same distance of the training
+        rows, each to those of *other* cohorts, since a held-out person meets other cohorts only.
     """
     known = np.isfinite(x_train).any(axis=0)
     mean, spread = np.zeros(x.shape[1]), np.ones(x.shape[1])
@@ -123,6 +122,7 @@ def likeness(x_train: FloatArray, codes: IntArray, x: FloatArray, names: Sequenc
     spread[known] = np.nanstd(x_train[:, known], axis=0)
     spread[spread <= 1e-12 * np.maximum(np.abs(mean), 1)] = np.inf  # constant: no direction
     z_train, z = (x_train - mean) / spread, (x - mean) / spread
+    z[:, ~known] = np.nan  # what nobody in training has says nothing of how unlike someone is
     alone = len(np.unique(codes)) < 2
     own = np.full(len(codes), -1) if alone else codes
     filled = np.nan_to_num(z_train)

@@ -157,10 +157,10 @@ def fit_fold(job: FoldJob, work: FoldWork) -> FoldResult:
     train, test = work.folds[job.fold]
     is_last = job.part == len(work.positions) - 1
     with _one_core():
-        x_train, x_test = work.rows(job.part, train, test)
         options: dict[str, Any] = {"n_trees": work.n_trees, "seed": work.seed}
         y = work.y[train]
         try:
+            x_train, x_test = work.rows(job.part, train, test)
             prepared = work.prepared(job.part, job.fold, x_train)
             model = tune_and_fit(learner, prepared, y, **options)
             chosen = {"score": model.settings}
@@ -170,6 +170,10 @@ def fit_fold(job: FoldJob, work: FoldWork) -> FoldResult:
                 classifier = tune_and_fit(learner, prepared, severe, classify=True, **options)
                 probability = classifier.predict(x_test)
                 chosen["severe"] = classifier.settings
+        except StatisticsError as error:  # of a harmonization, which says what is wrong
+            raise StatisticsError(
+                f"{learner}, cohort '{work.cohorts[job.fold]}' held out: {error}"
+            ) from error
         except (ValueError, ZeroDivisionError) as error:
             raise StatisticsError(
                 f"{learner} cannot be trained on the {len(train)} rows without cohort "

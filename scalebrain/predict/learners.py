@@ -22,7 +22,7 @@ Rows = Callable[[IntArray, IntArray], tuple[FloatArray, FloatArray]]
 #: Names of the learners.
 LEARNERS: tuple[str, ...] = ("elastic_net", "random_forest", "gradient_boosting")
 
-#: The penalty `alpha` is in units of the target's SD over the rows of the fit.
+#: The penalty `alpha` is of a target divided by its SD over the rows of the fit.
 _GRIDS: Mapping[tuple[str, bool], tuple[dict[str, Any], ...]] = {
     ("elastic_net", False): tuple(
         {"alpha": alpha, "l1_ratio": ratio}
@@ -236,7 +236,10 @@ def tune_and_fit(
         settings = grid[best]
     own = _parameters(settings, y, classify)
     pipeline = make_pipeline(learner, classify=classify, n_trees=n_trees, seed=seed, **own)
-    estimator = pipeline[-1].fit(prepared.x, _target(y, classify))
+    unit = _unit(learner, y, classify)
+    estimator = pipeline[-1].fit(prepared.x, _target(y, classify) if unit == 1 else y / unit)
+    if unit != 1:
+        estimator.coef_, estimator.intercept_ = estimator.coef_ * unit, estimator.intercept_ * unit
     pipeline = type(pipeline)([*prepared.before.steps, ("estimate", estimator)])
     return TunedModel(pipeline, dict(settings), classify, inner_prediction)
 
@@ -280,16 +283,20 @@ def _path(
     from sklearn.linear_model import enet_path
 
     out = np.full((len(grid), len(x_test)), np.nan)
-    mean = y.mean()
+    mean, unit = y.mean(), _unit("elastic_net", y, False)
     x_train = np.asfortranarray(x_train)  # of mean zero: the scaler was fitted on these rows
     for ratio in dict.fromkeys(one["l1_ratio"] for one in grid):
         at = [k for k, one in enumerate(grid) if one["l1_ratio"] == ratio]
         at.sort(key=lambda k: -grid[k]["alpha"])
-        alphas = [_parameters(grid[k], y, False)["alpha"] for k in at]
         _, coefficients, _ = enet_path(
-            x_train, y - mean, l1_ratio=ratio, alphas=alphas, max_iter=20_000, check_input=False
+            x_train,
+            (y - mean) / unit,
+            l1_ratio=ratio,
+            alphas=[grid[k]["alpha"] for k in at],
+            max_iter=20_000,
+            check_input=False,
         )
-        out[at] = (x_test @ coefficients).T + mean
+        out[at] = (x_test @ coefficients).T * unit + mean
     return out
 
 
@@ -308,16 +315,17 @@ def _grid(
 
 
 def _parameters(settings: Mapping[str, Any], y: FloatArray, classify: bool) -> dict[str, Any]:
-    """Parameters of the estimator: the penalty is made one of this target and number of rows."""
+    """Parameters of the estimator: that of a class takes one over the penalty of all rows."""
     out = dict(settings)
-    if "alpha" in out:
-        alpha = out.pop("alpha")
-        spread = float(y.std())
-        if classify:
-            out["C"] = 1 / (alpha * len(y))
-        else:
-            out["alpha"] = alpha * (spread if spread > 0 else 1.0)
+    if "alpha" in out and classify:
+        out["C"] = 1 / (out.pop("alpha") * len(y))
     return out
+
+
+def _unit(learner: str, y: FloatArray, classify: bool) -> float:
+    """Tell what a target is divided by: its SD where a penalty of two norms depends on its unit."""
+    spread = 1.0 if classify or learner != "elastic_net" else float(y.std())
+    return spread if spread > 0 else 1.0
 
 
 def _staged(model: Any, x: FloatArray, classify: bool) -> list[FloatArray]:

@@ -11,9 +11,11 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import same_people
+from scalebrain.features.inclusion import same_people, texts
+from scalebrain.features.laterality import lesioned_sides
 from scalebrain.predict.matching import Candidates
 from scalebrain.predict.paired import weighted_moments
+from scalebrain.predict.predictors import sex_male
 from scalebrain.stats.frame import lesional_measures, subject_frame
 
 __all__ = [
@@ -62,11 +64,11 @@ def matchable_people(
     Raises
     ------
     MissingVariableError
-        If a variable or a label is missing.
+        If a variable or a label is missing; of cohorts, one that is not the default.
     ConfigError
         If the contrast is a volume, or has other dimensions.
     StatisticsError
-        If the outcome or the contrast is text.
+        If the outcome or the contrast is text, or a sex or a side is written otherwise.
     """
     needed = {"lesion_volume": "mL", "age": "years", "lesion_hemisphere": "side", outcome: ""}
     absent = [str(name) for name in needed if name not in ds.variables]
@@ -75,7 +77,12 @@ def matchable_people(
             f"Dataset: variable {', '.join(map(repr, absent))} is missing. Run the features "
             "stage, add it to participants.tsv and ingest again, or name another `outcome`."
         )
-    names = [*needed, *(n for n in ("sex", "days_post_stroke", cohort) if n in ds.variables)]
+    if cohort != "cohort" and cohort not in ds.variables:
+        raise MissingVariableError(
+            f"Dataset: variable '{cohort}' is missing. Add it to participants.tsv and ingest "
+            "again, or name another `cohort`."
+        )
+    names = [*needed, *(["days_post_stroke"] if "days_post_stroke" in ds.variables else [])]
     frame = subject_frame(ds, list(dict.fromkeys(names)))
     if frame[str(outcome)].dtype.kind not in "biuf":
         raise StatisticsError(f"Outcome '{outcome}' is text; numbers are needed.")
@@ -88,18 +95,14 @@ def matchable_people(
             return column
         return pd.Series(np.log10(column.where(column > 0).to_numpy()), index=frame.index)
 
-    def text(name: str) -> pd.Series[Any]:
-        column = frame[name] if name in frame else pd.Series("", index=frame.index)
-        return column.astype(object).fillna("").astype(str)
-
     return pd.DataFrame(
         {
             "log10_lesion_volume": numbers("lesion_volume", positive=True),
             "age": numbers("age"),
-            "sex_male": text("sex").map({"F": 0.0, "M": 1.0}).astype(np.float64),
+            "sex_male": sex_male(ds),
             "log10_days_post_stroke": numbers("days_post_stroke", positive=True),
-            "side": text("lesion_hemisphere"),
-            "cohort": text(str(cohort)),
+            "side": lesioned_sides(ds),
+            "cohort": texts(ds, str(cohort)),
             "outcome": numbers(str(outcome)),
             "value": _contrast_values(ds, contrast),
             "person": same_people(ds),

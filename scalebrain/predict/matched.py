@@ -35,6 +35,7 @@ from scalebrain.predict.paired import (
     sign_flip_p,
     weighted_median,
 )
+from scalebrain.predict.task import check_anyone_eligible
 from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.scales import scale_note, scales_of
@@ -98,7 +99,8 @@ def matched_pairs(
     same_cohort
         People of a pair are of the same cohort.
     cohort
-        Variable over ``subject``; intervals allow for what people of one share.
+        Variable over ``subject``; intervals allow for what people of one share. Those without a
+        cohort are taken for one.
     min_pairs
         Fewer pairs are an error.
     n_draws
@@ -194,10 +196,15 @@ def matched_pairs(
         check_count(name, count, least=least, error=ConfigError)
     table = matchable_people(ds, contrast, outcome, cohort)
     used = eligible_subjects(ds, group=group, included=included)
+    check_anyone_eligible(ds, used, group=group, included=included, where="Matched pairs")
     reasons, used = usable_people(table, used, same_side, same_cohort)
     frame = in_order(table[used])
     n_people = frame["person"].nunique()
     told = f"{n_people} of {reasons}"
+    alone = frame.loc[frame["cohort"] == "", "person"].nunique()
+    if 0 < alone < n_people:
+        told += f"; {alone} without a cohort, who are taken for one"
+        logger.warning("Matched pairs: %s. Way out: name their cohorts.", told)
     if n_people < 2:
         raise StatisticsError(f"No two people to pair: {told}.")
     spread = {n: spread_of_people(frame, n) for n in ("log10_lesion_volume", "value")}
@@ -292,7 +299,7 @@ def nearest_matches(
     ds
         Dataset of a finished store.
     subject
-        The person; need not be included, nor have an outcome.
+        The person, by its label; need not be included, nor have an outcome.
     n
         How many to return.
     contrast, outcome, caliper, age_caliper, same_side, cohort, group, included
@@ -316,14 +323,21 @@ def nearest_matches(
     ConfigError
         If an option is out of range.
     StatisticsError
-        If the person has no lesion volume, age or lesioned side, or nobody is left.
+        If the person has no lesion volume, age or lesioned side, is there more than once, or
+        nobody is left.
     """
     _check(caliper, age_caliper, 0.0, 0.95)
     check_count("n", n, least=1, error=ConfigError)
     table = matchable_people(ds, contrast, outcome, cohort)
-    if subject not in table.index:
+    rows = np.flatnonzero(table.index.astype(str) == str(subject))  # ids may be numbers
+    if not len(rows):
         raise MissingVariableError(f"'{subject}' is not on dimension 'subject'.")
-    own = table.loc[subject]
+    if len(rows) > 1:
+        raise StatisticsError(
+            f"'{subject}' is on dimension 'subject' {len(rows)} times, so it is not clear whose "
+            "matches are looked for. Keep one scan with ds.isel(subject=...)."
+        )
+    own = table.iloc[rows[0]]
     lacking = [
         words
         for name, words in (("log10_lesion_volume", "lesion volume"), ("age", "age"))
@@ -334,6 +348,7 @@ def nearest_matches(
     if lacking:
         raise StatisticsError(f"{subject} has no {' and no '.join(lacking)}: nobody is matched.")
     eligible = eligible_subjects(ds, group=group, included=included)
+    check_anyone_eligible(ds, eligible, group=group, included=included, where="Nearest matches")
     _, used = usable_people(table, eligible, same_side, False)
     spread = spread_of_people(table[used], "log10_lesion_volume")
     used &= (table["person"] != own["person"]).to_numpy()
@@ -370,7 +385,7 @@ def nearest_matches(
     out["own_value"] = ((), np.asarray(own["value"], dtype=np.float64))
     out["own_outcome"] = ((), np.asarray(own["outcome"], dtype=np.float64))
     out["n_within"] = len(np.unique(people[within]))
-    compared = [*picked.index, *([subject] if np.isfinite(own["outcome"]) else [])]
+    compared = [*picked.index, *(table.index[rows] if np.isfinite(own["outcome"]) else [])]
     out.attrs = {
         "contrast": contrast,
         "caliper": caliper,

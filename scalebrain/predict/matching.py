@@ -113,7 +113,8 @@ def admissible_pairs(
     for a, b in _windows(people, caliper):
         near = people.person[a] != people.person[b]
         a, b = a[near], b[near]
-        near = np.abs(people.age[a] - people.age[b]) <= age_caliper
+        # equal up to rounding counts as equal
+        near = np.abs(people.age[a] - people.age[b]) <= age_caliper + 1e-12
         size = people.value[a] - people.value[b]
         enough = near & (np.abs(size) >= min_contrast) & (size != 0)
         counts.add(a, b, np.add(near, enough, dtype=np.int8))

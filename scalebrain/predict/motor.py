@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ def predict_motor(
     target: Hashable = "motor_score",
     groups: Hashable = "cohort",
     feature_groups: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-    extra: pd.DataFrame | xr.Dataset | None = None,
+    extra: pd.DataFrame | pd.Series[Any] | xr.Dataset | None = None,
     learners: Sequence[str] = LEARNERS,
     severe_below: float | None = None,
     n_inner: int = 3,
@@ -72,14 +72,15 @@ def predict_motor(
         mapping from a name to variables over ``subject``. Default: all that there are. The
         last group is explained, tested by permutations, and compared with each other one.
     extra
-        Further predictors: a table indexed by subject, or a Dataset over ``subject`` and at
-        most one more dimension (region, edge). Everyone used needs a row; unknown subjects
-        are an error.
+        Further predictors: a table, or a Series that has a name, indexed by subject, or a
+        Dataset over ``subject`` and at most one more dimension (region, edge). Everyone used
+        needs a row; unknown subjects are an error.
     learners
         Names out of ``elastic_net``, ``random_forest``, ``gradient_boosting``.
     severe_below
-        A target below this is severe. Default: 0.424, 28 of the 66 points of Fugl-Meyer, unless
-        ``motor_scale`` names another scale; then nobody is called severe.
+        A target below this is severe. Default: 0.424, 28 of the 66 points of Fugl-Meyer. Of
+        another `target`, of points instead of fractions, and where ``motor_scale`` names
+        another scale, there is no default: nobody is called severe.
     n_inner
         Folds of whole cohorts that choose the settings, inside each training set.
     n_trees
@@ -185,6 +186,8 @@ def predict_motor(
     >>> bool(result["score"].sel(metric="r2").item() > 0.8)
     True
     """
+    learners = [learners] if isinstance(learners, str) else learners
+    search_anew = [search_anew] if isinstance(search_anew, str) else search_anew
     _check(learners, search_anew, coverage, confidence)
     for name, count, least in (
         ("n_inner", n_inner, 2),
@@ -195,6 +198,8 @@ def predict_motor(
         ("seed", seed, 0),
     ):
         check_count(name, count, least=least, error=ConfigError)
+    if seed >= 2**32:
+        raise ConfigError(f"seed must be below 2**32, as scikit-learn takes it, got {seed}.")
     if severe_below is not None and not np.isfinite(severe_below):
         raise ConfigError(f"severe_below must be a number, or None, got {severe_below}.")
     task = MotorTask.of(

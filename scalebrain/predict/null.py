@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from scalebrain.predict.fold import FoldJob, FoldResult, FoldWork, NullJob, refi
 from scalebrain.predict.task import MotorTask
 
 __all__ = ["permutation_null"]
+
+logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -49,7 +52,8 @@ def permutation_null(
     -------
     Dataset
         ``null_r2 (learner, permutation)`` and ``p_permutation (learner)``, which is ``(1 +
-        permutations of an R2 as large) / (1 + permutations)``.
+        permutations of an R2 as large) / (1 + permutations)``. Both are missing where nobody of
+        a cohort has another target than the others.
 
     Notes
     -----
@@ -58,6 +62,13 @@ def permutation_null(
     exchangeable if the predictors tell nothing. At the settings that the real outcome has chosen
     it is not: what chance has put into the real training rows also went into their settings.
     """
+    alike = [np.ptp(task.y[task.codes == code]) == 0 for code in range(len(task.cohorts))]
+    if n_permutations and all(alike):
+        logger.warning(
+            "Motor prediction: the target does not vary within any of %d cohorts, so that nothing "
+            "can be permuted and the p values are missing. Way out: name larger `groups`.",
+            len(task.cohorts),
+        )
     rng = np.random.default_rng([work.seed, 2])
     permuted = np.tile(task.y, (n_permutations, 1))
     for one in permuted:
@@ -72,7 +83,7 @@ def permutation_null(
     ]
     null = np.full((len(work.learners), n_permutations), np.nan)
     p = np.full(len(work.learners), np.nan)
-    if n_permutations:
+    if n_permutations and not all(alike):
         found = map_tasks(
             refit_permuted, jobs, label="motor permutations", shared=(work, permuted), threads=1
         )

@@ -12,10 +12,11 @@ import pandas as pd
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import texts
 from scalebrain.stats.frame import lesional_measures, subject_frame
 from scalebrain.stats.pads import find_pad
 
-__all__ = ["FEATURE_GROUPS", "build_predictors", "check_not_the_outcome"]
+__all__ = ["FEATURE_GROUPS", "build_predictors", "check_not_the_outcome", "sex_male"]
 
 #: Groups that can be named; ``combined`` holds the predictors of all other chosen groups, and
 #: ``extra`` those that the user adds.
@@ -28,7 +29,7 @@ def build_predictors(
     ds: xr.Dataset,
     feature_groups: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     *,
-    extra: pd.DataFrame | xr.Dataset | None = None,
+    extra: pd.DataFrame | pd.Series[Any] | xr.Dataset | None = None,
     needed: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Make one column per predictor and list the columns of each group.
@@ -42,8 +43,8 @@ def build_predictors(
         ``subject`` (numbers, flags, or text of two values). Default: every name; ``extra``
         where it is given.
     extra
-        Predictors of the user: a table indexed by subject, or a Dataset over ``subject``, or
-        over ``subject`` and one further dimension.
+        Predictors of the user: a table (or a Series that has a name) indexed by subject, or a
+        Dataset over ``subject``, or over ``subject`` and one further dimension.
     needed
         (subject,) who must have a row of `extra`; everyone when None.
 
@@ -60,10 +61,11 @@ def build_predictors(
     MissingVariableError
         If a variable is missing.
     ConfigError
-        If a group is unknown or empty, or ``extra`` is named and not given.
+        If a group is unknown or empty, or ``extra`` is named and not given, or no table.
     StatisticsError
         If subjects of `extra` are unknown, repeated or absent, or its columns are no numbers
-        or have the name of another predictor.
+        or have the name of another predictor; if a predictor is infinite, or a sex is neither F
+        nor M.
 
     Notes
     -----
@@ -77,12 +79,23 @@ def build_predictors(
     `extra` is joined exactly: what is not known of someone has to stand there as missing
     (NaN, n/a), and is then imputed inside the folds.
     """
+    if isinstance(extra, pd.Series) and extra.name is not None:
+        extra = extra.to_frame()
+    if extra is not None and not isinstance(extra, pd.DataFrame | xr.Dataset):
+        raise ConfigError(
+            "extra must be a table indexed by subject, a Series that has a name, or a Dataset over "
+            f"subject, got {type(extra).__name__}. Read a file with pandas.read_csv(path, "
+            "sep='\\t', index_col='subject', dtype={'subject': str})."
+        )
     if isinstance(feature_groups, str):
         feature_groups = [feature_groups]
     if feature_groups is None:
         feature_groups = [name for name in FEATURE_GROUPS if name != "extra" or extra is not None]
     if isinstance(feature_groups, Mapping):
-        parts = {name: _named(ds, columns) for name, columns in feature_groups.items()}
+        parts = {
+            name: _named(ds, [columns] if isinstance(columns, str) else columns)
+            for name, columns in feature_groups.items()
+        }
         if extra is not None:
             if "extra" in parts:
                 raise ConfigError("A group of the mapping is named 'extra', beside `extra`.")
@@ -101,6 +114,7 @@ def build_predictors(
                 f"extra: {_listed(twice)} is a predictor of another group. Rename the columns."
             )
     table = _joined(list(parts.values()))
+    _check_finite(table if needed is None else table[needed])
     groups = {name: list(part.columns) for name, part in parts.items()}
     if combine:
         groups["combined"] = list(table.columns)
@@ -171,6 +185,48 @@ def check_not_the_outcome(table: pd.DataFrame, y: npt.NDArray[np.float64], targe
         )
 
 
+def sex_male(ds: xr.Dataset) -> npt.NDArray[np.float64]:
+    """Read the sex of everyone as a number.
+
+    Parameters
+    ----------
+    ds
+        Dataset; `sex` is used where it has it.
+
+    Returns
+    -------
+    ndarray
+        (subject,) 1 for M, 0 for F, missing where it is not known.
+
+    Raises
+    ------
+    StatisticsError
+        If a sex is neither F nor M nor missing.
+    """
+    sex = texts(ds, "sex")
+    other = ~np.isin(sex, ("F", "M", ""))
+    if other.any():
+        labels = ds["subject"].values[other] if "subject" in ds.coords else np.flatnonzero(other)
+        raise StatisticsError(
+            f"sex: expected F, M or missing, got {_listed(np.unique(sex[other]).tolist())} in "
+            f"{int(other.sum())} subjects, as {labels[0]}. Write F or M."
+        )
+    return np.select([sex == "M", sex == "F"], [1.0, 0.0], np.nan)
+
+
+def _check_finite(table: pd.DataFrame) -> None:
+    """Refuse infinite values, which no median stands for."""
+    counts = np.isinf(table.to_numpy(dtype=np.float64)).sum(axis=0)
+    if counts.any():
+        told = [f"'{n}': {count}" for n, count in zip(table, counts, strict=True) if count]
+        more = f" and {len(told) - 10} more" if len(told) > 10 else ""
+        raise StatisticsError(
+            f"Predictors with infinite values ({', '.join(told[:10])}{more}). Set them missing "
+            "(NaN) where nothing is known, or, as the logarithm of zero, to a number that you "
+            "choose."
+        )
+
+
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, axis=1)
     return table.loc[:, ~table.columns.duplicated()]
@@ -178,10 +234,9 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _clinical(ds: xr.Dataset) -> pd.DataFrame:
     frame = _subject_table(ds, ["age", "sex", "days_post_stroke"])
-    sex = frame["sex"].map({"F": 0.0, "M": 1.0}).astype(np.float64)
-    return pd.DataFrame(
-        {"age": frame["age"], "sex_male": sex, "days_post_stroke": frame["days_post_stroke"]}
-    ).astype(np.float64)
+    days = frame["days_post_stroke"]
+    table = pd.DataFrame({"age": frame["age"], "sex_male": sex_male(ds), "days_post_stroke": days})
+    return table.astype(np.float64)
 
 
 def _lesion(ds: xr.Dataset) -> pd.DataFrame:
@@ -303,8 +358,7 @@ def _numeric(frame: pd.DataFrame, what: str) -> pd.DataFrame:
             else:
                 column = column.map({level: float(k) for k, level in enumerate(levels)})
         columns[name] = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    out = pd.DataFrame(columns, index=frame.index)
-    return out.replace([np.inf, -np.inf], np.nan)
+    return pd.DataFrame(columns, index=frame.index)
 
 
 def _known(value: Any) -> Any:

@@ -94,7 +94,7 @@ def score_table(
     baseline, rate = np.full(len(task.y), np.nan), np.full(len(task.y), np.nan)
     for train, test in task.folds:
         baseline[test] = task.y[train].mean()
-        if np.isfinite(task.severe_below):
+        if np.isfinite(task.severe_below) and not task.one_class(train):  # as the models have it
             rate[test] = task.severe[train].mean()
     flat = weighted_scores(task.y, baseline, task.severe, rate, task.codes, draws.weights[:1])[0]
     dims = ("learner", "feature_group", "metric")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,19 +13,22 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import same_people
+from scalebrain.features.inclusion import same_people, texts
 from scalebrain.predict.learners import Folds
 from scalebrain.predict.splits import grouped_folds, leave_one_group_out
-from scalebrain.stats.frame import eligible_subjects, subject_frame
+from scalebrain.stats.frame import eligible_subjects, ineligible_reasons, subject_frame
 from scalebrain.stats.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 
-__all__ = ["MotorTask"]
+__all__ = ["MotorTask", "check_anyone_eligible"]
 
 logger = logging.getLogger(__name__)
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+#: Fractions of a maximum do not reach this far, points do.
+_POINTS = 2.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class MotorTask:
         People of each scale of the target, where any is named.
     severe_below
         Threshold of being severe; missing where the target's scale has none.
+    no_cut_off
+        Why there is none, in words; empty where there is one.
     """
 
     subjects: npt.NDArray[Any] | None
@@ -75,6 +81,7 @@ class MotorTask:
     told: str
     scales: Mapping[str, int] = field(default_factory=dict)
     severe_below: float = SEVERE_BELOW
+    no_cut_off: str = ""
 
     @classmethod
     def of(
@@ -102,6 +109,7 @@ class MotorTask:
             raise StatisticsError(f"Target '{target}' is text; numbers are needed.")
         score = column.to_numpy(dtype=np.float64)
         keep = eligible_subjects(ds, group=group, included=included)
+        check_anyone_eligible(ds, keep, group=group, included=included, where="Motor prediction")
         no_score = keep & ~np.isfinite(score)
         no_cohort = keep & frame[str(groups)].isna().to_numpy()
         used = keep & ~no_score & ~no_cohort
@@ -121,7 +129,7 @@ class MotorTask:
             logger.info("Motor prediction: %s", told)
         rows = np.flatnonzero(used)
         if "subject" in ds.coords:
-            rows = rows[np.argsort(ds["subject"].values[rows].astype(str), kind="stable")]
+            rows = rows[np.argsort(texts(ds, "subject")[rows], kind="stable")]
         y = score[rows]
         if not y.std() > 1e-12 * np.abs(y).max():
             raise StatisticsError(
@@ -132,7 +140,7 @@ class MotorTask:
         cohorts, codes = np.unique(names.astype(str), return_inverse=True)
         _check_people(ds, rows, names)
         scales = scales_of(ds, rows, target)
-        cut = _cut_off(scales, severe_below)
+        cut, no_cut_off = _cut_off(target, y, scales, severe_below)
         folds = [(train, test) for _, train, test in leave_one_group_out(cohorts[codes])]
         inner: list[Folds] = [
             grouped_folds(codes[train], n_inner, seed=seed + k)
@@ -152,13 +160,14 @@ class MotorTask:
             told,
             scales,
             cut,
+            no_cut_off,
         )
 
     @property
     def skipped(self) -> list[str]:
         """Folds whose training rows are all severe, or all not; all of them without a cut-off."""
         if not np.isfinite(self.severe_below):
-            return [f"every cohort: {_no_cut_off(self.scales)}"]
+            return [f"every cohort: {self.no_cut_off}"]
         out = []
         for name, (train, _) in zip(self.cohorts, self.folds, strict=True):
             if self.one_class(train):
@@ -177,27 +186,73 @@ class MotorTask:
         return out
 
 
-def _cut_off(scales: Mapping[str, int], severe_below: float | None) -> float:
-    """Threshold of being severe; missing where Fugl-Meyer's would be used for another scale."""
+def check_anyone_eligible(
+    ds: xr.Dataset,
+    eligible: BoolArray,
+    *,
+    group: str | None,
+    included: Hashable | None,
+    where: str,
+) -> None:
+    """Refuse a choice of people that leaves nobody, and tell what leaves them out.
+
+    Parameters
+    ----------
+    ds
+        Dataset with ``subject``.
+    eligible
+        (subject,) who is left.
+    group, included
+        As :func:`scalebrain.stats.frame.eligible_subjects` takes them.
+    where
+        Start of the message.
+
+    Raises
+    ------
+    StatisticsError
+        If nobody is left.
+    """
+    if eligible.any():
+        return
+    counts = Counter(ineligible_reasons(ds, group=group, included=included).tolist())
+    reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(counts.items()))
+    there = sorted(set(texts(ds, "group").tolist()) - {""}) if "group" in ds.variables else []
+    groups = f" The groups are {', '.join(map(repr, there))}." if there else ""
+    raise StatisticsError(
+        f"{where}: nobody of {ds.sizes['subject']} subjects is eligible ({reasons}).{groups} Name "
+        "one of the groups with `group`, or all with None, and see exclusion_reason where nobody "
+        "is included."
+    )
+
+
+def _cut_off(
+    target: Hashable, y: FloatArray, scales: Mapping[str, int], severe_below: float | None
+) -> tuple[float, str]:
+    """Threshold of being severe; missing, and why, where Fugl-Meyer's would be of another scale."""
     note = scale_note(scales)
     if severe_below is not None:
         if note:
             logger.info("Motor prediction: %s", note)
-        return severe_below
-    if has_fugl_meyer_only(scales):
-        return SEVERE_BELOW
+        return severe_below, ""
+    why, way_out = f"the cut-off {SEVERE_BELOW:g} is of Fugl-Meyer", "keep the people of one scale"
+    if target != "motor_score":
+        why, way_out = f"{why}, the target is '{target}'", "predict motor_score"
+    elif not has_fugl_meyer_only(scales):
+        names = ", ".join(name or "no scale named" for name in scales)
+        why = f"{why}, the scores are of {names}"
+    elif y.min() >= 0 and y.max() > _POINTS:
+        why = f"{why} as a fraction of its points, the scores go up to {y.max():g}"
+        way_out = "divide the scores by the maximum of the scale"
+    else:
+        return SEVERE_BELOW, ""
     logger.warning(
-        "Motor prediction: %sNobody is called severe: %s. Way out: keep the people of one scale, "
-        "or say with `severe_below` what is severe.",
+        "Motor prediction: %sNobody is called severe: %s. Way out: %s, or say with "
+        "`severe_below` what is severe.",
         f"{note} " if note else "",
-        _no_cut_off(scales),
+        why,
+        way_out,
     )
-    return float("nan")
-
-
-def _no_cut_off(scales: Mapping[str, int]) -> str:
-    names = ", ".join(name or "no scale named" for name in scales)
-    return f"the cut-off {SEVERE_BELOW:g} is of Fugl-Meyer, the scores are of {names}"
+    return float("nan"), why
 
 
 def _check_people(ds: xr.Dataset, rows: IntArray, cohort: npt.NDArray[np.object_]) -> None:

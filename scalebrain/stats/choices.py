@@ -117,8 +117,9 @@ def _harmonized(
     pad = find_pad(ds).name
     volume = ds["lesion_volume"].astype(np.float64)
     side = ds["lesion_hemisphere"].astype(str)
+    own = ds.drop_vars(["harmonization", f"{pad}_harmonized"], errors="ignore")
     out = harmonize(
-        ds.assign(
+        own.assign(
             _log10_volume=np.log10(volume.where(volume > 0)),
             _left=(side == "L").astype(np.float64).where((side == "L") | (side == "R")),
         ),

@@ -105,6 +105,16 @@ def test_same_people__whose_person_is_not_known_is_someone_else():
     assert len(set(same_people(xr.Dataset({"age": ("subject", np.arange(3.0))})))) == 3
 
 
+def test_same_people__rows_of_one_label_are_one_person():
+    ds = xr.Dataset(
+        {"person": ("subject", ["a", "b", "", ""])},
+        coords={"subject": ["s1", "s2", "s1", "s3"]},
+    )
+    found = same_people(ds)
+    assert found[0] == found[2]
+    assert len(set(found)) == 3
+
+
 def test_check_one_scan__groups_may_hold_a_person_apart(people):
     ds = named(named(people, [0, 1, 2]), [4, 5], "two")
     rows = np.arange(ds.sizes["subject"]) < 8

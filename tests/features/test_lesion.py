@@ -9,7 +9,7 @@ from scipy import ndimage
 import scalebrain
 from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.errors import MissingVariableError, TableError
+from scalebrain.errors import MissingVariableError, StatisticsError, TableError
 from scalebrain.features.segments import voxel_index
 from tests.features.test_parcellation import blocks_atlas, labels_of
 from tests.phantom import image_path
@@ -90,6 +90,49 @@ def test_to_lesional_sides__puts_the_lesion_on_the_ipsilesional_side(ds):
     assert np.isnan(sided.sel(subject="sub-019")).all()
     with pytest.raises(MissingVariableError, match="once"):
         scalebrain.to_lesional_sides(scalebrain.to_lesional_sides(ds.assign(loads.data_vars)))
+
+
+@pytest.mark.parametrize("codes", [("left", "right"), ("l", "r"), (1, 2)])
+def test_to_lesional_sides__refuses_sides_that_are_written_otherwise(codes):
+    ds = xr.Dataset(
+        {
+            "lesion_load": (("subject", "region"), np.eye(2)),
+            "lesion_hemisphere": ("subject", np.array(codes, dtype=object).astype(str)),
+        },
+        coords={"subject": ["a", "b"], "region": ["SMN_L", "SMN_R"]},
+    )
+    with pytest.raises(StatisticsError, match=f"got '{codes[0]}', '{codes[1]}' in 2.*Write L or R"):
+        scalebrain.to_lesional_sides(ds)
+
+
+def test_to_lesional_sides__shows_the_labels_that_have_no_partner():
+    regions = ["SMN_L", "SMN_R", "Vermis_1", "Vermis_2", "VIS_L"]
+    ds = xr.Dataset(
+        {
+            "lesion_load": (("subject", "region"), np.ones((1, 5))),
+            "lesion_hemisphere": ("subject", ["L"]),
+        },
+        coords={"subject": ["a"], "region": regions},
+    )
+    with pytest.raises(MissingVariableError, match="partner are 'Vermis_1', 'Vermis_2', 'VIS_L'"):
+        scalebrain.to_lesional_sides(ds)
+    with pytest.raises(MissingVariableError, match=r"atlas\.without"):
+        scalebrain.to_lesional_sides(ds)
+
+
+def test_to_lesional_sides__text_may_be_of_any_length():
+    side = np.array(["L", "R", "unknown", "bilateral"])
+    ds = xr.Dataset(
+        {
+            "lesion_load": (("subject", "region"), np.arange(8.0).reshape(4, 2)),
+            "lesion_hemisphere": ("subject", side),
+        },
+        coords={"subject": list("abcd"), "region": ["SMN_L", "SMN_R"]},
+    )
+    text = ("subject", side.astype(np.dtypes.StringDType()))
+    found = scalebrain.to_lesional_sides(ds.assign(lesion_hemisphere=text).chunk(subject=2))
+    wanted = [[0, 1], [3, 2], [np.nan] * 2, [np.nan] * 2]
+    np.testing.assert_array_equal(found["lesion_load"], wanted)
 
 
 def test_region_set__needs_homologues():

@@ -5,6 +5,7 @@ import logging
 
 import dask
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -264,6 +265,45 @@ def test_harmonize__never_loses_an_earlier_one(study):
     out = harmonize(study, within="stroke")
     with pytest.raises(StatisticsError, match="'brain_pad_corrected_harmonized' is there already"):
         harmonize(out, within="reference")
+
+
+def test_harmonize__never_loses_the_words_of_an_earlier_one(study):
+    out = harmonize(study.assign(other=study["brain_pad_corrected"] + 1), within="stroke")
+    with pytest.raises(StatisticsError, match=r"'harmonization' is there already .* in one call"):
+        harmonize(out, variables="other", within="reference")
+    again = harmonize(out.drop_vars("harmonization"), variables="other", within="reference")
+    assert {"brain_pad_corrected_harmonized", "other_harmonized"} <= set(again)
+
+
+def test_harmonize__categoricals_of_integers_are_levels(study):
+    hand = np.random.default_rng(1).integers(1, 4, study.sizes["subject"])
+    levels, line = (
+        harmonize(study.assign(hand=("subject", own)), within="stroke", covariates=["hand"])
+        for own in (hand.astype(str), hand)
+    )
+    found = harmonize(
+        study.assign(hand=("subject", pd.Categorical(hand))), within="stroke", covariates=["hand"]
+    )["brain_pad_corrected_harmonized"]
+    xr.testing.assert_equal(found, levels["brain_pad_corrected_harmonized"])
+    assert not found.equals(line["brain_pad_corrected_harmonized"])
+
+
+def test_harmonize__labels_may_be_text_of_any_length(study):
+    labels = study["subject"].values.astype(np.dtypes.StringDType())
+    found = harmonize(study.assign_coords(subject=labels), within="stroke")
+    np.testing.assert_array_equal(
+        found["brain_pad_corrected_harmonized"],
+        harmonize(study, within="stroke")["brain_pad_corrected_harmonized"],
+    )
+
+
+def test_harmonize__reference_batch_may_be_a_number(study):
+    code = np.unique(study["cohort"].values, return_inverse=True)[1].astype(float)
+    ds = study.assign(site=("subject", code))
+    out = harmonize(ds, batch="site", within="stroke", reference_batch=3.0)
+    own = (code == 3) & (study["group"].values == "stroke")
+    made = out["brain_pad_corrected_harmonized"].values
+    np.testing.assert_array_equal(made[own], study["brain_pad_corrected"].values[own])
 
 
 def test_harmonize__people_without_a_group(study):

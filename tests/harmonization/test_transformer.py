@@ -145,3 +145,20 @@ def test_combat__names_of_columns_are_text():
     X["cohort"] = np.repeat(["a", "b"], 10)
     with pytest.raises(StatisticsError, match="named by no text, as 0"):
         ComBat().fit(X)
+
+
+def test_combat__categoricals_of_integers_are_levels(table):
+    X, _ = table
+    hand = pd.Series(np.random.default_rng(1).integers(1, 4, len(X)))
+    X = X.drop(columns=["age", "sex"])
+    made = {
+        name: ComBat(covariates=["hand"]).fit(X.assign(hand=own))
+        for name, own in {"text": hand.astype(str), "levels": hand.astype("category")}.items()
+    }
+    assert made["levels"].model_.encoding.names == ["hand[2]", "hand[3]"]
+    np.testing.assert_array_equal(
+        made["levels"].transform(X.assign(hand=hand.astype("category"))),
+        made["text"].transform(X.assign(hand=hand.astype(str))),
+    )
+    with pytest.raises(StatisticsError, match="'hand' must be numbers"):
+        ComBat(smooth=["hand"]).fit(X.assign(hand=hand.astype("category")))

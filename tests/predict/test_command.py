@@ -37,6 +37,7 @@ def test_motor__writes_tables_and_says_what_was_found(command, cohort, tmp_path)
     )
     out = tmp_path / "out"
     options = ("--learner", "elastic_net", "--extra", table, "--permutations", 4, "--seed", 3)
+    options += ("--severe-below", 0.5)
     code, told, _ = command("store", out, *options)
     assert code == 0
     assert "In 6 cohorts left out one at a time, the best of 5 models (elastic net" in told
@@ -44,6 +45,7 @@ def test_motor__writes_tables_and_says_what_was_found(command, cohort, tmp_path)
     assert told.strip().endswith(str(out))
     results, _ = read_results(out / "motor.zarr")
     assert results["motor"].attrs["seed"] == 3
+    assert results["motor"].attrs["severe_below"] == 0.5
     assert list(results["motor"]["feature_group"].values)[-2:] == ["extra", "combined"]
     gain = pd.read_csv(out / "motor_learner_versus_metric.tsv", sep="\t")
     assert set(gain["versus"]) == {"clinical", "lesion", "brain_age", "extra"}

@@ -87,3 +87,16 @@ def test_likeness__compares_with_other_cohorts_and_units_do_not_matter():
     assert np.isfinite(one.limit)
     constant = likeness(np.ones((9, 2)), np.arange(9) % 3, np.ones((2, 2)), ["a", "b"])
     assert constant.reason == ["", ""]
+
+
+def test_likeness__what_nobody_in_training_has_does_not_count():
+    rng = np.random.default_rng(0)
+    codes = np.arange(200) % 10
+    x_train, x = rng.normal(size=(200, 4)), rng.normal(size=(50, 4))
+    x_train[:, 3] = np.nan
+    without = likeness(x_train, codes, np.where(np.arange(4) == 3, np.nan, x), list("abcd"))
+    x[:, 3] = rng.normal(120, 20, 50)
+    found = likeness(x_train, codes, x, list("abcd"))
+    np.testing.assert_array_equal(found.distance, without.distance)
+    assert found.reason == without.reason
+    assert sum(map(bool, found.reason)) < 5

@@ -109,6 +109,42 @@ def test_build_predictors__refuses_extra_with_a_way_out(store, extra, match):
         build_predictors(store, {"own": ["noise"]}, extra=extra)
 
 
+def test_build_predictors__extra_may_be_a_series_that_has_a_name(store):
+    dose = pd.Series(np.arange(40.0), index=IDS, name="dose")
+    got, groups = build_predictors(store, ["extra"], extra=dose)
+    assert groups == {"extra": ["dose"]}
+    np.testing.assert_array_equal(got["dose"], dose)
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        ("therapy.tsv", "extra must be a table .* got str. Read a file with pandas.read_csv"),
+        (pd.Series(np.arange(40.0), index=IDS), "a Series that has a name, .* got Series"),
+        (xr.DataArray(np.arange(40.0), dims="subject", coords={"subject": IDS}), "got DataArray"),
+    ],
+)
+def test_build_predictors__refuses_extra_of_another_type(store, extra, match):
+    with pytest.raises(ConfigError, match=match):
+        build_predictors(store, ["extra"], extra=extra)
+
+
+def test_build_predictors__refuses_infinite_values_of_those_used(store):
+    table = rows(log_dose=np.log10(np.maximum(np.arange(40.0) - 5, 1e-3)), flag=1.0)
+    table.iloc[:6, 0] = -np.inf
+    stroke = store["group"].values == "stroke"
+    with pytest.raises(StatisticsError, match=r"infinite values \('log_dose': 6\).*choose"):
+        build_predictors(store, ["extra"], extra=table)
+    with pytest.raises(StatisticsError, match=r"'log_dose': 2\)"):
+        build_predictors(store, ["extra"], extra=table, needed=stroke)
+    store["dose"] = ("subject", table["log_dose"].to_numpy())
+    with pytest.raises(StatisticsError, match=r"'dose': 6\)"):
+        build_predictors(store, {"own": ["dose"]})
+    table.iloc[4:6, 0] = np.nan
+    got, _ = build_predictors(store, ["extra"], extra=table, needed=stroke)
+    assert got["log_dose"][stroke].isna().sum() == 2
+
+
 def test_predict_motor__refuses_the_outcome_as_a_predictor(store):
     extra = rows(percent=100 * store["motor_score"].values)
     with pytest.raises(StatisticsError, match="'percent' are the target 'motor_score' itself"):

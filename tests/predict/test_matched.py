@@ -419,3 +419,89 @@ def test_matched_pairs__of_too_many_are_greedy_and_say_so(monkeypatch):
     assert len(np.unique(pairs)) == pairs.size
     total, best = float(greedy["contrast"].sum()), float(exact["contrast"].sum())
     assert best / 2 <= total <= best + 1e-9
+
+
+def test_matched_pairs__a_cohort_that_is_named_has_to_be_there():
+    with pytest.raises(MissingVariableError, match="'site' is missing"):
+        matched_pairs(people(60), contrast="cst", cohort="site")
+    with pytest.raises(MissingVariableError, match="'site' is missing"):
+        nearest_matches(people(60), "sub-007", contrast="cst", cohort="site")
+    found = matched_pairs(people(120).drop_vars("cohort"), contrast="cst")
+    assert "without a cohort" not in found.attrs["rows_used"]
+
+
+def test_matched_pairs__tell_of_people_without_a_cohort(caplog):
+    ds = people(120)
+    ds["cohort"].values[::4] = ""
+    found = matched_pairs(ds, contrast="cst")
+    assert "30 without a cohort, who are taken for one" in found.attrs["rows_used"]
+    assert "name their cohorts" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "codes", "match"),
+    [
+        ("sex", ("female", "male"), "sex: expected F, M or missing, got 'female', 'male' in 60"),
+        ("sex", (0.0, 1.0), "got '0.0', '1.0' in 60 subjects, as sub-000. Write F or M"),
+        ("lesion_hemisphere", ("left", "right"), "got 'left', 'right' in 60.*Write L or R"),
+        ("lesion_hemisphere", (1, 2), "unknown or missing, got '1', '2' in 60 subjects"),
+    ],
+)
+def test_matched_pairs__refuse_codes_that_are_not_of_the_store(name, codes, match):
+    ds = people(60).assign({name: ("subject", np.array(codes)[np.arange(60) % 2])})
+    with pytest.raises(StatisticsError, match=match):
+        matched_pairs(ds, contrast="cst")
+
+
+def test_matched_pairs__rows_of_one_label_are_one_person():
+    ds = people(120)
+    again = ds.assign_coords(age=ds["age"] + 1)
+    both = xr.concat([ds, again], "subject")
+    found = matched_pairs(both, contrast="cst")
+    pairs = found["pair_subject"].values
+    assert int(found["n_people"]) == 120
+    assert len(np.unique(pairs)) == pairs.size
+    with pytest.raises(StatisticsError, match="'sub-007' is on dimension 'subject' 2 times"):
+        nearest_matches(both, "sub-007", contrast="cst")
+
+
+def test_matched_pairs__ages_a_caliper_apart_are_within_it():
+    ds = people(40)
+    ds["age"].values[:] = 90.0
+    ds["age"].values[[0, 1]] = 59.4, 64.4
+    assert ds["age"].values[1] - ds["age"].values[0] > 5
+    ds["lesion_volume"].values[[0, 1]] = 10.0
+    ds["lesion_hemisphere"].values[[0, 1]] = "L"
+    ds["cst"].values[[0, 1]] = -9.0, 9.0
+    pairs = matched_pairs(ds, contrast="cst", min_pairs=1)["pair_subject"].values
+    assert ["sub-001", "sub-000"] in pairs.tolist()
+    near = nearest_matches(ds, "sub-000", contrast="cst")
+    assert near["subject_matched"].values[near["within_caliper"].values].tolist() == ["sub-001"]
+
+
+def test_nearest_matches__takes_a_label_that_is_a_number():
+    ds = people(40).assign_coords(subject=np.arange(1000, 1040))
+    found = nearest_matches(ds, 1007, contrast="cst")
+    xr.testing.assert_identical(found, nearest_matches(ds, "1007", contrast="cst"))
+    assert "1007" not in found["subject_matched"].values
+
+
+@pytest.mark.parametrize("group", ["Stroke", "control"])
+def test_matched_pairs__nobody_of_the_group_is_told(group):
+    ds = people(40).assign(group=("subject", np.full(40, "stroke")))
+    with pytest.raises(StatisticsError, match=f"not in group '{group}': 40.*groups are 'stroke'"):
+        matched_pairs(ds, contrast="cst", group=group)
+
+
+def test_matched_pairs__text_may_be_of_any_length():
+    ds = people(120)
+    loads = ds["cst"].values[:, None] * [1, 2]
+    ds = ds.assign(lesion_load=(("subject", "region"), loads))
+    ds = ds.assign_coords(region=["SMN_L", "SMN_R"])
+    text = {
+        name: ("subject", ds[name].values.astype(np.dtypes.StringDType()))
+        for name in ("subject", "cohort", "lesion_hemisphere")
+    }
+    other = ds.assign(text).set_coords("cohort")
+    found = matched_pairs(other, contrast="lesion_load:SMN_ipsilesional")
+    xr.testing.assert_equal(found, matched_pairs(ds, contrast="lesion_load:SMN_ipsilesional"))

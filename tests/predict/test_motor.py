@@ -208,7 +208,8 @@ def test_predict_motor__names_the_cohort_that_cannot_be_harmonized():
     flat[0, site == "site B"] = 1.0
     ds = plain(site=site, flat=flat[0], other=flat[1])
     groups = {"x": ["flat", "other"]}
-    with pytest.raises(StatisticsError, match=r"'flat' .* of 'site' site B"):
+    match = r"elastic_net, cohort 'site [AC-F]' held out: 'flat' .* of 'site' site B"
+    with pytest.raises(StatisticsError, match=match):
         predict_motor(ds, groups="site", feature_groups=groups, harmonize=["x"], **FAST)
 
 
@@ -321,8 +322,99 @@ def test_predict_motor__scales_are_of_the_rows_used_and_of_the_motor_score(caplo
     ds["cohort"] = ("subject", [f"c{k % 5}" for k in range(60)])
     options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
     assert predict_motor(ds, **options).attrs["scales"] == {"FMA-UE": 30}
-    assert predict_motor(ds, target="other", **options).attrs["scales"] == {}
     assert "Nobody" not in caplog.text
+    assert predict_motor(ds, target="other", **options).attrs["scales"] == {}
+    assert "the scores are of" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "why"),
+    [
+        ("nihss", 42, "is of Fugl-Meyer, the target is 'nihss'"),
+        ("motor_score", 66, "as a fraction of its points, the scores go up to 6"),
+    ],
+)
+def test_predict_motor__cut_off_is_of_motor_scores_that_are_fractions(name, factor, why, caplog):
+    ds = plain()
+    ds[name] = ds["motor_score"] * factor
+    options = FAST | {"feature_groups": {"noise": ["noise"]}, "learners": ["elastic_net"]}
+    result = predict_motor(ds, target=name, **options)
+    assert why in caplog.text
+    assert "`severe_below`" in caplog.text
+    assert result["severe"].isnull().all()
+    assert result.attrs["severe_below"] == ""
+    assert why in result.attrs["skipped"][0]
+    caplog.clear()
+    own = predict_motor(ds, target=name, severe_below=0.424 * factor, **options)
+    assert caplog.text == ""
+    assert own["severe"].sum() == (plain()["motor_score"] < 0.424).sum()
+
+
+@pytest.mark.parametrize("factor", [0.01, 66.0])
+def test_predict_motor__elastic_net_does_not_depend_on_the_unit_of_the_target(factor):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    ds = plain(x=x, motor_score=0.5 + 0.1 * x + rng.normal(0, 0.1, 60))
+    options = LIGHT | {"feature_groups": {"x": ["x", "noise"]}, "learners": ["elastic_net"]}
+    first = predict_motor(ds, severe_below=0.424, **options)
+    ds["motor_score"] = ds["motor_score"] * factor
+    other = predict_motor(ds, severe_below=0.424 * factor, **options)
+    assert other["settings"].equals(first["settings"])
+    for scaled_with in ("prediction", "interval_low", "shap", "shap_base"):
+        np.testing.assert_allclose(other[scaled_with] / factor, first[scaled_with], rtol=1e-6)
+    np.testing.assert_allclose(other["importance"], first["importance"], rtol=1e-6)
+    whole = other["shap"].sum("predictor") + other["shap_base"]
+    np.testing.assert_allclose(whole, other["prediction"].isel(feature_group=-1), rtol=1e-9)
+
+
+def test_predict_motor__baseline_is_of_the_people_that_the_models_predict():
+    ds = plain()
+    ds["motor_score"] = 0.5 + ds["motor_score"] / 2
+    ds["motor_score"][{"subject": [0, 6, 12]}] = 0.1  # severe in cohort c0 alone
+    result = predict_motor(
+        ds, feature_groups={"noise": ["noise"]}, **FAST | {"learners": ["elastic_net"]}
+    )
+    assert ["cohort c0 held out" in one for one in result.attrs["skipped"]] == [True]
+    severe, cohort = ds["motor_score"].values < 0.424, ds["cohort"].values
+    others = [c for c in np.unique(cohort) if c != "c0"]
+    errors = [(severe[cohort == c] - severe[cohort != c].mean()) ** 2 for c in others]
+    wanted = np.concatenate(errors).mean()
+    assert float(result["baseline_score"].sel(metric="brier")) == pytest.approx(wanted)
+
+
+def test_predict_motor__without_anything_to_permute_p_is_missing(caplog):
+    ds = plain(12, person=np.arange(12))
+    options = FAST | {"learners": ["elastic_net"], "n_permutations": 3}
+    result = predict_motor(ds, groups="person", feature_groups={"noise": ["noise"]}, **options)
+    assert result["p_permutation"].isnull().all()
+    assert result["null_r2"].isnull().all()
+    assert "nothing can be permuted" in caplog.text
+
+
+def test_predict_motor__one_name_is_a_list_of_one():
+    options = LIGHT | {"learners": "elastic_net", "search_anew": "elastic_net"}
+    result = predict_motor(plain(), feature_groups={"a": "noise"}, **options)
+    assert result["learner"].values.tolist() == ["elastic_net"]
+    assert result["predictor"].values.tolist() == ["noise"]
+
+
+def test_predict_motor__text_may_be_of_any_length():
+    ds = plain().assign_coords(subject=[f"sub-{k:03d}" for k in range(60)])
+    options = FAST | {"learners": ["elastic_net"], "feature_groups": {"noise": ["noise"]}}
+    text = {
+        name: ("subject", ds[name].values.astype(np.dtypes.StringDType()))
+        for name in ("subject", "cohort")
+    }
+    found = predict_motor(ds.assign(text), **options)
+    np.testing.assert_array_equal(found["prediction"], predict_motor(ds, **options)["prediction"])
+
+
+@pytest.mark.parametrize("codes", [("female", "male"), ("f", "m"), (0, 1)])
+def test_predict_motor__refuses_a_sex_that_is_written_otherwise(cohort, codes):
+    sex = np.array(codes)[(cohort["sex"].values == "M").astype(int)]
+    match = f"sex: expected F, M or missing, got '{codes[0]}', '{codes[1]}'.*Write F or M"
+    with pytest.raises(StatisticsError, match=match):
+        predict_motor(cohort.assign_coords(sex=("subject", sex)), feature_groups=["clinical"])
 
 
 def test_predict_motor__noise_scores_chance():
@@ -386,6 +478,7 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
         ({}, {"n_repeats": 1.5}, ConfigError, "n_repeats must be .* a whole number"),
         ({}, {"n_inner": 1}, ConfigError, "n_inner must be 2 or more, .*got 1"),
         ({}, {"seed": -1}, ConfigError, "seed must be 0 or more, .*got -1"),
+        ({}, {"seed": 2**32}, ConfigError, r"seed must be below 2\*\*32, .*got 4294967296"),
         ({}, {"severe_below": np.nan}, ConfigError, "severe_below must be a number"),
         ({}, {"feature_groups": {"a": ["noise"]}, "harmonize": ["b"]}, ConfigError, "no feature"),
         ({}, {"feature_groups": {"a": ["noise"]}, "unseen": "drop"}, ConfigError, "unseen"),
@@ -401,6 +494,13 @@ def test_predict_motor__cohorts_of_one_and_empty_predictors():
         ({"motor_score": np.ones(60)}, {}, StatisticsError, "same value"),
         ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "motor_score missing: 60"),
         ({"motor_score": np.full(60, np.nan)}, {}, StatisticsError, "scale that .*json declares"),
+        (
+            {"group": np.repeat(["stroke", "control"], 30)},
+            {"group": "Stroke"},
+            StatisticsError,
+            "not in group 'Stroke': 60.*groups are 'control', 'stroke'",
+        ),
+        ({"included": np.zeros(60, bool)}, {}, StatisticsError, "not included: 60.*exclusion_"),
     ],
 )
 def test_predict_motor__refuses_with_a_way_out(change, options, error, match):
