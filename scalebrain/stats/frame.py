@@ -526,11 +526,12 @@ def _no_number(name: str, dtype: np.dtype[Any]) -> str:
     if dtype.kind == "m":
         return (
             f"'{name}' holds durations ({dtype}), expected numbers, flags or text. Make days of "
-            f"them: ds['{name}'].dt.days."
+            f"them: ds['{name}'] / np.timedelta64(1, 'D')."
         )
     return (
         f"'{name}' holds dates ({dtype}), expected numbers, flags or text. Make days of them, e.g. "
-        f"(ds['{name}'] - ds['{name}'].min()).dt.days, or text: ds['{name}'].dt.strftime('%Y-%m')."
+        f"(ds['{name}'] - ds['{name}'].min()) / np.timedelta64(1, 'D'), or text: "
+        f"ds['{name}'].dt.strftime('%Y-%m')."
     )
 
 
