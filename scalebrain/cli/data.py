@@ -96,7 +96,7 @@ def ingest(
     **options: Any,
 ) -> None:
     """Read SOURCES into the cohort store STORE, a path or URL."""
-    if waits_in_a_queue(client):
+    if part is None and waits_in_a_queue(client):
         from scalebrain.ingestion.preview import preview_ingest
 
         look = {k: v for k, v in options.items() if k not in ("update", "verify")}

@@ -154,7 +154,7 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
     ----------
     ds
         Store; `person`, `dataset` and `scan_hash` are used where it has them, and rows of the
-        same label on ``subject`` are one person.
+        same dataset and label on ``subject`` are one person.
 
     Returns
     -------
@@ -166,10 +166,16 @@ def same_people(ds: xr.Dataset) -> npt.NDArray[np.int64]:
 
     n = ds.sizes["subject"]
     person, scans = texts(ds, "person"), texts(ds, "scan_hash")
-    people = np.char.add(np.char.add(texts(ds, "dataset"), "/"), person)
+    sources = np.char.add(texts(ds, "dataset"), "/")
+    labels = np.full(n, "")
+    if "subject" in ds.indexes:  # of several levels too
+        labels = np.array([str(label) for label in ds.indexes["subject"]], dtype=np.str_)
     links = []
-    labels = texts(ds, "subject")
-    for values, known in ((people, person != ""), (scans, scans != ""), (labels, labels != "")):
+    for values, known in (
+        (np.char.add(sources, person), person != ""),
+        (np.char.add(sources, labels), labels != ""),
+        (scans, scans != ""),
+    ):
         codes = np.unique(values, return_inverse=True)[1]
         first = np.full(codes.max(initial=-1) + 1, -1)
         first[codes[::-1]] = np.arange(n)[::-1]

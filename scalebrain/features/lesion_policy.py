@@ -234,7 +234,9 @@ def _treated(ds: xr.Dataset, policy: LesionPolicy, function: object, shared: obj
             attrs = ds[name].attrs | {"lesion_policy": policy}
             new[name] = (array.dims, array.data, attrs)
     if "node_features" in ds and ds["node_features"].attrs.get("nodes", "volume") == "volume":
-        ds = ds.drop_vars("node_features")
+        ds = ds.drop_vars(["node_features", "region_excluded"], errors="ignore")
+        if not any("feature" in v.dims for v in ds.data_vars.values()):
+            ds = ds.drop_vars("feature", errors="ignore")  # those made anew may be others
     return annotate(ds.assign(new))
 
 

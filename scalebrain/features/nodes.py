@@ -177,7 +177,8 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
         {"node_features": result, "node_lesioned_fraction": fraction},
         coords={"feature": list(names)},
     )
-    out["node_features"].attrs["lesion_policy"] = policy
+    filled = policy == "as_is" and treatment_of(ds) == "enantiomorphic"  # before
+    out["node_features"].attrs["lesion_policy"] = "enantiomorphic" if filled else policy
     return annotate(out)
 
 

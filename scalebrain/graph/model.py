@@ -732,6 +732,10 @@ def lesioned_regions(ds: xr.Dataset, graph: Graph) -> xr.DataArray:
 def _without_lesioned_regions(out: xr.Dataset, ds: xr.Dataset, graph: Graph) -> xr.Dataset:
     """Ages that are missing where most of the nodes of a region are lesioned."""
     excluded = lesioned_regions(ds, graph)
-    ages = {n: v.where(~excluded) for n, v in out.items() if v.dims == ("subject", "region")}
+    ages = {
+        n: v.where(~excluded)
+        for n, v in out.items()
+        if v.dims == ("subject", "region") and n != "imputed_fraction"
+    }
     ages = {name: array.assign_attrs(out[name].attrs) for name, array in ages.items()}
     return out.assign({**ages, "region_excluded": excluded})

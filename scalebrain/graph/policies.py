@@ -5,8 +5,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from scalebrain.errors import MissingVariableError
-from scalebrain.features.lesion_policy import POLICIES, LesionPolicy
+from scalebrain.errors import ConfigError, MissingVariableError
+from scalebrain.features.lesion_policy import POLICIES, LesionPolicy, treatment_of
 from scalebrain.graph.model import BrainAgeModel, brain_age, features_of
 
 __all__ = ["ages_by_policy"]
@@ -43,21 +43,27 @@ def ages_by_policy(
     MissingVariableError
         If `ds` has no node features.
     ConfigError
-        If a policy is not known.
+        If a policy is not known, or the lesions of the images were treated before.
     """
+    if not isinstance(model, BrainAgeModel):
+        model = BrainAgeModel.load(model)
+    nodes = str(model.about["nodes"])
+    treated = treatment_of(ds) if nodes == "volume" else None
+    if treated is not None:
+        raise ConfigError(
+            f"The lesions of t1w are treated already ({treated}), and other policies need them as "
+            "they were. Give the Dataset before mask_lesions or enantiomorphic."
+        )
     if "node_features" not in ds:
         raise MissingVariableError(
             "Dataset: variable 'node_features' is missing. Compute the features first "
             "(scalebrain features STORE)."
         )
-    if not isinstance(model, BrainAgeModel):
-        model = BrainAgeModel.load(model)
     own = ds["node_features"].attrs.get("lesion_policy", POLICIES[0])
     chosen = [p for p in POLICIES if p != own] if policies is None else list(policies)
-    nodes = str(model.about["nodes"])
     bare = ds.drop_vars("region_excluded", errors="ignore")  # of the policy of `ds`
-    treated = {policy: features_of(bare, nodes, policy=policy) for policy in chosen}
+    remade = {policy: features_of(bare, nodes, policy=policy) for policy in chosen}
     return {
         policy: data.assign(brain_age(data, model).compute().data_vars)
-        for policy, data in treated.items()
+        for policy, data in remade.items()
     }

@@ -168,6 +168,8 @@ def without_people(
     list of list of str
         The problems that stay, in their order.
     """
+    if not withdrawn:
+        return [list(problem) for problem in problems]
 
     def shown(match: re.Match[str]) -> str:
         person = f"sub-{match[0].removeprefix('sub-')}"

@@ -116,7 +116,7 @@ _NEAR = {
     ),
     "days_post_stroke": re.compile(r"(.*_)?days|.*(post.?stroke|since.?stroke|chronic|onset)"),
     "group": re.compile(
-        r"(?!(age|blood|ethnic|race|smok|marital|social|income|employ|educat)"
+        r"(?!(age|blood|ethnic|race|smok|marital|social|income|employ|educat|hypertens|menopaus|vaccin|treat)"
         r"|.*(id|date|age|years?|sex|file|path)$)"
         r"(.*[\W_])?(diagnos|dx(?![a-z])|patient|status|case(?![a-z])|group|control)"
     ),

@@ -34,6 +34,8 @@ _LIKE_MASKS = re.compile(
     r"(?!.*(brain|head|skull|scalp|tissue|ventric|(?<![a-z])(gm|wm|csf)(?![a-z])))"
     r".*(mask|lesion|stroke|infarct|(?<![a-z])rois?(?![a-z]))"
 )
+#: Of masks whose files are not there and have no such end: dates and categories are no files.
+_NAMES_FILES = re.compile(r"(.*[\W_])?(path|file|filename|image|img|mask|roi)s?")
 _IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 #: Paths of a column without such an end are looked for until so many are not there.
 _TRIED = 8
@@ -63,7 +65,7 @@ def find_manifest(tree: Tree, path: Path) -> Findings:
     """
     rows = _read_rows(path)
     header = [name.strip().lower() for name in rows[0]]
-    if "lesion" not in header:
+    if "lesion" not in header and _holds_files(rows, header, _MASKS):
         header = ["lesion" if name == _MASKS else name for name in header]
     ids = [name for name in IDS if name in header]
     if not ids or not set(_FILES) & set(header):
@@ -142,7 +144,8 @@ def _tell_unread(
     images = [cell for cell in files.values() if cell.lower().endswith(_IMAGES)]
     like_masks = any(_LIKE_MASKS.match(text) for text in (name, *map(_own_name, images)))
     tried = list(files.values())[:_TRIED]
-    if not files or not (images or like_masks or any(_is_there(tree, cell) for cell in tried)):
+    named = like_masks and _NAMES_FILES.fullmatch(name)
+    if not files or not (images or named or any(_is_there(tree, cell) for cell in tried)):
         return
     known = f"The columns of files that are read are {', '.join(_FILES)}: rename it"
     many = "one file" if len(files) == 1 else f"{len(files)} files"
@@ -154,6 +157,14 @@ def _tell_unread(
     else:
         message = f"{message} {known} if it is one of them."
         found.warnings.append(Problem("", "column-ignored", message, str(path)))
+
+
+def _holds_files(rows: list[list[str]], header: list[str], name: str) -> bool:
+    """Whether a column may name files: one of flags does not."""
+    if name not in header:
+        return False
+    at = header.index(name)
+    return any(_may_be_file(cells[at].strip()) for cells in rows[1:] if at < len(cells))
 
 
 def _may_be_file(cell: str) -> bool:

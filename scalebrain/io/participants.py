@@ -366,10 +366,16 @@ def _groups(source: Source, rows: _Rows) -> list[str]:
             text
             for text in set(source.cells(quantity.name))
             if not np.isnan(parse_number(text, quantity=quantity).value)
+            or (quantity is DAYS and _is_unreadable(text))
         }
         cells = zip(rows.subjects, source.cells(quantity.name), strict=True)
         strokes.update(subject for subject, text in cells if text in signs)
     return ["stroke" if subject in strokes else "" for subject in rows.subjects]
+
+
+def _is_unreadable(text: str) -> bool:
+    """Whether a cell says something that is neither a number nor a code for missing."""
+    return not is_missing(text) and text != "." and plain_number(text) is None
 
 
 def _cohorts(source: Source, rows: _Rows, default: str) -> list[str]:

@@ -185,6 +185,11 @@ def is_same(ours: xr.DataArray, theirs: xr.DataArray) -> bool:
     """Whether a small coordinate is that of a store; one of other dims, or of voxels, is."""
     if ours.dims != theirs.dims or {"voxel", "vertex"} & {*map(str, ours.dims)}:
         return True
-    if ours.dtype.kind in "fiu" and theirs.dtype.kind in "fiu":
-        return bool(np.allclose(ours.values, theirs.values, rtol=1e-6, atol=0, equal_nan=True))
+    kinds = {ours.dtype.kind, theirs.dtype.kind}
+    if kinds <= set("bfiu"):
+        a, b = (one.values.astype(np.float64) for one in (ours, theirs))
+        return bool(np.allclose(a, b, rtol=1e-6, atol=0, equal_nan=True))
+    if kinds in ({"M"}, {"m"}):  # of whatever unit
+        missing = np.isnat(ours.values) & np.isnat(theirs.values)
+        return bool(((ours.values == theirs.values) | missing).all())
     return np.array_equal(ours.values.astype(str), theirs.values.astype(str))

@@ -54,6 +54,7 @@ _YEARS = re.compile(
     r"brain_(?P<kind>age|pad)(?:_global)?(?P<corrected>_corrected)?(?:_harmonized)?"
     r"(?: ?/ ?calibration_slope)?"
 )
+_PARTS = re.compile(r":(?![^\[]*\])")  # of an interaction; a level may have a colon
 _STANDARDIZED = re.compile(r"(?:scale|z|standardize)\(([^(),]+)\)")
 SIDES = ("ipsilesional", "contralesional")
 #: Sides of a forest plot; the last is the whole brain's.
@@ -201,9 +202,8 @@ def _interactions(mixed: xr.Dataset, term: str) -> list[str]:
 
 def _where(term: str, interactions: list[str]) -> str:
     """Say at what of the others a term of interactions tells its effect."""
-    others = [
-        part for one in interactions for part in one.split(":") if part not in term.split(":")
-    ]
+    own = _PARTS.split(term)
+    others = [part for one in interactions for part in _PARTS.split(one) if part not in own]
     told = []
     for part in dict.fromkeys(others):
         level = re.fullmatch(r"(.*)\[.*\]", part)

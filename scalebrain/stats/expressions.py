@@ -38,6 +38,10 @@ _NODES = (
     ast.cmpop,
 )
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
+_OF_BITS = frozenset(
+    "np.bitwise_and np.bitwise_or np.bitwise_xor np.bitwise_not np.bitwise_count np.invert "
+    "np.left_shift np.right_shift np.gcd np.lcm".split()
+)
 _QUOTED = re.compile(
     r"(?P<mark>`|\bQ\(\s*(?P<quote>['\"]))(?P<name>[^`'\"]+)(?(quote)(?P=quote)\s*\)|`)"
 )
@@ -177,14 +181,18 @@ def operands(*sides: Any) -> Operands:
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 calls.setdefault(name, set()).update(_written(arg, quoted) for arg in node.args[:1])
-                if name in ("C", "hashed"):
+                if name in ("C", "hashed") or name in _OF_BITS:
                     levels |= _names(ast.walk(node), quoted)
             elif isinstance(node, ast.BinOp):
-                into = numbers if isinstance(node.op, _ARITHMETIC) else levels
-                into |= _names((node.left, node.right), quoted)
+                if isinstance(node.op, _ARITHMETIC):
+                    numbers |= _names((node.left, node.right), quoted)
+                else:
+                    levels |= _names(ast.walk(node), quoted)
             elif isinstance(node, ast.UnaryOp):
-                into = levels if isinstance(node.op, ast.Invert) else numbers
-                into |= _names((node.operand,), quoted)
+                if isinstance(node.op, ast.Invert):
+                    levels |= _names(ast.walk(node), quoted)
+                else:
+                    numbers |= _names((node.operand,), quoted)
     shown = {name: frozenset(texts) for name, texts in calls.items()}
     return Operands(frozenset(levels), frozenset(numbers), shown)
 

@@ -19,6 +19,7 @@ from scalebrain.cluster.client import open_client
 from scalebrain.cluster.kubernetes import _answer, _made, _of_operator, _removed, _until_running
 from scalebrain.errors import ConfigError, ScalebrainError
 from tests.conftest import need
+from tests.phantom import write_tree
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -129,7 +130,8 @@ def test_slurm_cluster__leaves_ctrl_c_as_it_was():
 def test_main__ended_by_a_signal__leaves_no_jobs_and_no_keys(
     slurm: Path, number: signal.Signals, code: int
 ):
-    command = [sys.executable, "-c", _COMMAND, "ingest", slurm, slurm / "c.zarr"]
+    source = write_tree(slurm / "bids", n=3)
+    command = [sys.executable, "-c", _COMMAND, "ingest", source, slurm / "c.zarr"]
     command += ["--scheduler", "slurm:cpu", "--profiles", slurm / "profiles.yaml"]
     command += ["--log-file", slurm / "log.jsonl"]
     log = slurm / "stderr"

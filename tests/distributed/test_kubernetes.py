@@ -198,11 +198,13 @@ def test_open_client__on_kubernetes__leaves_what_was_there(cluster: Cluster, tre
     cluster.ask("DELETE", _NAME)
 
 
-def test_open_client__no_cluster_answers__is_one_clear_error(cluster: Cluster, tmp_path: Path):
+def test_open_client__no_cluster_answers__is_one_clear_error(
+    cluster: Cluster, tmp_path: Path, tree: Path
+):
     nowhere = replace(cluster, kubeconfig=tmp_path / "kubeconfig")
     nowhere.kubeconfig.write_text(yaml.safe_dump(kubeconfig(9)))
     told = nowhere.run(
-        "ingest", tmp_path, tmp_path / "c.zarr", "--scheduler", f"kubernetes:{cluster.manifest}"
+        "ingest", tree, tmp_path / "c.zarr", "--scheduler", f"kubernetes:{cluster.manifest}"
     )
     assert told.returncode == 1
     assert "No Kubernetes cluster answers" in told.stderr

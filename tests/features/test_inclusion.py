@@ -105,6 +105,13 @@ def test_same_people__whose_person_is_not_known_is_someone_else():
     assert len(set(same_people(xr.Dataset({"age": ("subject", np.arange(3.0))})))) == 3
 
 
+def test_same_people__labels_of_two_datasets_are_two_people():
+    ds = xr.Dataset(
+        coords={"subject": ["01", "01", "02"], "dataset": ("subject", ["a", "b", "b"])}
+    )
+    assert len(set(same_people(ds))) == 3
+
+
 def test_same_people__rows_of_one_label_are_one_person():
     ds = xr.Dataset(
         {"person": ("subject", ["a", "b", "", ""])},

@@ -279,6 +279,23 @@ def test_find_cohort__manifest_with_the_other_name_of_masks(root):
 
 
 @pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("stroke_date", "01/02/2020"),
+        ("stroke_type", "ischemic/hemorrhagic"),
+        ("lesion_location", "MCA/ACA"),
+        ("lesion_mask", "1"),
+    ],
+)
+def test_find_cohort__manifest_with_dates_categories_and_flags(root, column, cell):
+    for name in "ab":
+        touch(root / f"{name}.nii")
+    rows = [f"01,50,a.nii,reference,{cell}", "02,52,b.nii,reference,"]
+    table(root, rows, columns=f"participant_id,age,t1w,group,{column}", name="m.csv")
+    assert codes(find_cohort(root / "m.csv").warnings) == []
+
+
+@pytest.mark.parametrize(
     ("column", "file"),
     [("mask", "m/l.nii"), ("Lesion_path", "m/l"), ("roi", "m/l.nii"), ("file", "m/1_stroke.nii")],
 )

@@ -130,6 +130,9 @@ def test_formula__labels_and_bits_of_whole_numbers_stay() -> None:
     assert mixed_model(ds, "y ~ C(flag)")["term"].values.tolist()[1] == "C(flag)[T.True]"
     bits = study(bit=(np.resize([1, 2, 3], 120) & 1))
     np.testing.assert_allclose(slopes(ds, "I(code & 1)"), slopes(bits, "bit"))
+    flags = study(bit=((np.resize([1, 2, 3], 120) // 2) & 1))
+    for right in ("I((code // 2) & 1)", "I(np.bitwise_and(code // 2, 1))"):
+        np.testing.assert_allclose(slopes(ds, right), slopes(flags, "bit"))
 
 
 def test_formula__flags_are_counted() -> None:
