@@ -106,9 +106,7 @@ def test_same_people__whose_person_is_not_known_is_someone_else():
 
 
 def test_same_people__labels_of_two_datasets_are_two_people():
-    ds = xr.Dataset(
-        coords={"subject": ["01", "01", "02"], "dataset": ("subject", ["a", "b", "b"])}
-    )
+    ds = xr.Dataset(coords={"subject": ["01", "01", "02"], "dataset": ("subject", ["a", "b", "b"])})
     assert len(set(same_people(ds))) == 3
 
 
