@@ -39,18 +39,10 @@ _NODES = (
 )
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 _OF_BITS = frozenset(
-    [
-        "np.bitwise_and",
-        "np.bitwise_or",
-        "np.bitwise_xor",
-        "np.bitwise_not",
-        "np.bitwise_count",
-        "np.invert",
-        "np.left_shift",
-        "np.right_shift",
-        "np.gcd",
-        "np.lcm",
-    ]
+    {
+        *("np.bitwise_and", "np.bitwise_or", "np.bitwise_xor", "np.bitwise_not", "np.invert"),
+        *("np.bitwise_count", "np.left_shift", "np.right_shift", "np.gcd", "np.lcm"),
+    }
 )
 _QUOTED = re.compile(
     r"(?P<mark>`|\bQ\(\s*(?P<quote>['\"]))(?P<name>[^`'\"]+)(?(quote)(?P=quote)\s*\)|`)"
