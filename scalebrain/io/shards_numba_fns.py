@@ -6,7 +6,7 @@ of plane b holds bit b of numbers 8 m to 8 m + 7. Words of 64 bits are transpose
 ever larger parts of them, which the compiler does for four words at a time.
 
 Joined from their bytes, numbers come in eight columns: number 8 m + k of a block is at m of column
-k. To put them in order takes an eighth of the time, so kernels that only add take them so.
+k. Kernels that only add take them so, and save the time of putting them in order.
 
 The decoder of LZ4 is that of numcodecs, which looks at all bounds. Blosc's own function wants
 the GIL for each piece of a row: two threads that decode get in each other's way.

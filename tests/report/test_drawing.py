@@ -76,3 +76,12 @@ def test_colors__of_sides_and_verdicts_differ_in_deuteranopia(dark):
         assert difference(truth, muted, view) > 20
     for one, other in combinations(used, 2):
         assert difference(one, other, DEUTERANOPIA) > 10, (one, other)
+
+
+def test_dots__are_all_of_few_and_some_of_many():
+    assert drawing.dots(0).size == 0
+    assert list(drawing.dots(3)) == [0, 1, 2]
+    some = drawing.dots(17_791)
+    assert len(some) == 2000
+    assert some[[0, -1]].tolist() == [0, 17_790]
+    assert np.diff(some).max() <= 9

@@ -12,7 +12,6 @@ from statsmodels.stats.proportion import proportion_confint
 from scalebrain.atlas.regions import default_regions
 from scalebrain.errors import StatisticsError
 from scalebrain.predict.motor import predict_motor
-from scalebrain.report import drawing
 from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.cohort import cohort_section, facts, people
 from scalebrain.report.content import (
@@ -771,15 +770,6 @@ def test_window__shows_estimates_and_all_intervals_that_are_not_wild():
     high[1], low[2] = 14.0, -9.0
     assert _window(estimate, low, high) == (-0.7, high[3])
     assert _window(estimate, low * np.nan, high) == (-np.inf, np.inf)
-
-
-def test_dots__are_all_of_few_and_some_of_many():
-    assert drawing.dots(0).size == 0
-    assert list(drawing.dots(3)) == [0, 1, 2]
-    some = drawing.dots(17_791)
-    assert len(some) == 2000
-    assert some[[0, -1]].tolist() == [0, 17_790]
-    assert np.diff(some).max() <= 9
 
 
 def test_figures__do_not_grow_with_the_cohort(study: Study):
