@@ -1,6 +1,6 @@
 """Speed of parcellation, lesion load and lesion maps, beside nilearn and NumPy, in one run.
 
-    python -m benchmarks.kernels [--scans 64] [--masks 500] [--quick] [--out FILE]
+    python -m benchmarks.kernels [--scans 256] [--masks 500] [--quick] [--out FILE]
 
 At 1 mm, files and stores in the page cache, every pair of figures measured in turn on the same
 data. The peer of the store is nilearn's ``NiftiLabelsMasker`` on the scans' ``.nii.gz`` files,
@@ -444,7 +444,7 @@ def _timed_loop(store: str) -> float:
 def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scans", type=int, default=64)
+    parser.add_argument("--scans", type=int, default=256)
     parser.add_argument("--masks", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-scans", type=int, default=4)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from scalebrain.errors import StoreError
 from scalebrain.io.location import Parts
-from scalebrain.io.shards_numba_fns import BLOCK, HAS_DECODER, decode_blocks
+from scalebrain.io.shards_numba_fns import BLOCK, HAS_DECODER, copy_streams, decode_blocks
 
 __all__ = [
     "EncodedRow",
@@ -90,6 +90,11 @@ def encode_row(row: npt.NDArray[np.generic]) -> bytes:
     -------
     bytes
         What a chunk of the array holds.
+
+    Notes
+    -----
+    Blosc keeps what LZ4 made of a stream however little shorter it is. Of float32 a stream that
+    lost less than an eighth is copied instead: a row is a little longer, and faster to decode.
     """
     from numcodecs import blosc
 
@@ -102,7 +107,10 @@ def encode_row(row: npt.NDArray[np.generic]) -> bytes:
         0,
         row.dtype.itemsize,
     )
-    return encoded
+    known = None
+    if row.dtype == np.dtype("<f4"):
+        known = encoded_row(memoryview(encoded), row.size, 0, "")
+    return encoded if known is None else _with_copies(encoded, known)
 
 
 class EncodedRow(NamedTuple):
@@ -171,6 +179,20 @@ def encoded_row(encoded: memoryview, n: int, first: int, shard: str) -> EncodedR
     if bounds[0] != first_block or (np.diff(bounds) <= 0).any():
         return None
     return EncodedRow(np.frombuffer(encoded, dtype=np.uint8), bounds, first, n, shard)
+
+
+def _with_copies(encoded: bytes, row: EncodedRow) -> bytes:
+    """Copy the streams that hardly shrank; Blosc takes them so as it takes its own."""
+    n_blocks = row.bounds.size - 1
+    starts = np.empty(n_blocks, dtype=np.int64)
+    out = np.empty(4 * row.n + 16 * n_blocks, dtype=np.uint8)
+    size = copy_streams(row.content, row.bounds, row.n, out, starts)
+    table = _HEADER + 4 * n_blocks
+    if table + size > 4 * row.n:  # all but as long as the numbers
+        return encoded
+    total = (table + size).to_bytes(4, "little")
+    where = (starts + table).astype("<u4").tobytes()
+    return encoded[: _HEADER - 4] + total + where + out[:size].tobytes()
 
 
 def decode_row(encoded: memoryview, out: npt.NDArray[Any], shard: str) -> None:

@@ -8,6 +8,9 @@ ever larger parts of them, which the compiler does for four words at a time.
 Joined from their bytes, numbers come in eight columns: number 8 m + k of a block is at m of column
 k. Kernels that only add take them so, and save the time of putting them in order.
 
+What LZ4 makes hardly shorter, as bits that are noise, takes it longest to decode: rows are
+written with such streams copied.
+
 The decoder of LZ4 is that of numcodecs, which looks at all bounds. Blosc's own function wants
 the GIL for each piece of a row: two threads that decode get in each other's way.
 """
@@ -23,6 +26,7 @@ __all__ = [
     "HAS_DECODER",
     "NUMBERS",
     "column_place",
+    "copy_streams",
     "decode_block",
     "decode_blocks",
     "decode_columns",
@@ -40,12 +44,19 @@ COLUMN = NUMBERS // 8
 _STREAM = BLOCK // 4
 _PLANE = BLOCK // 32
 _WORDS = _PLANE // 8  # words of 64 bits in a plane
+_WORTH = _STREAM // 8 * 7  # bytes of a stream that is worth its decoding
 _U = np.uint64
 
 
 _lz4 = lz4_decoder()
 #: Whether the kernels of this module can be used here.
 HAS_DECODER = _lz4 is not None
+
+# LZ4 of a stream of zeros: one literal, a match of all but it and the last five bytes, and these
+_MORE = _STREAM - 6 - 4 - 15  # of the match's length, what the first byte does not hold
+_OF_ZEROS = np.array(
+    [0x1F, 0, 1, 0, *(_MORE // 255 * [255]), _MORE % 255, 0x50, 0, 0, 0, 0, 0], dtype=np.uint8
+)
 
 # which parts of a word are exchanged: every second bit, pair and half byte
 _MASKS = (_U(0x5555555555555555), _U(0x3333333333333333), _U(0x0F0F0F0F0F0F0F0F))
@@ -135,20 +146,42 @@ def _in_order(columns, out):  # type: ignore[no-untyped-def]
 
 
 @inner_kernel
-def _stream(encoded, start, stop, out):  # type: ignore[no-untyped-def]
-    """Decode a stream that begins with its size into all of `out`; say where it ends, or -1."""
+def _is_of_zeros(encoded):  # type: ignore[no-untyped-def]
+    """Whether it is a whole stream of zeros, as of the last bits of whole numbers."""
+    if encoded.size != _OF_ZEROS.size:
+        return False
+    differs = np.uint8(0)
+    for k in range(_OF_ZEROS.size):
+        differs |= encoded[k] ^ _OF_ZEROS[k]
+    return differs == 0
+
+
+@inner_kernel
+def _size_of_stream(encoded, start, stop):  # type: ignore[no-untyped-def]
+    """Read how many bytes follow the size of a stream at `start`; -1 where they do not."""
     begin = start + 4
     if begin > stop:
         return -1
     size = np.int64(0)
     for k in range(4):
         size |= np.int64(encoded[start + k]) << (8 * k)
-    if size < 1 or size > stop - begin:  # a negative size is a large one here
+    return -1 if size < 1 or size > stop - begin else size  # a negative size is a large one here
+
+
+@inner_kernel
+def _stream(encoded, start, stop, out):  # type: ignore[no-untyped-def]
+    """Decode a stream that begins with its size into all of `out`; say where it ends, or -1."""
+    begin = start + 4
+    size = _size_of_stream(encoded, start, stop)
+    if size < 0:
         return -1
+    own = encoded[begin : begin + size]
     if size == out.size:
-        for k in range(size):
-            out[k] = encoded[begin + k]
-    elif _lz4(encoded[begin:].ctypes, out.ctypes, size, out.size) != out.size:
+        for k in range(out.size):
+            out[k] = own[k]
+    elif out.size == _STREAM and _is_of_zeros(own):
+        out[:] = 0
+    elif _lz4(own.ctypes, out.ctypes, size, out.size) != out.size:
         return -1
     return begin + size
 
@@ -236,3 +269,56 @@ def decode_blocks(
         if not decode_block(encoded, bounds[b], bounds[b + 1], room, columns, own):
             return False
     return True
+
+
+@kernel(read_only("uint8", "int64[::1], int64, uint8[::1], int64[::1]"))
+def copy_streams(
+    encoded: npt.NDArray[np.uint8],
+    bounds: npt.NDArray[np.int64],
+    n: int,
+    out: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+) -> int:
+    """Copy the streams of a row of which LZ4 took less than an eighth off, and all else as it is.
+
+    Parameters
+    ----------
+    encoded, bounds
+        As for :func:`decode_blocks`.
+    n
+        Numbers in the row.
+    out
+        Room for the blocks, 4 bytes a stream more than the numbers take.
+    starts
+        (block,) where each begins in `out`.
+
+    Returns
+    -------
+    int
+        Bytes of `out`, -1 when a block is not sound.
+    """
+    to = 0
+    for b in range(bounds.size - 1):
+        starts[b] = to
+        at, stop = bounds[b], bounds[b + 1]
+        if n - b * NUMBERS < NUMBERS:  # one stream
+            for k in range(stop - at):
+                out[to + k] = encoded[at + k]
+            return to + stop - at
+        for _ in range(4):
+            size = _size_of_stream(encoded, at, stop)
+            if size < 0:
+                return -1
+            is_copied = _WORTH < size < _STREAM
+            own = out[to : to + 4 + (_STREAM if is_copied else size)]
+            if is_copied:
+                for k in range(4):
+                    own[k] = _STREAM >> (8 * k) & 255
+                at = _stream(encoded, at, stop, own[4:])
+                if at < 0:
+                    return -1
+            else:
+                own[:] = encoded[at : at + own.size]
+                at += own.size
+            to += own.size
+    return to

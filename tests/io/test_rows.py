@@ -159,6 +159,35 @@ def test_encoded_row__takes_what_the_ingest_writes():
         assert encoded_row(memoryview(other), row.size, 0, "x") is None
 
 
+@needs_decoder
+@pytest.mark.parametrize("n", [16_384 * 7, 16_384 * 7 + 24, 16_384 * 7 + 3])
+def test_encode_row__copies_streams_that_hardly_shrink(n):
+    rng = np.random.default_rng(0)
+    row = rng.uniform(512, 1023, n).astype(np.int16).astype(np.float32)
+    plain = blosc.compress(row, b"lz4", 1, blosc.BITSHUFFLE, 0, 4)
+    encoded = encode_row(row)
+    assert len(plain) < len(encoded) < 1.15 * len(plain)
+    assert blosc.decompress(encoded) == row.tobytes()
+    known = encoded_row(memoryview(encoded), n, 0, "x")
+    assert known is not None
+    copied = 0
+    for start in known.bounds[:7]:
+        at = int(start)
+        for _ in range(4):
+            size = int.from_bytes(encoded[at : at + 4], "little")
+            assert size == 16_384 or size <= 14_336
+            copied += size == 16_384
+            at += 4 + size
+    assert copied == 7  # the upper bits of the mantissa
+
+
+def test_encode_row__of_noise_is_not_longer_than_its_numbers():
+    row = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
+    assert len(encode_row(row)) <= row.nbytes + 16
+    row[:100_000] = 0
+    assert blosc.decompress(encode_row(row)) == row.tobytes()
+
+
 @given(st.data())
 def test_decode_row__of_damaged_bytes_is_one_error_or_bytes(data):
     row = np.arange(60_000, dtype=np.float32)
