@@ -304,7 +304,7 @@ def copy_streams(
         if n - b * NUMBERS < NUMBERS:  # one stream
             for k in range(stop - at):
                 out[to + k] = encoded[at + k]
-            return to + stop - at
+            return int(to + stop - at)
         for _ in range(4):
             size = _size_of_stream(encoded, at, stop)
             if size < 0:
