@@ -82,6 +82,8 @@ def test_vertex_nodes__a_node_has_its_own_vertex_and_side(ds):
     codes = np.concatenate([vertex_parcels(ds, side) for side in ("left", "right")])
     own = nodes.pooling.argmax(axis=1)  # a vertex of the level counts most for its own node
     assert (codes[own] == nodes.parcel).mean() > 0.97
+    node = np.concatenate([left, right])
+    np.testing.assert_array_equal(nodes.parcel[node[codes > 0] - 1], codes[codes > 0])
 
 
 def test_view__of_regions_nodes_and_vertices_is_on_the_surface(ds, tmp_path, chromium):

@@ -165,8 +165,9 @@ def surface_nodes(level: int) -> SurfaceNodes:
     -----
     The parcel of a vertex is the nearest one of its side within 4 mm of mid-thickness; vertices
     of the medial wall, where the template's cortex is thinner than 1 mm, are left out. A node of
-    level 4 or 3 is the mean over its vertex and the vertices that later divisions put between it
-    and its neighbors, which count half for each of the two at every division.
+    level 4 or 3 is the mean over its vertex and those of the same parcel that later divisions put
+    between it and its neighbors, which count half for each of the two at every division: vertices
+    of another parcel would let a region read the aging of its neighbors.
     """
     if level not in LEVELS:
         raise ConfigError(f"Surface level {level}: expected 3, 4 or 5.")
@@ -182,9 +183,11 @@ def surface_nodes(level: int) -> SurfaceNodes:
     edges = np.sort(edges[(edges >= 0).all(axis=1)], axis=1)
     edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))].astype(np.int32)
     weights = sparse.block_diag([_pooling(level)] * 2, format="csr")[_rows_of(kept, n)]
-    weights = sparse.csr_array(weights.multiply(cortex[None, :]))
-    weights = sparse.csr_array(sparse.diags_array(1 / weights.sum(axis=1)) @ weights)
     weights.sort_indices()
+    of = np.repeat(parcel[kept], np.diff(weights.indptr))
+    weights.data *= cortex[weights.indices] & (parcel[weights.indices] == of)
+    weights.eliminate_zeros()
+    weights = sparse.csr_array(sparse.diags_array(1 / weights.sum(axis=1)) @ weights)
     points = [cortex_points(side) for side in _SIDES]
     digest = hashlib.sha256(f"fsaverage5 level {level}".encode())
     codes = parcel[kept].astype(np.int32)

@@ -79,7 +79,7 @@ def vertex_parcels(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
 
 
 def vertex_nodes(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
-    """Node of each fsaverage5 vertex: the one it counts most for, or the nearest on its side.
+    """Node of each fsaverage5 vertex: the one it counts most for, or the nearest one.
 
     Parameters
     ----------
@@ -91,15 +91,23 @@ def vertex_nodes(ds: xr.Dataset, hemisphere: Hemisphere) -> IntArray:
     Returns
     -------
     ndarray of int
-        Shape (vertex,); position of the node plus 1. 0 where the vertex is in no node on the
-        surface, or no node of the volume lies within 12 mm.
+        Shape (vertex,); position of the node plus 1. A vertex that counts for none has the
+        nearest of its parcel; of the volume, the nearest on its side within 12 mm. 0 elsewhere.
     """
     on_surface = nodes_on_surface(ds)
     if on_surface is not None:
+        from scipy.spatial import cKDTree
+
         weight = on_surface.pooling.tocoo()
         order = np.argsort(weight.data, kind="stable")  # the largest is written last
         node = np.zeros(2 * N_SIDE, dtype=np.int64)
         node[weight.col[order]] = weight.row[order] + 1
+        finest = surface_nodes(5)
+        left = np.flatnonzero(node[finest.pooling.indices] == 0)
+        for code in np.unique(finest.parcel[left]):
+            own, near = left[finest.parcel[left] == code], on_surface.parcel == code
+            nearest = cKDTree(on_surface.centroid[near]).query(finest.centroid[own])[1]
+            node[finest.pooling.indices[own]] = np.flatnonzero(near)[nearest] + 1
         return _of_side(node, hemisphere)
     validate(ds, "node_x", "node_y", "node_z", "node_parcel")
     mm = np.stack([ds[f"node_{a}"].values for a in "xyz"], axis=1).astype(np.float64)
