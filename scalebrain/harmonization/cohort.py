@@ -166,6 +166,7 @@ class Harmonizer:
         """
         settings = next(iter(self.models.values())).settings
         names = tuple(self.models)
+        _check_new(ds, names)
         rows, words, learn_from = _rows(
             ds, settings, names, self.within, self.through, self.included
         )
@@ -175,13 +176,6 @@ class Harmonizer:
         columns = _columns(ds, settings, rows)
         labels = ds[settings.batch].values[rows]
         self._check_controls(labels)
-        again = [f"{name}_harmonized" for name in names if f"{name}_harmonized" in ds.variables]
-        again = again or [name for name in ("harmonization",) if name in ds.variables]
-        if again:
-            raise StatisticsError(
-                f"{', '.join(map(repr, again))} is there already and would be lost. Drop it first, "
-                "or rename it; several variables can be harmonized in one call."
-            )
         out = ds.copy()
         gaps = []
         for name, model in self.models.items():
