@@ -211,6 +211,13 @@ def test_person__command_writes_the_page_where_it_says(case, whole_study, tmp_pa
     assert sorted(p.name for p in out.iterdir()) == [f"{subject}.html", f"{subject}.json"]
 
 
+def test_person__a_page_of_something_else_is_found_before_anything_is_opened(tmp_path, capsys):
+    (tmp_path / "sub-001.html").write_text("<html>")
+    with pytest.raises(SystemExit):
+        main(["person", str(tmp_path / "no.zarr"), "sub-001", str(tmp_path)])
+    assert "sub-001.html was not made by 'scalebrain person'" in capsys.readouterr().err
+
+
 # -- what the words on the page depend on: made-up people, without a study -----------------------
 
 
