@@ -141,6 +141,9 @@ def test_person_sections__say_why_a_grid_cannot_be_drawn(patient):
 
 def test_person_sections__an_empty_mask_is_not_a_missing_one(patient):
     ds, subject = patient
+    without = sections_of(ds.drop_vars("lesion_mask"), subject)["lesion"]
+    assert "its mask is not in the store" in without
+    assert "inside the brain" not in without
     ds["lesion_mask"] = ds["lesion_mask"] & (ds["subject"] != subject)
     assert "marks no voxel inside the brain" in sections_of(ds, subject)["lesion"]
     ds["lesion_present"] = ds["lesion_present"] & (ds["subject"] != subject)
