@@ -135,8 +135,9 @@ def person(
 ) -> None:
     """Write what is known of SUBJECT of STORE, as a page and as JSON, to OUT."""
     from scalebrain.io.results import read_results
-    from scalebrain.report.person import write_person
+    from scalebrain.report.person import person_page, write_person
 
+    person_page(subject, out)  # before anything is computed
     motor = None
     if results is not None:
         found, attrs = read_results(results)

@@ -77,13 +77,18 @@ def to_lesional_sides(ds: xr.Dataset) -> xr.Dataset:
     return annotate(result)
 
 
-def lesioned_sides(ds: xr.Dataset) -> npt.NDArray[np.str_]:
+def lesioned_sides(
+    ds: xr.Dataset, needed: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.str_]:
     """Read the side of the lesion of everyone, as the store writes it.
 
     Parameters
     ----------
     ds
         Dataset with ``lesion_hemisphere (subject)``.
+    needed
+        (subject,) whose side is used; everyone's when None. Another value is missing in the
+        others.
 
     Returns
     -------
@@ -97,6 +102,9 @@ def lesioned_sides(ds: xr.Dataset) -> npt.NDArray[np.str_]:
     """
     side = texts(ds, "lesion_hemisphere")
     other = ~np.isin(side, _KNOWN)
+    if needed is not None:
+        side[other & ~needed] = ""
+        other &= needed
     if other.any():
         labels = ds["subject"].values[other] if "subject" in ds.coords else np.flatnonzero(other)
         raise StatisticsError(

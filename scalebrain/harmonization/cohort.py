@@ -166,6 +166,7 @@ class Harmonizer:
         """
         settings = next(iter(self.models.values())).settings
         names = tuple(self.models)
+        _check_new(ds, names)
         rows, words, learn_from = _rows(
             ds, settings, names, self.within, self.through, self.included
         )
@@ -175,13 +176,6 @@ class Harmonizer:
         columns = _columns(ds, settings, rows)
         labels = ds[settings.batch].values[rows]
         self._check_controls(labels)
-        again = [f"{name}_harmonized" for name in names if f"{name}_harmonized" in ds.variables]
-        again = again or [name for name in ("harmonization",) if name in ds.variables]
-        if again:
-            raise StatisticsError(
-                f"{', '.join(map(repr, again))} is there already and would be lost. Drop it first, "
-                "or rename it; several variables can be harmonized in one call."
-            )
         out = ds.copy()
         gaps = []
         for name, model in self.models.items():
@@ -378,6 +372,7 @@ def harmonize(
     >>> out["brain_pad_harmonized"].dims
     ('subject', 'region')
     """
+    _check_new(ds, (variables,) if isinstance(variables, str) else variables)
     fitted = Harmonizer.fit(
         ds,
         variables=variables,
@@ -396,6 +391,17 @@ def harmonize(
         seed=seed,
     )
     return fitted.transform(ds)
+
+
+def _check_new(ds: xr.Dataset, names: Sequence[str]) -> None:
+    """Refuse to lose an earlier harmonization."""
+    again = [f"{name}_harmonized" for name in names if f"{name}_harmonized" in ds.variables]
+    again = again or [name for name in ("harmonization",) if name in ds.variables]
+    if again:
+        raise StatisticsError(
+            f"{', '.join(map(repr, again))} is there already and would be lost. Drop it first, "
+            "or rename it; several variables can be harmonized in one call."
+        )
 
 
 def _rows(

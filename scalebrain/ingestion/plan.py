@@ -40,8 +40,12 @@ __all__ = [
 
 _SMALL_COHORT = 2048
 _REJECTED = " (rejected there)"
-#: An id in a text, or a label that is quoted there.
-_ID = re.compile(rf"{PERSON.pattern}|(?<=['\"])[A-Za-z0-9]{{1,64}}(?=['\"])")
+#: An id in a text, or a label quoted as one: what the text is about, or a cell of a line. What is
+#: quoted elsewhere is another value.
+_LABEL = "[A-Za-z0-9]{1,64}"
+_ID = re.compile(
+    rf"{PERSON.pattern}|(?<=\A['\"]){_LABEL}(?=['\"])|(?<=['\"]){_LABEL}(?=['\"] in line )"
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ __all__ = [
     "without_pandas_text",
 ]
 
+#: Up to here float64 holds every whole number.
+_LARGEST = 2**53
+
 
 def plain_arrays(ds: xr.Dataset) -> xr.Dataset:
     """Turn columns of pandas and of objects into numbers, flags or text.
@@ -36,7 +39,8 @@ def plain_arrays(ds: xr.Dataset) -> xr.Dataset:
     -------
     Dataset
         Missing is NaN in numbers, and empty in text; flags of which some are missing are numbers.
-        What is neither, or both, is left as objects.
+        What is neither, or both, or holds a whole number of more digits than float64 has, is left
+        as objects.
     """
     out = ds.copy()
     for name, variable in ds.variables.items():
@@ -104,7 +108,14 @@ def storable_arrays(ds: xr.Dataset) -> xr.Dataset:
         first = {
             type(v).__name__: v for v in variable.values.ravel()[::-1] if not np.all(pd.isna(v))
         }
-        if any(not isinstance(v, str) for v in first.values()):
+        large = [v for v in variable.values.ravel() if not _is_exact(v)]
+        if large and str not in map(type, first.values()):
+            failures.append(
+                f"variable '{name}' holds {large[0]}, which has more digits than float64 keeps "
+                f"(whole numbers up to {_LARGEST}). Make it text, as ds['{name}'].astype(str), or "
+                "leave it out."
+            )
+        elif any(not isinstance(v, str) for v in first.values()):
             found = " and ".join(f"{kind} ({v!r:.40})" for kind, v in sorted(first.items()))
             failures.append(
                 f"variable '{name}' holds {found}, expected numbers, flags or text alone. Make it "
@@ -128,7 +139,14 @@ def _resolved(values: npt.NDArray[Any], empty: str) -> npt.NDArray[Any]:
         return values
     if flags and not missing.any():
         return values.astype(bool)
+    if not all(_is_exact(v) for v in told):
+        return values
     return np.where(missing, np.nan, values).astype(np.float64)
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether float64 holds a whole number; of others that is not asked."""
+    return not isinstance(value, Integral) or abs(int(value)) <= _LARGEST
 
 
 def plain_attributes(value: Any) -> Any:

@@ -42,7 +42,13 @@ _SIDED = (
 
 
 def matchable_people(
-    ds: xr.Dataset, contrast: str, outcome: Hashable, cohort: Hashable
+    ds: xr.Dataset,
+    contrast: str,
+    outcome: Hashable,
+    cohort: Hashable,
+    *,
+    eligible: BoolArray,
+    asked: BoolArray | None = None,
 ) -> pd.DataFrame:
     """Gather what is matched, contrasted and compared, one row a subject.
 
@@ -54,6 +60,10 @@ def matchable_people(
         Variable over ``subject``, or ``variable:label``.
     outcome, cohort
         Variables over ``subject``.
+    eligible
+        (subject,) who may be paired at all.
+    asked
+        (subject,) who is asked about besides, whatever they lack.
 
     Returns
     -------
@@ -68,7 +78,8 @@ def matchable_people(
     ConfigError
         If the contrast is a volume, or has other dimensions.
     StatisticsError
-        If the outcome or the contrast is text, or a sex or a side is written otherwise.
+        If the outcome or the contrast is text, or a sex or a side of someone who may be paired,
+        or is asked about, is written otherwise.
     """
     needed = {"lesion_volume": "mL", "age": "years", "lesion_hemisphere": "side", outcome: ""}
     absent = [str(name) for name in needed if name not in ds.variables]
@@ -95,23 +106,27 @@ def matchable_people(
             return column
         return pd.Series(np.log10(column.where(column > 0).to_numpy()), index=frame.index)
 
+    volume, age = numbers("lesion_volume", positive=True), numbers("age")
+    outcomes = numbers(str(outcome))
+    used = eligible & np.isfinite((volume + age + outcomes).to_numpy())
+    used = used if asked is None else used | asked
     return pd.DataFrame(
         {
-            "log10_lesion_volume": numbers("lesion_volume", positive=True),
-            "age": numbers("age"),
-            "sex_male": sex_male(ds),
+            "log10_lesion_volume": volume,
+            "age": age,
+            "sex_male": sex_male(ds, used),
             "log10_days_post_stroke": numbers("days_post_stroke", positive=True),
-            "side": lesioned_sides(ds),
+            "side": lesioned_sides(ds, used),
             "cohort": texts(ds, str(cohort)),
-            "outcome": numbers(str(outcome)),
-            "value": _contrast_values(ds, contrast),
+            "outcome": outcomes,
+            "value": _contrast_values(ds, contrast, used),
             "person": same_people(ds),
         },
         index=frame.index,
     )
 
 
-def _contrast_values(ds: xr.Dataset, contrast: str) -> FloatArray:
+def _contrast_values(ds: xr.Dataset, contrast: str, used: BoolArray) -> FloatArray:
     name, colon, label = contrast.partition(":")
     if name == "log10_lesion_volume" or name == "lesion_volume":
         raise ConfigError("Volumes are matched, so they cannot be the contrast.")
@@ -122,7 +137,7 @@ def _contrast_values(ds: xr.Dataset, contrast: str) -> FloatArray:
             )
         return _numeric(subject_frame(ds, [name])[name], contrast)
     if name in _SIDED:
-        array = lesional_measures(ds, [name])[name]
+        array = lesional_measures(ds, [name], used)[name]
         dim = next(str(d) for d in array.dims if d != "subject")
     else:
         if name not in ds.variables:

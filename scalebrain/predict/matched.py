@@ -37,7 +37,7 @@ from scalebrain.predict.paired import (
 )
 from scalebrain.predict.task import check_anyone_eligible
 from scalebrain.stats.counts import check_count
-from scalebrain.stats.frame import eligible_subjects
+from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.stats.scales import scale_note, scales_of
 
 __all__ = ["CST_LOAD", "FPN_PAD", "matched_pairs", "nearest_matches"]
@@ -194,8 +194,8 @@ def matched_pairs(
         ("seed", seed, 0),
     ):
         check_count(name, count, least=least, error=ConfigError)
-    table = matchable_people(ds, contrast, outcome, cohort)
     used = eligible_subjects(ds, group=group, included=included)
+    table = matchable_people(ds, contrast, outcome, cohort, eligible=used)
     check_anyone_eligible(ds, used, group=group, included=included, where="Matched pairs")
     reasons, used = usable_people(table, used, same_side, same_cohort)
     frame = in_order(table[used])
@@ -328,8 +328,10 @@ def nearest_matches(
     """
     _check(caliper, age_caliper, 0.0, 0.95)
     check_count("n", n, least=1, error=ConfigError)
-    table = matchable_people(ds, contrast, outcome, cohort)
-    rows = np.flatnonzero(table.index.astype(str) == str(subject))  # ids may be numbers
+    eligible = eligible_subjects(ds, group=group, included=included)
+    asked = subject_frame(ds, []).index.astype(str) == str(subject)  # ids may be numbers
+    table = matchable_people(ds, contrast, outcome, cohort, eligible=eligible, asked=asked)
+    rows = np.flatnonzero(asked)
     if not len(rows):
         raise MissingVariableError(f"'{subject}' is not on dimension 'subject'.")
     if len(rows) > 1:
@@ -347,7 +349,6 @@ def nearest_matches(
         lacking.append("lesion of one hemisphere")
     if lacking:
         raise StatisticsError(f"{subject} has no {' and no '.join(lacking)}: nobody is matched.")
-    eligible = eligible_subjects(ds, group=group, included=included)
     check_anyone_eligible(ds, eligible, group=group, included=included, where="Nearest matches")
     _, used = usable_people(table, eligible, same_side, False)
     spread = spread_of_people(table[used], "log10_lesion_volume")

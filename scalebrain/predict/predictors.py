@@ -46,7 +46,8 @@ def build_predictors(
         Predictors of the user: a table (or a Series that has a name) indexed by subject, or a
         Dataset over ``subject``, or over ``subject`` and one further dimension.
     needed
-        (subject,) who must have a row of `extra`; everyone when None.
+        (subject,) who is used; everyone when None. They must have a row of `extra`, and a sex and
+        a lesioned side that are understood, or missing.
 
     Returns
     -------
@@ -146,7 +147,7 @@ def _chosen(
     parts = {
         name: _extra(ds, extra, needed)
         if name == "extra" and extra is not None
-        else makers[name](ds)
+        else makers[name](ds, needed)
         for name in chosen
     }
     if list(names) == ["combined"]:
@@ -185,13 +186,17 @@ def check_not_the_outcome(table: pd.DataFrame, y: npt.NDArray[np.float64], targe
         )
 
 
-def sex_male(ds: xr.Dataset) -> npt.NDArray[np.float64]:
+def sex_male(
+    ds: xr.Dataset, needed: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.float64]:
     """Read the sex of everyone as a number.
 
     Parameters
     ----------
     ds
         Dataset; `sex` is used where it has it.
+    needed
+        (subject,) whose sex is used; everyone's when None.
 
     Returns
     -------
@@ -201,10 +206,12 @@ def sex_male(ds: xr.Dataset) -> npt.NDArray[np.float64]:
     Raises
     ------
     StatisticsError
-        If a sex is neither F nor M nor missing.
+        If a sex that is used is neither F nor M nor missing.
     """
     sex = texts(ds, "sex")
     other = ~np.isin(sex, ("F", "M", ""))
+    if needed is not None:
+        other &= needed
     if other.any():
         labels = ds["subject"].values[other] if "subject" in ds.coords else np.flatnonzero(other)
         raise StatisticsError(
@@ -232,17 +239,18 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return table.loc[:, ~table.columns.duplicated()]
 
 
-def _clinical(ds: xr.Dataset) -> pd.DataFrame:
+def _clinical(ds: xr.Dataset, needed: npt.NDArray[np.bool_] | None) -> pd.DataFrame:
     frame = _subject_table(ds, ["age", "sex", "days_post_stroke"])
     days = frame["days_post_stroke"]
-    table = pd.DataFrame({"age": frame["age"], "sex_male": sex_male(ds), "days_post_stroke": days})
+    male = sex_male(ds, needed)
+    table = pd.DataFrame({"age": frame["age"], "sex_male": male, "days_post_stroke": days})
     return table.astype(np.float64)
 
 
-def _lesion(ds: xr.Dataset) -> pd.DataFrame:
+def _lesion(ds: xr.Dataset, needed: npt.NDArray[np.bool_] | None) -> pd.DataFrame:
     volume = _subject_table(ds, ["lesion_volume"])["lesion_volume"].astype(np.float64)
     columns = {"log10_lesion_volume": np.log10(volume.where(volume > 0))}
-    measures = lesional_measures(ds, ["lesion_load", *_TRACT_LOADS])
+    measures = lesional_measures(ds, ["lesion_load", *_TRACT_LOADS], needed)
     columns |= _by_label(measures["lesion_load"], "region")
     for name in _TRACT_LOADS:
         own = [t for t in measures["tract"].values if str(t).endswith("_ipsilesional")]
@@ -250,12 +258,12 @@ def _lesion(ds: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({k: np.asarray(v) for k, v in columns.items()}, index=volume.index)
 
 
-def _brain_age(ds: xr.Dataset) -> pd.DataFrame:
+def _brain_age(ds: xr.Dataset, needed: npt.NDArray[np.bool_] | None) -> pd.DataFrame:
     index = subject_frame(ds, []).index
     found = find_pad(ds)
     if found.is_global:
         return _subject_table(ds, [found.name]).astype(np.float64)
-    pad = lesional_measures(ds, ["brain_pad_corrected"])["brain_pad_corrected"]
+    pad = lesional_measures(ds, ["brain_pad_corrected"], needed)["brain_pad_corrected"]
     # an imported table need not have every region
     pad = pad.isel(region=np.flatnonzero(np.isfinite(pad.values).any(axis=0)))
     return pd.DataFrame(_by_label(pad.rename(found.name), "region"), index=index)

@@ -26,6 +26,7 @@ from scalebrain.report.content import (
     p_words,
     percent,
     plural,
+    random_effects,
     shorten,
     span,
     text,
@@ -262,16 +263,16 @@ def _group_note(table: pd.DataFrame, model: xr.Dataset | None) -> Note:
     if len(groups) and mixed == 0 and table["group"].nunique() > 1:
         tone = "caution"
         words = (
-            "No cohort holds both groups, so differences between scanners and differences "
-            "between reference and stroke people cannot be told apart. "
+            "No cohort holds people of more than one group, so differences between scanners and "
+            "differences between groups cannot be told apart. "
         )
     else:
         tone = "plain"
         words = f"{plural(mixed, 'cohort holds', 'cohorts hold')} people of more than one group. "
     if model is not None:
         words += (
-            "Associations with lesions are estimated within the stroke group, with an intercept "
-            f"for each {model.attrs.get('groups', 'cohort')}."
+            "Associations with lesions are estimated within the stroke group, with an "
+            f"{random_effects(model).removeprefix('random ')}."
         )
     return Note(words.strip(), tone)
 

@@ -43,6 +43,7 @@ __all__ = [
     "part",
     "percent",
     "plural",
+    "random_effects",
     "shorten",
     "span",
     "split_region",
@@ -323,14 +324,25 @@ def group_words(data: xr.Dataset) -> tuple[str, str]:
     return f"group by {words}", f"groups by {words}"
 
 
+def random_effects(mixed: xr.Dataset) -> str:
+    """Random effects of a mixed model, and what has one each, as its result tells them."""
+    effects = str(mixed.attrs.get("method") or "random intercept").rsplit(", ", 2)[0]
+    return f"{effects} for each {_group_word(mixed)}"
+
+
+def _group_word(data: xr.Dataset) -> str:
+    groups = str(data.attrs.get("groups", "cohort"))
+    return "person" if groups in ("subject", "None") else groups.replace("_", " ")
+
+
 def few_groups(data: xr.Dataset) -> list[Block]:
     """Say that the intervals of a bootstrap that drew few groups are coarse."""
     n = int(data.attrs.get("n_groups", _ENOUGH_GROUPS))
     if n >= _ENOUGH_GROUPS:
         return []
     told = (
-        f"The bootstrap draws whole groups ({data.attrs.get('groups', 'cohort')}), of which there "
-        f"are {n}. With fewer than {_ENOUGH_GROUPS} its intervals are coarse, and may be too "
+        f"The bootstrap draws whole groups ({_group_word(data)}), of which there are "
+        f"{n}. With fewer than {_ENOUGH_GROUPS} its intervals are coarse, and may be too "
         "narrow or too wide."
     )
     return [Note(told, "caution")]

@@ -19,6 +19,7 @@ from scalebrain.report.content import (
     level,
     number,
     plural,
+    random_effects,
 )
 from scalebrain.report.motorfigures import target_words
 from scalebrain.report.templating import environment
@@ -285,7 +286,7 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "whole_brain": find_pad(ds).is_global,
         "sem": results.sem is not None,
         "rivals": results.sem is not None and results.sem.sizes.get("model", 1) > 1,
-        "random_effects": and_list(sorted({_random_effects(m) for m in models})),
+        "random_effects": and_list(sorted({f"a {random_effects(m)}" for m in models})),
         "criteria": and_list(sorted({_criterion(m) for m in models})),
         "images": _images(ds),
         "motor": results.motor is not None,
@@ -295,12 +296,6 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "shap": results.motor is not None and "shap_importance" in results.motor,
         "judged": _judged(ds),
     }
-
-
-def _random_effects(mixed: xr.Dataset) -> str:
-    """Random effects of a mixed model, as its result tells them."""
-    effects = str(mixed.attrs.get("method") or "random intercept").rsplit(", ", 2)[0]
-    return f"a {effects} for each {mixed.attrs.get('groups', 'cohort')}"
 
 
 def _criterion(mixed: xr.Dataset) -> str:

@@ -25,7 +25,7 @@ from scalebrain.report.personfacts import People, person_facts
 from scalebrain.report.personpage import header, how_to_read, person_sections
 from scalebrain.stats.normative import normative
 
-__all__ = ["PersonReport", "person_report", "person_reports", "write_person"]
+__all__ = ["PersonReport", "person_page", "person_report", "person_reports", "write_person"]
 
 _LARGE = ("voxel", "vertex", "node", "edge", "feature")
 
@@ -203,7 +203,13 @@ def write_person(report: PersonReport, folder: str | os.PathLike[str]) -> Path:
     ConfigError
         When there is a page of that name that is no page of a person.
     """
-    name = page_name(report.subject)
-    check_replaceable([Path(folder) / f"{name}.html"], "person")
-    write_text(report.json, Path(folder) / f"{name}.json")
-    return write_text(report.html, Path(folder) / f"{name}.html")
+    page = person_page(report.subject, folder)
+    write_text(report.json, page.with_suffix(".json"))
+    return write_text(report.html, page)
+
+
+def person_page(subject: str, folder: str | os.PathLike[str]) -> Path:
+    """Where the page of a person goes; refused where there is a page of something else."""
+    page = Path(folder) / f"{page_name(subject)}.html"
+    check_replaceable([page], "person")
+    return page

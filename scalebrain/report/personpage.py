@@ -152,7 +152,7 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
     else:
         whose = "The template, for want of the person's own scan"
         background = background_vector(scan.drop_vars("t1w", errors="ignore"))
-    takeaway = _takeaway(who, bool(mask.any()))
+    takeaway = _takeaway(who, has_mask, bool(mask.any()))
     try:
         gray = to_volume(scan, background)
         lesion = to_volume(scan, np.where(mask, 1.0, np.nan)) if mask.any() else None
@@ -207,14 +207,15 @@ def _lesion(facts: Facts, scan: xr.Dataset) -> Section:
     return Section("lesion", title, takeaway, [Figure("scan", svg, caption)])
 
 
-def _takeaway(who: Facts, has_voxels: bool) -> str:
+def _takeaway(who: Facts, has_mask: bool, has_voxels: bool) -> str:
     """Size and side of the lesion, or why there is nothing to see of it."""
     if not who["lesion_present"]:
         return "No lesion mask."
-    if not has_voxels:
+    if has_mask and not has_voxels:
         return "The lesion mask marks no voxel inside the brain."
     side = _WHERE.get(who["lesion_hemisphere"], ", its side not known")
-    return f"A lesion of {_above_zero(who['lesion_volume'], 1)} mL{side}."
+    gone = "" if has_mask else "; its mask is not in the store, so it is not drawn"
+    return f"A lesion of {_above_zero(who['lesion_volume'], 1)} mL{side}{gone}."
 
 
 def _above_zero(value: Any, digits: int) -> str:

@@ -99,8 +99,14 @@ def added_truths(tree: ast.Expression) -> list[str]:
     Returns
     -------
     list of str
-        The sums.
+        The sums, but for those that are compared with zero, where a count says the same.
     """
+    fine: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and len(node.comparators) == 1:
+            sides = (node.left, node.comparators[0])
+            if any(isinstance(side, ast.Constant) and side.value == 0 for side in sides):
+                fine |= {side for side in sides if isinstance(side, ast.BinOp)}
     return [
         ast.unparse(node)
         for node in ast.walk(tree)
@@ -108,6 +114,7 @@ def added_truths(tree: ast.Expression) -> list[str]:
         and isinstance(node.op, ast.Add)
         and isinstance(node.left, ast.Compare)
         and isinstance(node.right, ast.Compare)
+        and node not in fine
     ]
 
 

@@ -215,7 +215,9 @@ def calibrated_pad(ds: xr.Dataset) -> xr.DataArray:
     )
 
 
-def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+def lesional_measures(
+    ds: xr.Dataset, names: Sequence[str], needed: npt.NDArray[np.bool_] | None = None
+) -> xr.Dataset:
     """Small region- and tract-wise variables, in memory, on ipsi- and contralesional sides.
 
     Parameters
@@ -226,6 +228,8 @@ def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
     names
         Any of ``brain_pad_corrected`` (returned as :func:`calibrated_pad` gives it),
         ``lesion_load``, ``tract_load``, ``tract_load_weighted`` and ``tract_load_max``.
+    needed
+        (subject,) whose lesioned side has to be understood; everyone's when None.
 
     Returns
     -------
@@ -259,8 +263,9 @@ def lesional_measures(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
         )
     small = small.compute()
     if native:
-        from scalebrain.features.laterality import to_lesional_sides
+        from scalebrain.features.laterality import lesioned_sides, to_lesional_sides
 
+        small["lesion_hemisphere"] = ("subject", lesioned_sides(small, needed))
         part = small.drop_dims([dim for dim in sided if dim not in native])
         small = small.drop_dims(native).drop_vars("lesion_hemisphere")
         small = small.merge(to_lesional_sides(part)[[n for n in names if n in part]])

@@ -93,7 +93,8 @@ def mixed_model(
     errors
         What to do if a region cannot be fitted. ``"raise"``: gather all failures in one
         error. ``"record"``: missing values, and the reasons in ``attrs["failures"]``; an error
-        still where none can be fitted.
+        still where none can be fitted. Regions of two groups have no bootstrap: where others
+        have one, they are missing there, with a warning, in both cases.
 
     Returns
     -------
@@ -206,15 +207,23 @@ def mixed_model(
     )
     people = same_people(ds)
     failures: list[str] = []
+    two: list[int] = []
     with one_thread_each():
         for job in jobs(source, table, failures):
             _check_people(job, source, people)
             try:
-                _fit(job, source, table, failures, options)
+                two.extend(_fit(job, source, table, failures, options))
             except StatisticsError as error:
                 failures.append(str(error))
+    told = _of_two_groups(source, two)
+    drawn = n_bootstrap > 0 and bool(table.per_label["n_bootstrap"].any())
+    if told and not drawn:
+        failures.append(told)
     if errors == "raise" or not table.terms:
         check_all(failures, StatisticsError, f"Mixed model '{formula}' cannot be fitted")
+    if told and drawn:  # what the others found is kept
+        failures.append(told)
+        logger.warning("Mixed model '%s': %s", formula, told)
     return _assemble(source, table, failures, options)
 
 
@@ -259,8 +268,13 @@ def _check_options(
         )
 
 
-def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _Options) -> None:
-    """Fit the outcomes of a job and write the results, or say why not."""
+def _fit(
+    job: Job, source: Source, table: Table, failures: list[str], options: _Options
+) -> npt.NDArray[np.int64]:
+    """Fit the outcomes of a job and write the results, or say why not.
+
+    What had too few groups to draw from is returned.
+    """
     basis, y = job.basis, job.outcomes
     if job.slope is None:
         fits = fit_intercepts(basis, y, reml=options.reml)
@@ -271,17 +285,11 @@ def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _
     table.write(job.positions, basis, fits, options.confidence)
     fine = ~(fits.exact | fits.flat)
     if not fine.any():
-        return
+        return job.positions[fine]
     if not fine.all():
         y = y[:, fine]
     positions = job.positions[fine]
     two = options.n_bootstrap > 0 and basis.n_groups == 2
-    if two:
-        failures.append(
-            f"{source.where([source.labels[k] for k in positions])}: '{source.groups}' has two "
-            "groups, and half of the bootstrap samples of two hold one of them alone, from which "
-            "nothing between groups can be told. Give more groups, or set n_bootstrap to 0."
-        )
     if options.n_permutations:
         draw = Permutations(options.n_permutations, options.seed, options.ranks)
         t = np.abs(fits.estimate / fits.se)[fine]
@@ -319,6 +327,19 @@ def _fit(job: Job, source: Source, table: Table, failures: list[str], options: _
                 "because a predictor does not vary in the others. Leave the predictor out, or "
                 "use coarser levels."
             )
+    return positions if two else positions[:0]
+
+
+def _of_two_groups(source: Source, positions: list[int]) -> str:
+    """Outcomes of two groups, of which no bootstrap samples were drawn, in words."""
+    if not positions:
+        return ""
+    return (
+        f"{source.where([source.labels[k] for k in sorted(positions)])}: no bootstrap, since "
+        f"'{source.groups}' has two groups, and half of the samples of two hold one of them "
+        "alone, from which nothing between groups can be told. Give more groups, or set "
+        "n_bootstrap to 0."
+    )
 
 
 def _check_people(job: Job, source: Source, people: npt.NDArray[np.int64]) -> None:

@@ -87,7 +87,10 @@ class Source:
         names = list(dict.fromkeys((*parsed.names, *extra)))
         subject_frame(ds.isel(subject=slice(0)) if "subject" in ds.dims else ds, [], dim=dim)
         probe = ds.isel({dim: 0}) if dim in ds.dims and ds.sizes[dim] else ds
-        subject_frame(probe.isel(subject=slice(0)), names, dim=dim)
+        probe = probe.isel(subject=slice(0))
+        lazy = [name for name in names if name in probe.variables and probe[name].chunks]
+        probe = probe.assign({name: xr.zeros_like(probe[name]) for name in lazy})  # reads nothing
+        subject_frame(probe, names, dim=dim)
         for name in extra:
             if dim in ds[name].dims:
                 raise StatisticsError(
@@ -215,6 +218,8 @@ def _shared(source: Source, table: Table, failures: list[str]) -> Iterator[Job]:
     names = dict.fromkeys((*parsed.predictor_names, *source.extra))
     frame = subject_frame(source.small, names, dim=dim)
     common = _usable(source, frame, table)
+    if 8 * outcome.size <= _BLOCK_BYTES:
+        outcome = outcome.compute()  # once, although the meaning of columns may need it too
     meaning = _shared_meaning(source, frame, outcome, common)
     for block in _blocks(outcome):
         y = np.asarray(outcome[:, block].values, dtype=np.float64)

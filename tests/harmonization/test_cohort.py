@@ -267,6 +267,14 @@ def test_harmonize__never_loses_an_earlier_one(study):
         harmonize(out, within="reference")
 
 
+@pytest.mark.parametrize("variables", ["brain_pad_corrected", ["age"]])
+def test_harmonize__refuses_to_lose_an_earlier_one_before_it_fits(study, variables, monkeypatch):
+    out = harmonize(study, within="stroke")
+    monkeypatch.setattr("scalebrain.harmonization.cohort.fit_combat", None)
+    with pytest.raises(StatisticsError, match="is there already"):
+        harmonize(out, variables=variables, within="stroke")
+
+
 def test_harmonize__never_loses_the_words_of_an_earlier_one(study):
     out = harmonize(study.assign(other=study["brain_pad_corrected"] + 1), within="stroke")
     with pytest.raises(StatisticsError, match=r"'harmonization' is there already .* in one call"):

@@ -1,6 +1,7 @@
 """Stores that are updated, interrupted and withdrawn from, in every order."""
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -388,6 +389,23 @@ def test_withdraw__takes_ids_out_of_what_is_said_of_others(tmp_path):
     scalebrain.ingest(tree, store, update=True)
     assert "sub-A9" not in everything(store)
     assert "sub-a9" in everything(store)
+
+
+def test_withdraw__leaves_values_in_what_is_said_of_others(tmp_path):
+    tree = write_tree(tmp_path / "bids", n=4)
+    for label in ("2", "a3"):
+        add_subject(tree, f"sub-{label}")
+    table = tree / "participants.tsv"
+    rows = re.sub(r"(?m)^(sub-001\t\w+\t)[FM]", r"\g<1>2", table.read_text())
+    rows = rows.replace("sub-a3\t", "a3\t") + "A3\t55\tF\tsite0\treference\tn/a\t1500\tn/a\n"
+    table.write_text(rows)
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    assert "sex '2' is neither" in everything(store)
+    assert "'a3' in line" in everything(store)
+    scalebrain.withdraw(store, ["2", "a3"])
+    assert "sex '2' is neither" in everything(store)
+    assert "'a3' in line" not in everything(store)
+    assert "'A3' in line" in everything(store)
 
 
 def test_withdraw__takes_every_session_of_a_person(tmp_path):

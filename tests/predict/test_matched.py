@@ -453,6 +453,26 @@ def test_matched_pairs__refuse_codes_that_are_not_of_the_store(name, codes, matc
         matched_pairs(ds, contrast="cst")
 
 
+@pytest.mark.parametrize(("name", "code"), [("sex", "O"), ("lesion_hemisphere", "left")])
+def test_matched_pairs__codes_of_people_who_are_not_used_stop_nothing(name, code):
+    ds = people(60)
+    sex = np.array(["F", "M"])[np.arange(60) % 2]
+    ds = ds.assign(included=("subject", np.arange(60) != 1), sex=("subject", sex))
+    ds["motor_score"].values[0] = np.nan
+    ds["age"].values[2] = np.nan
+    odd = ds[name].values.astype(object)
+    odd[:3] = code
+    changed = ds.assign({name: ("subject", odd)})
+    xr.testing.assert_equal(
+        matched_pairs(changed, contrast="cst"), matched_pairs(ds, contrast="cst")
+    )
+    with pytest.raises(StatisticsError, match=f"{name}: expected .*'{code}' in 1 subj.*sub-000"):
+        nearest_matches(changed, "sub-000", contrast="cst")
+    odd[3] = code
+    with pytest.raises(StatisticsError, match=f"'{code}' in 1 subjects, as sub-003"):
+        matched_pairs(ds.assign({name: ("subject", odd)}), contrast="cst")
+
+
 def test_matched_pairs__rows_of_one_label_are_one_person():
     ds = people(120)
     again = ds.assign_coords(age=ds["age"] + 1)

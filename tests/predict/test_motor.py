@@ -417,6 +417,19 @@ def test_predict_motor__refuses_a_sex_that_is_written_otherwise(cohort, codes):
         predict_motor(cohort.assign_coords(sex=("subject", sex)), feature_groups=["clinical"])
 
 
+def test_predict_motor__codes_of_people_who_are_not_used_stop_nothing(cohort):
+    score = cohort["motor_score"].values.copy()
+    score[:2] = np.nan
+    ds = cohort.assign(motor_score=("subject", score))
+    odd = {name: ds[name].values.astype(object) for name in ("sex", "lesion_hemisphere")}
+    for name, code in (("sex", "O"), ("lesion_hemisphere", "left")):
+        odd[name][:2] = code
+    changed = ds.assign({name: ("subject", values) for name, values in odd.items()})
+    options = FAST | {"learners": ["elastic_net"]}
+    found = predict_motor(changed, **options)
+    np.testing.assert_array_equal(found["prediction"], predict_motor(ds, **options)["prediction"])
+
+
 def test_predict_motor__noise_scores_chance():
     result = predict_motor(plain(), feature_groups={"noise": ["noise"]}, **LIGHT)
     assert (result["score"].sel(metric="r2") < 0.15).all()

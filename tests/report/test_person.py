@@ -141,6 +141,9 @@ def test_person_sections__say_why_a_grid_cannot_be_drawn(patient):
 
 def test_person_sections__an_empty_mask_is_not_a_missing_one(patient):
     ds, subject = patient
+    without = sections_of(ds.drop_vars("lesion_mask"), subject)["lesion"]
+    assert "its mask is not in the store" in without
+    assert "inside the brain" not in without
     ds["lesion_mask"] = ds["lesion_mask"] & (ds["subject"] != subject)
     assert "marks no voxel inside the brain" in sections_of(ds, subject)["lesion"]
     ds["lesion_present"] = ds["lesion_present"] & (ds["subject"] != subject)
@@ -209,6 +212,13 @@ def test_person__command_writes_the_page_where_it_says(case, whole_study, tmp_pa
     main(["person", store, subject, str(out), "--results", results, "--scheduler", "threads"])
     assert capsys.readouterr().out.strip() == str(out / f"{subject}.html")
     assert sorted(p.name for p in out.iterdir()) == [f"{subject}.html", f"{subject}.json"]
+
+
+def test_person__a_page_of_something_else_is_found_before_anything_is_opened(tmp_path, capsys):
+    (tmp_path / "sub-001.html").write_text("<html>")
+    with pytest.raises(SystemExit):
+        main(["person", str(tmp_path / "no.zarr"), "sub-001", str(tmp_path)])
+    assert "sub-001.html was not made by 'scalebrain person'" in capsys.readouterr().err
 
 
 # -- what the words on the page depend on: made-up people, without a study -----------------------

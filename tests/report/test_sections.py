@@ -176,7 +176,8 @@ def test_cohort_section__warns_when_no_cohort_holds_both_groups(study: Study):
         cohort_section(people(study.ds), study.results)
     )
     apart = study.ds.assign_coords(cohort=study.ds["group"])
-    assert "cannot be told apart" in notes(cohort_section(people(apart), study.results))
+    told = notes(cohort_section(people(apart), study.results))
+    assert "between scanners and differences between groups cannot be told apart" in told
 
 
 def test_lesion_section__names_the_side_and_count_of_the_peak(study: Study):

@@ -38,6 +38,12 @@ def test_cohort_section__names_the_groups_of_the_intercepts(study: Study):
     section = cohort_section(people(study.ds), StudyResults(mixed=mixed))
     notes = [block.text for block in section.blocks if isinstance(block, Note)]
     assert any("with an intercept for each scanner." in one for one in notes)
+    slope = "random intercept and slope of age, REML, Satterthwaite degrees of freedom"
+    mixed = mixed.assign_attrs(groups="site_id", method=slope)
+    words = cohort_section(people(study.ds), StudyResults(mixed=mixed)).blocks
+    told = "with an intercept and slope of age for each site id."
+    assert any(told in block.text for block in words if isinstance(block, Note))
+    assert f"with a random {told[8:-1]}" in methods_text(study.ds, StudyResults(mixed=mixed))
 
 
 def test_methods__of_imported_ages_of_the_whole_brain_name_no_nodes(study: Study):

@@ -151,6 +151,16 @@ def test_formula__sums_of_comparisons_are_refused(ds: xr.Dataset) -> None:
         mixed_model(ds, "y ~ I((x > 1) + (x > 2))")
 
 
+@pytest.mark.parametrize("right", ["I(((a > 1) + (b > 1)) > 0)", "I(0 < (a > 1) + (b > 1))"])
+def test_formula__a_sum_of_comparisons_beside_zero_is_any_of_them(right: str) -> None:
+    rng = np.random.default_rng(7)
+    ds = study(a=rng.integers(0, 3, 120), b=rng.integers(0, 3, 120))
+    ds = ds.assign(either=(ds["a"] > 1) | (ds["b"] > 1))
+    np.testing.assert_allclose(slopes(ds, right), slopes(ds, "either"))
+    with pytest.raises(StatisticsError, match="True \\+ True is True"):
+        slopes(ds, right.replace("0", "1"))
+
+
 def test_formula__flag_with_a_missing_value_makes_the_same_term() -> None:
     whole = study(flag=np.random.default_rng(5).random(120) > 0.5)
     gap = whole["flag"].values.astype(object)

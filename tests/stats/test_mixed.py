@@ -558,6 +558,20 @@ def test_mixed_model__bases_mean_the_same_in_every_region(basis, outcome):
     np.testing.assert_allclose(found["estimate"].sel(region="R1"), expected["estimate"], rtol=1e-5)
 
 
+def test_mixed_model__a_small_lazy_outcome_is_read_once():
+    ds = by_region()
+    reads = []
+
+    def read(block):
+        reads.append(block.shape)
+        return block
+
+    lazy = ds["pad"].chunk().data.map_blocks(read, dtype=float, meta=np.empty((0, 0)))
+    found = mixed_model(ds.assign(pad=(ds["pad"].dims, lazy)), "pad ~ poly(age, 2)")
+    assert reads == [ds["pad"].shape]
+    xr.testing.assert_identical(found, mixed_model(ds, "pad ~ poly(age, 2)"))
+
+
 def test_mixed_model__bases_of_a_predictor_over_regions_mean_the_same():
     ds = by_region(2)
     load = np.random.default_rng(4).uniform(0, 1, ds["pad"].shape) * [1, 3]

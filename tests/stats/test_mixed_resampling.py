@@ -246,6 +246,25 @@ def test_mixed_model__bootstrap_of_two_groups_is_refused(errors):
     assert np.isfinite(found["p_permutation"].sel(term="x"))
 
 
+@pytest.mark.parametrize("errors", ["raise", "record"])
+def test_mixed_model__a_region_of_two_groups_has_no_bootstrap_and_others_do(errors, caplog):
+    ds = cohort(n_nodes=3, sizes=(6, 6, 6, 6))
+    y = ds["y"].values.copy()
+    y[ds["cohort"].isin(["c2", "c3"]).values, 1] = np.nan
+    ds = ds.assign(y=(("subject", "node"), y)).assign_coords(node=["N0", "N1", "N2"])
+    found = mixed_model(ds, "y ~ age", dim="node", n_bootstrap=20, errors=errors)
+    assert "node N1: no bootstrap, since 'cohort' has two groups" in caplog.text
+    (told,) = found.attrs["failures"]
+    assert "one of them alone" in told
+    assert np.isfinite(found["estimate"]).all()
+    assert found["n_bootstrap"].values.tolist() == [20, 0, 20]
+    assert np.isnan(found["se_bootstrap"].sel(node="N1")).all()
+    alone = mixed_model(ds[["y"]].isel(node=[0, 2]), "y ~ age", dim="node", n_bootstrap=20)
+    xr.testing.assert_allclose(
+        found["ci_low_bootstrap"].isel(node=[0, 2]), alone["ci_low_bootstrap"], rtol=1e-10
+    )
+
+
 def test_mixed_model__subjects_of_two_levels_are_permuted():
     rng = np.random.default_rng(0)
     ds = xr.Dataset(
