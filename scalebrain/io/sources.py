@@ -174,7 +174,7 @@ def find_cohort(
     )
     kept = [selected for selected in selection.scans if selected.subject in images]
     table = _join_table(people, kept, told)
-    by_signs, doubts = _fill_groups(table, people, found, images, unlesioned)
+    by_signs, doubts = _fill_groups(table, people, found, images, unlesioned, told)
     rejected = [*found.rejected, *people.rejected, *selection.rejected, *told.rejected, *unusable]
     warnings = [*found.warnings, *people.warnings, *selection.warnings]
     warnings += [problem for problem in told.warnings if problem.subject in images]
@@ -280,20 +280,23 @@ def _join_table(people: Participants, kept: list[Selected], told: SessionValues)
     return table
 
 
-def _signs_of_stroke(table: pd.DataFrame, people: Participants, found: Findings) -> dict[str, str]:
+def _signs_of_stroke(people: Participants, found: Findings, told: SessionValues) -> dict[str, str]:
     """Say in words what tells of a person, in any session, that there was a stroke."""
-    signs = {
-        person: {"a lesion mask of another session"}
-        for person, visits in found.visits.items()
-        if any(kind == "lesion" for visit in visits.values() for kind, _ in visit.images)
-    }
+    signs: dict[str, set[str]] = {}
+    for person, visits in found.visits.items():
+        for session, visit in visits.items():
+            if any(kind == "lesion" for kind, _ in visit.images):
+                of = "of another session" if session else "without a session"
+                signs.setdefault(person, set()).add(f"a lesion mask {of}")
     for name in _STROKE_COLUMNS:
-        for ids, column in (
-            (people.table["subject"], people.table[name]),
-            (table["person"], table[name]),
-        ):
-            for person in ids[column.notna() & (column != "")]:
-                signs.setdefault(person, set()).add(name)
+        column = people.table[name]
+        for person in people.table["subject"][column.notna() & (column != "")]:
+            signs.setdefault(person, set()).add(name)
+    for person, names in told.signs.items():
+        own = names.intersection(_STROKE_COLUMNS)
+        own |= {"the group of another session"} if "group" in names else set()
+        if own:
+            signs.setdefault(person, set()).update(own)
     return {person: ", ".join(sorted(names)) for person, names in signs.items()}
 
 
@@ -303,6 +306,7 @@ def _fill_groups(
     found: Findings,
     images: Mapping[str, Images],
     unlesioned: str,
+    told: SessionValues,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Give a group to those without one: why it is stroke without a mask, or may be no reference.
 
@@ -314,14 +318,16 @@ def _fill_groups(
         Table, files, and the files that are read.
     unlesioned
         Group without a lesion mask.
+    told
+        Values of single sessions.
 
     Returns
     -------
     by_signs, doubts : dict
         Reasons by subject, in words.
     """
-    signs = _signs_of_stroke(table, people, found)
-    odd = _signs_of_patients(table, people, found)
+    signs = _signs_of_stroke(people, found, told)
+    odd = _signs_of_patients(people, found, told)
     groups: list[str] = []
     reasons: dict[str, str] = {}
     doubts: dict[str, str] = {}
@@ -339,16 +345,14 @@ def _fill_groups(
 
 
 def _signs_of_patients(
-    table: pd.DataFrame, people: Participants, found: Findings
+    people: Participants, found: Findings, told: SessionValues
 ) -> dict[str, str]:
     """Say in words what healthy people seldom have: a motor score, a file like a lesion mask."""
     signs = {person: file for person, _, file in found.unused} | found.unread
-    for ids, scores in (
-        (people.table["subject"], people.table["motor_score"]),
-        (table["person"], table["motor_score"]),
-    ):
-        for person in ids[scores.notna()]:
-            signs.setdefault(person, "a motor score")
+    scored = {*people.table["subject"][people.table["motor_score"].notna()]}
+    scored |= {person for person, names in told.signs.items() if "motor_score" in names}
+    for person in sorted(scored):
+        signs.setdefault(person, "a motor score")
     return signs
 
 
