@@ -566,12 +566,15 @@ def test_read_withdrawn__ids(tmp_path):
     path = tmp_path / "w1_2.csv"
     path.write_bytes(b'\xef\xbb\xbfeid\r\n1000001\r\n\r\n"1000002"\r\nsub-abc\r\n')
     assert read_withdrawn(path) == {"sub-1000001", "sub-1000002", "sub-abc"}
-    for first in ("", "subject\n", "participant_id\n"):
+    for first in ("", "subject\n", "participant_id\n", '"x"\n', "ID\n", "BIDS_ID\n"):
         path.write_text(f"{first}1000001\n")
         assert read_withdrawn(str(path)) == {"sub-1000001"}
 
 
-@pytest.mark.parametrize("text", ["", "eid\n", "1\n2 3\n", "1,2\n", "<b>\n", "\xff\n", "a\x1cb"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "eid\n", "1\n2 3\n", "1,2\n", "<b>\n", "\xff\n", "a\x1cb", "eid\nNA\n1\n", "1\nn/a\n"],
+)
 def test_read_withdrawn__malformed(tmp_path, text):
     path = tmp_path / "w.txt"
     path.write_bytes(text.encode("latin-1"))
