@@ -413,7 +413,7 @@ def make_plan(
             staying |= {part.dataset} if kept & done else set()
             subjects = tuple(s if s in kept or s in done else "" for s in subjects)
         partitions.append(Planned(part.dataset, subjects))
-    failures = []
+    failures: list[str] = []
     for name, subjects_gone in gone.items():
         held = [s for part in stored.partitions if part.dataset == name for s in part.subjects]
         renamed = _other_labels(given[name], subjects_gone, held)
