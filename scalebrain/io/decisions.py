@@ -51,8 +51,8 @@ def read_decisions(
         Tab-separated (.tsv) or comma-separated (.csv) UTF-8 text with the columns
         ``participant_id`` (or ``subject``), with or without ``sub-``, and ``decision``;
         ``session_id``, ``note``, ``rater`` and ``date`` are read where they are there. A decision
-        that is empty or ``n/a`` is none, and so is a table without rows. Decisions of one subject have to agree; its notes are
-        all kept, also those without a decision.
+        that is empty or ``n/a`` is none, and so is a table without rows. Decisions of one subject
+        have to agree; its notes are all kept, also those without a decision.
     subjects
         Labels of the store.
     sessions

@@ -11,6 +11,7 @@ import pandas as pd
 from scalebrain.errors import ConfigError, ImageError, Problem, TableError
 from scalebrain.io.bids_tree import find_tree
 from scalebrain.io.biobank import find_biobank, read_withdrawn
+from scalebrain.io.cells import AGE_MISSING
 from scalebrain.io.files import SourceFile
 from scalebrain.io.manifest import find_manifest
 from scalebrain.io.mask_names import ACCEPTED
@@ -176,7 +177,7 @@ def find_cohort(
     table = _join_table(people, kept, told)
     by_signs, doubts = _fill_groups(table, people, found, images, unlesioned, told)
     rejected = [*found.rejected, *people.rejected, *selection.rejected, *told.rejected, *unusable]
-    warnings = [*found.warnings, *people.warnings, *selection.warnings]
+    warnings = [*found.warnings, *_of_people(people, kept, told), *selection.warnings]
     warnings += [problem for problem in told.warnings if problem.subject in images]
     warnings += [problem for s in kept for problem in _odd_images(tree, s, images[s.subject])]
     warnings += _odd_groups(tree, table, images, by_signs)
@@ -278,6 +279,13 @@ def _join_table(people: Participants, kept: list[Selected], told: SessionValues)
             for subject, value in zip(table.index, table[name], strict=True)
         ]
     return table
+
+
+def _of_people(people: Participants, kept: list[Selected], told: SessionValues) -> list[Problem]:
+    """Warnings of the table, but of ages that are missing there and told of every scan."""
+    aged = {selected.person for selected in kept}
+    aged -= {s.person for s in kept if "age" not in told.values.get(s.subject, {})}
+    return [p for p in people.warnings if p.subject not in aged or AGE_MISSING not in p.message]
 
 
 def _signs_of_stroke(people: Participants, found: Findings, told: SessionValues) -> dict[str, str]:

@@ -445,4 +445,38 @@ def test_find_cohort__columns_that_surfaces_or_sessions_bring_are_not_missed(roo
     (found,) = lacking(find_cohort(root))
     assert "no column sex: everyone will leave the analysis. Expected" in found
     write(root, "ses-1 F", columns="session_id SEX")
+    (found,) = lacking(find_cohort(root))
+    assert "sex: everyone, but for those whose sub-*_sessions.tsv has it, will leave" in found
+    write(root, "ses-1 F", columns="session_id SEX", subject="sub-02")
     assert not lacking(find_cohort(root))
+
+
+def test_find_cohort__days_of_sessions_are_not_missed_where_all_with_a_stroke_have_them(visits):
+    image(visits, "sub-03", T1W)
+    bare(visits, "participant_id age sex icv", "01 60 F 1500", "02 60 F 1500", "03 60 F 1500")
+    write(visits, "ses-1 30", "ses-2 60", columns="session_id days_post_stroke")
+    (found,) = lacking(find_cohort(visits, session="1"))
+    assert "everyone with a stroke, but for those whose sub-*_sessions.tsv has it, will" in found
+    write(visits, "ses-1 30", columns="session_id days_post_stroke", subject="sub-02")
+    assert not lacking(find_cohort(visits, session="1"))
+
+
+def test_find_cohort__ages_may_be_of_sessions_alone(visits):
+    bare(visits, "participant_id sex icv", "01 F 1500", "02 M 1500")
+    with pytest.raises(TableError, match="no column of ages"):
+        find_cohort(visits, session="all")
+    write(visits, "ses-1 60 30", "ses-2 n/a 60", columns="session_id age days_post_stroke")
+    cohort = find_cohort(visits, session="all")
+    assert cohort.table["age"].iloc[0] == 60
+    assert cohort.table["age"].isna().tolist() == [False, True, True]
+    missing = [p for p in cohort.warnings if p.code == "missing-covariate" and p.subject]
+    assert [p.subject for p in missing] == ["sub-01_ses-2", "sub-02"]
+
+
+def test_find_cohort__an_age_of_a_session_is_not_said_to_be_missing(visits):
+    bare(visits, "participant_id age sex icv days_post_stroke", "01 n/a F n/a 1", "02 n/a M n/a 1")
+    write(visits, "ses-1 60", columns="session_id age")
+    warned = find_cohort(visits, session="1").warnings
+    assert [p.subject for p in warned if p.code == "missing-covariate"] == ["sub-02"]
+    warned = find_cohort(visits, session="all").warnings  # that of ses-2 is missing
+    assert [p.subject for p in warned if p.code == "missing-covariate"] == ["sub-01", "sub-02"]

@@ -192,6 +192,41 @@ def test_find_cohort__one_session_is_selected(root, session):
         find_cohort(root, session="9")
 
 
+def test_find_cohort__a_scan_that_names_no_session_is_told_of(root):
+    image(root, "sub-01", T1W)
+    image(root, "sub-02", T1W, session="ses-1")
+    people(root, "01", "02")
+    (found,) = find_cohort(root, session="1").warnings
+    assert "no image of ses-1; there is one without a session: kept" in found.message
+
+
+@pytest.mark.parametrize("session", [None, "1", "all"])
+def test_find_cohort__a_mask_without_a_session_is_that_of_the_only_one(root, session):
+    image(root, "sub-01", T1W, session="ses-1")
+    image(root, "sub-01", LESION)
+    people(root, "01")
+    cohort = find_cohort(root, session=session)
+    assert subjects(cohort) == ["sub-01"]
+    assert cohort.scans[0].t1w is not None
+    assert cohort.scans[0].lesion is not None
+    assert not cohort.warnings
+    assert not cohort.rejected
+    image(root, "sub-01", LESION, session="ses-1")  # it has one of its own
+    if session is None:
+        assert codes(find_cohort(root).rejected) == [("sub-01", "several-sessions")]
+
+
+def test_find_cohort__a_mask_without_a_session_is_nobodys_of_two(root):
+    for name in ("ses-1", "ses-2"):
+        image(root, "sub-01", T1W, session=name)
+    image(root, "sub-01", LESION)
+    people(root, "01")
+    cohort = find_cohort(root, session="2")
+    assert cohort.table["group"].tolist() == ["stroke"]
+    (found,) = (p for p in cohort.warnings if p.code == "group-mismatch")
+    assert "taken as stroke by a lesion mask without a session" in found.message
+
+
 def test_find_cohort__all_sessions(root):
     two_sessions(root)
     columns = "participant_id session age sex cohort"
