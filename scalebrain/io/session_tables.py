@@ -326,8 +326,10 @@ class _Table:
             return f"{self._unread} is not read. Save it with tabs, as {self.file}."
         if not self.rows:
             return ""
-        what = f"no row of {session}" if session else "no row without a session, as the scan"
-        return f"{self.file} has {what}; it has {listed(list(self.rows))}. Correct its session_id."
+        rows = listed(list(self.rows))
+        if not session:
+            return f"{self.file} has {rows}, and the scan names no session. Name it in its files."
+        return f"{self.file} has no row of {session}; it has {rows}. Correct its session_id."
 
     def signs(self) -> set[str]:
         """Columns that tell of a stroke in any row, or may; ``group`` where it is stroke."""

@@ -300,6 +300,17 @@ def test_read_session_values__a_scan_without_a_row_of_its_session_is_told(visits
     )
 
 
+def test_read_session_values__a_scan_without_a_session_and_rows_of_several_are_told(root):
+    image(root, "sub-01", T1W)
+    table(root, ["01 n/a F"], columns="participant_id age sex")
+    write(root, "ses-1 60", "ses-2 61", columns="session_id age")
+    (found,) = (p for p in find_cohort(root).warnings if p.code == "visit-values")
+    assert found.message == (
+        "sub-01: sub-01/sub-01_sessions.tsv has ses-1, ses-2, and the scan names no session. Name "
+        "it in its files."
+    )
+
+
 def test_read_session_values__a_table_with_commas_is_told_of(visits):
     table(visits / "sub-02", ["ses-1 60"], columns="session_id age", name="sub-02_sessions.csv")
     cohort = find_cohort(visits, session="1")
