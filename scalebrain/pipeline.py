@@ -40,7 +40,7 @@ from scalebrain.features.surface_nodes import (
     surface_features,
     surface_level,
 )
-from scalebrain.graph.imported import import_ages, imported_from, own_ages, save_ages
+from scalebrain.graph.imported import import_ages, imported_from, own_ages, save_ages, tell_stale
 from scalebrain.ingestion.cohort import ingest, problems
 from scalebrain.ingestion.preview import IngestPreview, preview_ingest
 from scalebrain.io.measures import read_measures
@@ -390,7 +390,8 @@ def compute_features(
     """Compute inclusion, node features and lesion loads, and save them in the store.
 
     Brain ages of our own model that the store has are removed when the features or the people
-    who are included are others than before; imported ones stay.
+    who are included are others than before; imported ones stay, with a warning where they were
+    corrected by other references.
 
     Parameters
     ----------
@@ -424,6 +425,7 @@ def compute_features(
         logger.warning("decisions of an earlier quality control are removed: no table was given")
         remove_variables(store, held)
     chosen = inclusion(ds, min_days_post_stroke=min_days_post_stroke, on_surface=level is not None)
+    tell_stale(ds, chosen)
     ages = own_ages(ds)
     before = _features_hash(store) if ages else ""
     hide_variables(store, ages)  # until it is known whether they are of these features

@@ -663,6 +663,12 @@ def test_compute_features__other_ones_take_our_own_ages_away(study, tmp_path, ca
     scalebrain.import_ages(store, table, tool="other")
     pipeline.compute_features(store)
     assert "brain_age_global" in scalebrain.open_store(store)
+    assert "other references" not in caplog.text
+    who = ds["subject"].values[ds["included"].values & (ds["group"].values == "reference")][0]
+    decisions = tmp_path / "decisions.tsv"
+    decisions.write_text(f"participant_id\tdecision\n{who}\texclude\n")
+    pipeline.compute_features(store, decisions=decisions)
+    assert "brain ages of other was corrected by other references" in caplog.text
 
 
 def test_compute_features__killed_serves_no_ages_of_other_features(study, tmp_path, monkeypatch):

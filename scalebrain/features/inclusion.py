@@ -23,6 +23,8 @@ __all__ = [
 
 #: Why the later scans of someone are not used.
 ANOTHER_SCAN = "another scan of this person is used"
+#: The same, where that one has no motor score and this one has.
+_SCORED_SCAN = f"{ANOTHER_SCAN}, which has no motor score; this one has"
 #: What to do about rows that hold a person more than once.
 ONE_SCAN = (
     "Use one scan a person: leave included='included' on, which does so for people with a stroke, "
@@ -66,7 +68,8 @@ def inclusion(
 
     Statistics take rows for people. Of several scans of someone with a stroke
     (:func:`same_people`) that meet all criteria the one with the fewest `days_post_stroke` is
-    included, the first row of equal ones. References keep all their scans: training holds a
+    included, the first row of equal ones; the reason of another one says where it alone has a
+    motor score. References keep all their scans: training holds a
     person in one fold.
     """
     needed, absent = "scan_present", "no T1w scan"
@@ -106,8 +109,14 @@ def inclusion(
         reason[failed & (reason == "")] = words
     rows = np.flatnonzero(stroke & (reason == ""))
     rows = rows[np.argsort(days[rows], kind="stable")]
-    _, first = np.unique(same_people(ds)[rows], return_index=True)
-    reason[np.delete(rows, first)] = ANOTHER_SCAN
+    people = same_people(ds)
+    _, first = np.unique(people[rows], return_index=True)
+    others = np.delete(rows, first)
+    reason[others] = ANOTHER_SCAN
+    if "motor_score" in ds.variables:
+        scored = np.isfinite(ds["motor_score"].values.astype(np.float64))
+        used = rows[first][scored[rows[first]]]
+        reason[others[scored[others] & ~np.isin(people[others], people[used])]] = _SCORED_SCAN
     reason = reason.astype(str)
     out = xr.Dataset(
         {"included": ("subject", reason == ""), "exclusion_reason": ("subject", reason)},

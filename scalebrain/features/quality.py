@@ -44,7 +44,8 @@ def quality_decisions(
         When the table is wrong.
     """
     subjects = [str(label) for label in ds["subject"].values]
-    found = read_decisions(path, subjects, absent=absent)
+    sessions = [str(name) for name in ds["session"].values] if "session" in ds.variables else []
+    found = read_decisions(path, subjects, sessions=sessions, absent=absent)
     words = [found[s].word if s in found else "" for s in subjects]
     notes = [found[s].note if s in found else "" for s in subjects]
     out = xr.Dataset(

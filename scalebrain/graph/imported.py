@@ -12,7 +12,7 @@ import xarray as xr
 
 from scalebrain.atlas.regions import default_regions
 from scalebrain.errors import ConfigError, DataWarning, StoreError
-from scalebrain.features.inclusion import included_people, same_people
+from scalebrain.features.inclusion import flags, included_people, same_people
 from scalebrain.graph.calibrate import fit_bias
 from scalebrain.io.ages import AgeTable, Places, read_ages
 from scalebrain.io.delimited import listed
@@ -26,7 +26,15 @@ from scalebrain.io.store import (
 )
 from scalebrain.variables import annotate, validate
 
-__all__ = ["MIN_REFERENCES", "TrainedOn", "import_ages", "imported_from", "own_ages", "save_ages"]
+__all__ = [
+    "MIN_REFERENCES",
+    "TrainedOn",
+    "import_ages",
+    "imported_from",
+    "own_ages",
+    "save_ages",
+    "tell_stale",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +222,31 @@ def own_ages(ds: xr.Dataset) -> list[str]:
     if "brain_age" not in ds.variables or imported_from(ds):
         return []
     return [name for name in (*_REGIONAL, *_GLOBAL) if name in ds.variables]
+
+
+def tell_stale(ds: xr.Dataset, chosen: xr.Dataset) -> None:
+    """Warn of imported ages whose bias was corrected by other references than are included now.
+
+    Parameters
+    ----------
+    ds
+        Store as it was.
+    chosen
+        What :func:`~scalebrain.inclusion` says now.
+    """
+    aged = np.zeros(ds.sizes["subject"], dtype=np.bool_)
+    for name in ("brain_pad", "brain_pad_global"):
+        if name in ds.variables and ds[name].attrs.get("age_bias_correction") == "references":
+            aged |= np.isfinite(ds[name].values).reshape(len(aged), -1).any(axis=1)
+    others = flags(chosen, "included") != included_people(ds) if aged.any() else aged
+    n = int((aged & others & (ds["group"].values.astype(str) == "reference")).sum())
+    if n and imported_from(ds):
+        logger.warning(
+            "the age bias of the brain ages of %s was corrected by other references than are "
+            "included now (%d differ). Import them again; a study that names them does so.",
+            imported_from(ds),
+            n,
+        )
 
 
 def _places(ds: xr.Dataset, store: str | Path) -> Places:

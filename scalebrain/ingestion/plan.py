@@ -394,7 +394,8 @@ def make_plan(
     Raises
     ------
     TableError
-        When a subject of the store is no longer in its dataset, neither usable nor rejected.
+        When a subject of the store is no longer in its dataset, neither usable nor rejected, or
+        its person has another label there, of more or fewer sessions.
     """
     if stored is None:
         total = sum(len(dataset.scans) for dataset in datasets)
@@ -416,9 +417,13 @@ def make_plan(
             staying |= {part.dataset} if kept & done else set()
             subjects = tuple(s if s in kept or s in done else "" for s in subjects)
         partitions.append(Planned(part.dataset, subjects))
-    failures = []
+    failures: list[str] = []
     for name, subjects_gone in gone.items():
-        if subjects_gone and name not in staying:
+        held = [s for part in stored.partitions if part.dataset == name for s in part.subjects]
+        renamed = _other_labels(given[name], subjects_gone, held)
+        failures += renamed.values()
+        subjects_gone = [subject for subject in subjects_gone if subject not in renamed]
+        if subjects_gone and name not in staying and not renamed:
             failures.append(_other_dataset(given[name], subjects_gone, store))
             continue
         failures += [
@@ -439,6 +444,22 @@ def make_plan(
         for start in range(0, len(new), stored.rows):
             partitions.append(Planned(dataset.name, tuple(new[start : start + stored.rows])))
     return Plan(stored.rows, tuple(partitions))
+
+
+def _other_labels(dataset: Dataset, gone: Sequence[str], held: Sequence[str]) -> dict[str, str]:
+    """Say of whom the dataset has scans of other labels, as another visit makes them."""
+    labels: dict[str, list[str]] = {}
+    scans = [scan.subject for scan in dataset.cohort.scans]
+    for subject in dict.fromkeys([*scans, *(problem.subject for problem in dataset.rejected)]):
+        labels.setdefault(person_of(subject), []).append(subject)
+    one = "" if any("_ses-" in subject for subject in held) else ", choose one with --session"
+    return {
+        subject: f"{subject} is in the store, but of this person its dataset '{dataset.name}' now "
+        f"has {', '.join(labels[person_of(subject)])}: other sessions than at the ingest change "
+        f"the label. Start a new store{one}, or put the sessions back as they were."
+        for subject in gone
+        if person_of(subject) in labels
+    }
 
 
 def _other_dataset(dataset: Dataset, gone: Sequence[str], store: object) -> str:

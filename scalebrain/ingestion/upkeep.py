@@ -37,6 +37,7 @@ from scalebrain.ingestion.plan import (
     without_people,
 )
 from scalebrain.ingestion.subjects import gather_problems
+from scalebrain.io.delimited import listed
 from scalebrain.io.lease import hold_lease
 from scalebrain.io.location import Location
 from scalebrain.io.shards import content_hash, join_shard, split_shard
@@ -189,7 +190,8 @@ def withdraw(
     Notes
     -----
     Interrupted, the same call goes on from there. Copies of the store, models trained on
-    it and reports made from it are not touched.
+    it and reports made from it are not touched. The same scan under another id stays; a warning
+    of the log names it.
     """
     return withdraw_people(store, ids, also=also).rows
 
@@ -256,6 +258,7 @@ def withdraw_people(
         # everyone who ever withdrew: an earlier call may have been killed
         rows = {s: r for s, (_, r) in plan.subjects().items() if id_hash(person_of(s)) in known}
         _check_intact(location, plan, set(rows.values()))
+        _tell_same_scans(location, plan, rows)
         update_root(location, {"complete": False, "withdrawing": True})
         write_object(location, "withdrawn", sorted(known))
         _empty_rows(location, plan, rows)
@@ -335,6 +338,28 @@ def _check_intact(location: Location, plan: Plan, rows: Collection[int]) -> None
                     "first."
                 )
     check_all(failures, StoreError, f"{location}: nothing was withdrawn, shards are damaged")
+
+
+def _tell_same_scans(location: Location, plan: Plan, gone: Collection[str]) -> None:
+    """Warn of rows that stay and hold a scan of those that go, under another id."""
+    scans = {
+        entry["subject"]: entry["values"].get("scan_hash", "")
+        for record in read_records(location, plan).values()
+        for entry in record["subjects"]
+        if "values" in entry
+    }
+    hashes = {scans.get(subject, "") for subject in gone} - {""}
+    same = sorted(s for s, scan in scans.items() if scan in hashes and s not in gone)
+    if same:
+        logger.warning(
+            "%s: the same scan as of those who are removed is there under other ids, which stay "
+            "(%d): %s. Where that is the same person: scalebrain store withdraw %s %s",
+            location,
+            len(same),
+            listed(same),
+            location,
+            person_of(same[0]),
+        )
 
 
 def _empty_rows(location: Location, plan: Plan, rows: dict[str, int]) -> None:

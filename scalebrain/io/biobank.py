@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from scalebrain.errors import ImageError, TableError, check_all
+from scalebrain.io.cells import is_missing
+from scalebrain.io.delimited import IDS
 from scalebrain.io.files import SourceFile
 from scalebrain.io.tree import Findings, Tree, archive_members, bad_id, is_folder
 
@@ -16,7 +18,7 @@ _MEMBER = "T1/T1_brain_to_MNI.nii.gz"
 #: UK Biobank registers with FSL, whose template this is.
 _SPACE = "MNI152NLin6Asym"
 _ID = re.compile(r"(?:sub-)?([A-Za-z0-9]{1,64})")
-_HEADERS = ("eid", "participant_id", "subject")  # of a list of ids
+_HEADERS = (*IDS, "id", "x")  # of a list of ids; R calls a column without a name x
 
 
 def find_biobank(tree: Tree) -> Findings:
@@ -101,8 +103,8 @@ def read_withdrawn(path: str | Path) -> frozenset[str]:
     Parameters
     ----------
     path
-        Text with one id a line, on its own or below the header ``eid``, ``participant_id`` or
-        ``subject``.
+        Text with one id a line, on its own or below the header ``eid``, ``participant_id``,
+        ``bids_id``, ``subject``, ``id`` or ``x``.
 
     Returns
     -------
@@ -112,7 +114,7 @@ def read_withdrawn(path: str | Path) -> frozenset[str]:
     Raises
     ------
     TableError
-        When it cannot be read, a line is no id, or there is no id at all.
+        When it cannot be read, a line is no id or a missing one, or there is no id at all.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -131,7 +133,7 @@ def read_withdrawn(path: str | Path) -> frozenset[str]:
     failures = [
         f"{path}: line {number}: {line[:80]!r} is no participant id. Write one id a line."
         for number, line in filled
-        if not _ID.fullmatch(line)
+        if is_missing(line) or not _ID.fullmatch(line)
     ]
     check_all(failures, TableError, f"{path}: the list of withdrawals is not usable")
     return frozenset(f"sub-{line.removeprefix('sub-')}" for _, line in filled)

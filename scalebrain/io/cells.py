@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 __all__ = [
+    "AGE_MISSING",
     "Cell",
     "Quantity",
     "contradiction",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 T = TypeVar("T", float, str)
+
+#: What is said of a missing age.
+AGE_MISSING = "age is missing. Models that need it leave this subject out; fill it in."
 
 _LONGEST = 80
 _LONGEST_COHORT = 100
@@ -244,8 +248,7 @@ def parse_age(text: str, *, units: str = "", guess: str = "") -> Cell[float]:
         The age, or NaN.
     """
     if is_missing(text):
-        message = "age is missing. Models that need it leave this subject out; fill it in."
-        return Cell(math.nan, "missing-covariate", message, kept=True)
+        return Cell(math.nan, "missing-covariate", AGE_MISSING, kept=True)
     if units.strip().lower() not in _YEARS:
         return _other_unit(
             f"age {_shown_age(text)} is in {quote(units)}, as the sidecar says. Convert the "

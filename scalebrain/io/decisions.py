@@ -1,12 +1,12 @@
 """Tables of the decisions of a quality control: one row a subject."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scalebrain.errors import TableError, check_all
 from scalebrain.io.cells import is_missing, quote
-from scalebrain.io.delimited import IDS, listed, read_delimited
+from scalebrain.io.delimited import IDS, SESSIONS, listed, read_delimited
 
 __all__ = ["DECISIONS", "Decision", "read_decisions"]
 
@@ -37,7 +37,11 @@ class Decision:
 
 
 def read_decisions(
-    path: str | Path, subjects: Sequence[str], *, absent: Collection[str] | None = ()
+    path: str | Path,
+    subjects: Sequence[str],
+    *,
+    sessions: Sequence[str] = (),
+    absent: Collection[str] | None = (),
 ) -> dict[str, Decision]:
     """Read a table of decisions, and check every row against a store.
 
@@ -45,12 +49,15 @@ def read_decisions(
     ----------
     path
         Tab-separated (.tsv) or comma-separated (.csv) UTF-8 text with the columns
-        ``participant_id`` (or ``subject``), with or without ``sub-``, and ``decision``; ``note``,
-        ``rater`` and ``date`` are read where they are there. A decision that is empty or ``n/a`` is
-        none, and so is a table without rows. Decisions of one subject have to agree; its notes are
-        all kept, also those without a decision.
+        ``participant_id`` (or ``subject``), with or without ``sub-``, and ``decision``;
+        ``session_id``, ``note``, ``rater`` and ``date`` are read where they are there. A decision
+        that is empty or ``n/a`` is none, and so is a table without rows. Decisions of one subject
+        have to agree; its notes are all kept, also those without a decision.
     subjects
         Labels of the store.
+    sessions
+        Session of each of them, empty where it has none; without them no session of a row is
+        compared with that of a label that names none.
     absent
         Other labels that may be in the table, and are left aside; any label when None.
 
@@ -75,21 +82,23 @@ def read_decisions(
     )
     cells = {name.lower(): column for name, column in text.items()}
     ids = next(cells[name] for name in IDS if name in cells)
+    visits = next((cells[name] for name in SESSIONS if name in cells), [""] * len(lines))
     notes, raters, dates = (cells.get(n, [""] * len(lines)) for n in ("note", "rater", "date"))
     failures: list[str] = []
     decided: dict[str, tuple[int, str]] = {}
     noted: dict[str, list[str]] = {}
     signed: dict[str, tuple[list[str], list[str]]] = {}
     unknown: dict[str, None] = {}
-    known = frozenset(subjects)
-    rows = zip(lines, ids, cells["decision"], notes, raters, dates, strict=True)
-    for line, who, cell, note, *signature in rows:
+    known = dict(zip(subjects, sessions or [""] * len(subjects), strict=True))
+    rows = zip(lines, ids, visits, cells["decision"], notes, raters, dates, strict=True)
+    for line, who, visit, cell, note, *signature in rows:
         if is_missing(who):
             failures.append(f"no participant_id in line {line}. Write the subject.")
             continue
-        subject = who if who in known or who.startswith("sub-") else f"sub-{who}"
+        person = who if who in known or who.startswith("sub-") else f"sub-{who}"
+        subject = _label(person, "" if is_missing(visit) else visit, known)
         if subject not in known:
-            if absent is not None and subject not in absent:
+            if absent is not None and not {subject, person} & {*absent}:
                 unknown[subject] = None
             continue
         word = "" if is_missing(cell) else cell.lower()
@@ -125,6 +134,15 @@ def read_decisions(
         for subject in subjects
         if subject in noted
     }
+
+
+def _label(person: str, session: str, known: Mapping[str, str]) -> str:
+    """Label of a row that may name a session; a scan whose session is not known has any."""
+    if not session:
+        return person
+    session = f"ses-{session.removeprefix('ses-')}"
+    full = f"{person}_{session}"
+    return person if full not in known and known.get(person) in ("", session) else full
 
 
 def _add(told: list[str], text: str) -> None:

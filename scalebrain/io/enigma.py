@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -213,11 +213,14 @@ def near_names(header: Iterable[str]) -> dict[str, tuple[str, ...]]:
 class Source:
     """The text of a table by variable, and its sidecar; only the variables named are checked."""
 
-    def __init__(self, path: Path, variables: Sequence[str] = tuple(_COLUMNS)) -> None:
+    def __init__(
+        self, path: Path, variables: Sequence[str] = tuple(_COLUMNS), *, needs_age: bool = True
+    ) -> None:
         self.path = path
         self.sidecar_path = path.with_suffix(".json")
         self.header: list[str] = []
-        self.lines, self._text = _read_text(path, variables, self.header)
+        needs = {"subject", "age"} if needs_age else {"subject"}
+        self.lines, self._text = _read_text(path, needs.intersection(variables), self.header)
         empty = {n for n, cells in self._text.items() if all(map(is_missing, cells))}
         near = near_names(self.header).items()
         #: What :func:`near_names` finds, without columns that hold nothing.
@@ -316,7 +319,7 @@ class Source:
 
 
 def _read_text(
-    path: Path, variables: Sequence[str], header: list[str]
+    path: Path, needs: Collection[str], header: list[str]
 ) -> tuple[list[int], dict[str, Sequence[str]]]:
     """Line of each row, and the cells of each known column; names in lower case.
 
@@ -327,7 +330,7 @@ def _read_text(
 
     def check(names: list[str]) -> None:
         header.extend(names)
-        _check_header(path, [name.lower() for name in names], variables)
+        _check_header(path, [name.lower() for name in names], needs)
         near.update(name.lower() for found in near_names(names).values() for name in found)
 
     lines, cells = read_delimited(
@@ -339,10 +342,10 @@ def _read_text(
     return lines, {name.lower(): column for name, column in cells.items()}
 
 
-def _check_header(path: Path, names: Sequence[str], variables: Sequence[str]) -> None:
+def _check_header(path: Path, names: Sequence[str], needs: Collection[str]) -> None:
     """Refuse a header without ids, and without ages where they are wanted."""
     for what, variable in (("ids", "subject"), ("ages", "age")):
-        if variable in variables and not set(_COLUMNS[variable]) & set(names):
+        if variable in needs and not set(_COLUMNS[variable]) & set(names):
             found = listed([quote(name) for name in names])
             hint = f" Is it a real {path.suffix}, or is another separator used?"
             raise TableError(

@@ -342,7 +342,8 @@ RULES: dict[str, Rule] = {
             "visit-values",
             30,
             "W",
-            "Several sessions of one person, and one row in the table that names none of them",
+            "Several sessions of one person, and one row in the table that names none of them; or "
+            "a `sub-*_sessions.tsv` without a row of the scan",
             "kept; age, days or motor score may be of another visit: `sub-*_sessions.tsv`, or a "
             "row a session, says them",
         ),

@@ -95,7 +95,7 @@ class Participants:
     undeclared: tuple[str, ...] = ()
 
 
-def read_participants(path: Path, *, default_cohort: str) -> Participants:
+def read_participants(path: Path, *, default_cohort: str, needs_age: bool = True) -> Participants:
     """Read a participants table, with the JSON sidecar of the same stem beside it.
 
     Parameters
@@ -105,6 +105,8 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
         tables of ENIGMA Stroke or in those of UK Biobank; unknown ones are ignored.
     default_cohort
         Cohort of every row when the table has no such column.
+    needs_age
+        Whether a table without a column of ages is refused.
 
     Returns
     -------
@@ -118,7 +120,7 @@ def read_participants(path: Path, *, default_cohort: str) -> Participants:
         ambiguous columns, motor scores of scales that are not declared or divided twice, or
         words that the sidecar contradicts.
     """
-    source = Source(path)
+    source = Source(path, needs_age=needs_age)
     rows = _Rows(source)
     age, age_censored = _ages(source, rows)
     sides = SIDES

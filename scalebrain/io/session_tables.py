@@ -18,6 +18,7 @@ from scalebrain.io.cells import (
     parse_scale,
     parse_sex,
     parse_word,
+    plain_number,
     quote,
 )
 from scalebrain.io.delimited import SESSIONS, listed, read_delimited
@@ -46,6 +47,8 @@ __all__ = ["SessionValues", "read_session_values"]
 _OF_A_VISIT = ("age", "days_post_stroke", "motor_score")
 #: Others are the person's where the session has n/a.
 _OF_A_PERSON = ("sex", "cohort", "group", "icv", "lesion_side", "paresis_side")
+#: What tells of a stroke, or may, whichever visit it is of.
+_SIGNS = ("days_post_stroke", "lesion_side", "paresis_side", "motor_score")
 _EXPECTED = "session_id, and columns of participants.tsv such as age (years), days_post_stroke"
 
 _NUMBERS = {"days_post_stroke": DAYS, "icv": ICV}
@@ -67,11 +70,15 @@ class SessionValues:
     ----------
     values
         By subject, then by column of :class:`~scalebrain.io.participants.Participants`.
+    signs
+        By person, what any row has a value in, also one of another visit: the columns that tell
+        of a stroke, ``motor_score``, and ``group`` where it is stroke.
     rejected, warnings
         What is wrong with these tables, or odd.
     """
 
     values: dict[str, dict[str, _Value]] = field(default_factory=dict)
+    signs: dict[str, set[str]] = field(default_factory=dict)
     rejected: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -96,13 +103,14 @@ def read_session_values(
     -------
     SessionValues
         Values that take the place of those of the participants table. A scan whose value may
-        be of another visit, or whose person's sessions contradict each other, has a warning.
+        be of another visit, of which its person's table has no row, or whose person's sessions
+        contradict each other, has a warning.
 
     Raises
     ------
     TableError
-        When motor scores of all these tables are of several scales that are not declared, or are
-        divided twice.
+        When motor scores of all these tables are of several scales or beyond 1 and not declared,
+        or are divided twice.
     """
     result = SessionValues()
     tables: dict[str, _Table | Problem] = {}
@@ -111,7 +119,10 @@ def read_session_values(
     sessions = people.table["session"].tolist()
     for scan in scans:
         if scan.person not in tables:
-            tables[scan.person] = _read_table(tree, scan.person)
+            tables[scan.person] = told = _read_table(tree, scan.person)
+            if isinstance(told, _Table) and told.rows:
+                result.signs[scan.person] = told.signs()
+                motor.look(told.source)
         told = tables[scan.person]
         if isinstance(told, Problem):
             result.rejected.append(replace(told, subject=scan.subject))
@@ -127,8 +138,12 @@ def read_session_values(
                 (result.warnings if cell.kept else result.rejected).append(problem)
             result.values[scan.subject] = values
         named = sorted(found.visits.get(scan.person, {}).keys() - {""})
-        if not sessions[scan.row] and scan.visit != Visit() and (len(named) > 1 or told.rows):
-            result.warnings += _of_another_visit(scan, people, named, values)
+        doubts = [told.lacks(scan.session) if session is None else ""]
+        if not sessions[scan.row] and (len(named) > 1 or told.rows):
+            doubts.append(_of_another_visit(scan, people, named, values))
+        if scan.visit != Visit() and any(doubts):
+            message = " ".join((f"{scan.subject}:", *filter(None, doubts)))
+            result.warnings.append(Problem(scan.subject, "visit-values", message))
         if scan.person not in odd:
             odd[scan.person] = told.differences(people, scan.row)
         if odd[scan.person]:
@@ -140,18 +155,17 @@ def read_session_values(
 
 def _of_another_visit(
     scan: Selected, people: Participants, named: list[str], values: Mapping[str, _Value]
-) -> list[Problem]:
+) -> str:
     """Say which values of a scan are those of the one row of its person."""
     row = people.table.iloc[scan.row]
     names = [name for name in _OF_A_VISIT if name not in values and not math.isnan(row[name])]
     if not names:
-        return []
-    message = (
-        f"{scan.subject}: {', '.join(names)} by a row of the table that names no session, of "
+        return ""
+    return (
+        f"{', '.join(names)} by a row of the table that names no session, of "
         f"{', '.join(named) or 'several'}: maybe of another visit. Write {scan.person}/"
         f"{scan.person}_sessions.tsv, or a column session_id and a row a session in the table."
     )
-    return [Problem(scan.subject, "visit-values", message)]
 
 
 class _Motor:
@@ -169,6 +183,15 @@ class _Motor:
         self._spelled = {name.lower(): name for name in (*people.undeclared, *used)}
         self._undeclared = {name.lower() for name in people.undeclared}
         self._texts: dict[Scale, list[str]] = {}
+        self._beyond: tuple[Path, str] | None = None
+
+    def look(self, source: Source) -> None:
+        """Note a score beyond 1 of any visit that no declared scale explains."""
+        if source.scales() or source.column("motor_score") == NORMED or self._beyond:
+            return
+        for text in source.cells("motor_score"):
+            if (plain_number(text) or 0) > 1:
+                self._beyond = source.path, text
 
     def parse(self, source: Source, row: int, at: int) -> tuple[Cell[float], Cell[str]]:
         """Parse a score and the name of its scale, which may be in row `at` of the people."""
@@ -210,11 +233,15 @@ class _Motor:
         return cell if cell.code else Cell(self._spelled.setdefault(key, cell.value))
 
     def check(self, tree: Tree) -> None:
-        """Refuse scores of several scales that are not declared, or that are divided twice."""
+        """Refuse scores of several scales or beyond 1, not declared, or that are divided twice."""
         where = f"{tree.root}: sub-*_sessions.tsv: "
         divided = {scale.name.lower() for scale in self._texts}
-        if self._undeclared and len(self._undeclared | divided) > 1:
-            names = [self._spelled.get(key, key) for key in sorted(self._undeclared | divided)]
+        names = [self._spelled.get(key, key) for key in sorted(self._undeclared | divided)]
+        if self._beyond:
+            path, score = self._beyond
+            message = undeclared_scales(names, score, "participants.json")
+            raise TableError(f"{path}: {message}", code="mixed-scales")
+        if self._undeclared and len(names) > 1:
             message = undeclared_scales(names, "", "participants.json")
             raise TableError(where + message, code="mixed-scales")
         for scale, texts in self._texts.items():
@@ -273,10 +300,12 @@ class _Table:
         The text; None without such a table.
     file
         Its path, as messages show it.
+    unread
+        A table of another form in its place; empty without one.
     """
 
-    def __init__(self, source: _SessionSource | None, file: str) -> None:
-        self.file = file
+    def __init__(self, source: _SessionSource | None, file: str, unread: str = "") -> None:
+        self.file, self._unread = file, unread
         self.rows: dict[str, int] = {}
         if source is None:
             return
@@ -290,6 +319,31 @@ class _Table:
         if repeated := sorted(session for session in sessions if times[session.lower()] > 1):
             source.stop(f"several rows of {listed(repeated)}. Keep one of each.", "duplicate-id")
         self.rows = {session: row for row, session in enumerate(sessions)}
+
+    def lacks(self, session: str) -> str:
+        """Say what there is instead of a row of a session; empty without any table."""
+        if self._unread:
+            return f"{self._unread} is not read. Save it with tabs, as {self.file}."
+        if not self.rows:
+            return ""
+        rows = listed(list(self.rows))
+        if not session:
+            return f"{self.file} has {rows}, and the scan names no session. Name it in its files."
+        return f"{self.file} has no row of {session}; it has {rows}. Correct its session_id."
+
+    def signs(self) -> set[str]:
+        """Columns that tell of a stroke in any row, or may; ``group`` where it is stroke."""
+        told = set()
+        for name in (*_SIGNS, "group"):
+            for text in set(self.source.cells(name)):
+                if name == "motor_score":
+                    told |= {name} if plain_number(text) is not None else set()
+                    continue
+                value = _parse(self.source, name, text).value
+                unknown = math.isnan(value) if isinstance(value, float) else not value
+                if not unknown and (name != "group" or value == "stroke"):
+                    told.add(name)
+        return told
 
     def differences(self, people: Participants, at: int) -> str:
         """Say where the sex or the group of the sessions is not one, or not that of the person."""
@@ -334,7 +388,8 @@ def _read_table(tree: Tree, person: str) -> _Table | Problem:
     path = tree.root / person / f"{person}_sessions.tsv"
     shown = tree.shown(path)
     if not os.path.lexists(path):
-        return _Table(None, shown)
+        other = path.with_suffix(".csv")
+        return _Table(None, shown, tree.shown(other) if os.path.lexists(other) else "")
     try:
         tree.check_file(path)
         return _Table(_SessionSource(path, tree), shown)

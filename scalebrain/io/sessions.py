@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from scalebrain.errors import Problem, TableError
 from scalebrain.io.cells import quote
@@ -19,6 +20,7 @@ __all__ = [
     "differences",
     "match_session",
     "select_sessions",
+    "session_columns",
 ]
 
 #: Every session is a scan of its own.
@@ -81,8 +83,8 @@ def select_sessions(found: Findings, people: Participants, session: str | None) 
     Parameters
     ----------
     found
-        Files by person and session; surfaces without a session are added to that of the
-        person's images.
+        Files by person and session; surfaces and masks without a session are added to that of
+        the person's images.
     people
         The table.
     session
@@ -105,7 +107,7 @@ def select_sessions(found: Findings, people: Participants, session: str | None) 
     refused = {_person(problem.subject) for problem in people.rejected}
     result = Selection()
     for person, visits in found.visits.items():
-        _attach_surfaces(person, visits, result)
+        _join_sessionless(person, visits, result)
     if session not in (None, ALL_SESSIONS):
         _check_session(found, session)
     for person in sorted(found.visits.keys() | rows.keys()):
@@ -172,12 +174,17 @@ def _contradictions(
 def _absent(people: Participants, found: Findings) -> list[Problem]:
     """Say which columns the table lacks without which nobody is analyzed, or groups are guessed."""
     problems = []
+    folder = None if people.path is None or not people.absent else people.path.parent
+    columns = {} if folder is None else session_columns(folder, found)
+    strokes = _strokes(people, found)
     for variable, near in people.absent.items():
+        concerned = {*found.visits}
         who, will = "everyone", "will leave the analysis"
         if variable in ("days_post_stroke", "motor_score"):
             unknown = "group" in people.absent and near  # strokes of which nothing is known
-            if not (unknown or _has_strokes(people, found)):
+            if not (unknown or strokes):
                 continue
+            concerned = concerned if unknown else strokes
             who = "everyone with a stroke"
             if variable == "motor_score":
                 if not near:  # no score at all is nothing odd
@@ -185,16 +192,23 @@ def _absent(people: Participants, found: Findings) -> list[Problem]:
                 will = "will leave the models of motor outcome"
         elif variable == "group":
             # masks and other signs tell who has a stroke
-            if not near or all(_is_masked(visits) for visits in found.visits.values()):
+            concerned = {person for person, own in found.visits.items() if not _is_masked(own)}
+            if not near or not concerned:
                 continue
             who, will = "everyone without a sign of a stroke", "is taken as a healthy reference"
         elif variable == "icv":
-            visits = [visit for own in found.visits.values() for visit in own.values()]
-            if visits and all(visit.surfaces for visit in visits):
+            concerned = {
+                person
+                for person, own in found.visits.items()
+                if not all(visit.surfaces for visit in own.values())
+            }
+            if found.visits and not concerned:
                 continue
             who = "everyone without stats/aseg.stats of FreeSurfer"
-        if _is_in_sessions(people, found, variable):
+        told = {person for person, names in columns.items() if names & {*names_of(variable)}}
+        if told and concerned <= told:
             continue
+        who += ", but for those whose sub-*_sessions.tsv has it," if told & concerned else ""
         hint = f" Is it {listed([quote(name) for name in near])}? Rename it." if near else ""
         message = (
             f"the table has no column {variable}: {who} {will}.{hint} Expected {_NEEDED[variable]}."
@@ -203,13 +217,13 @@ def _absent(people: Participants, found: Findings) -> list[Problem]:
     return problems
 
 
-def _has_strokes(people: Participants, found: Findings) -> bool:
-    """Tell whether anybody has a stroke, by the table or by a lesion mask."""
-    told = (people.table[["lesion_side", "paresis_side"]] != "").to_numpy().any()
-    told |= people.table["days_post_stroke"].notna().any()
-    return bool(told or (people.table["group"] == "stroke").any()) or any(
-        map(_is_masked, found.visits.values())
-    )
+def _strokes(people: Participants, found: Findings) -> set[str]:
+    """People with a stroke, by the table or by a lesion mask."""
+    table = people.table
+    told = (table[["lesion_side", "paresis_side"]] != "").any(axis=1)
+    told |= table["days_post_stroke"].notna() | (table["group"] == "stroke")
+    masked = {person for person, visits in found.visits.items() if _is_masked(visits)}
+    return masked | {*table["subject"][told]}
 
 
 def _is_masked(visits: Mapping[str, Visit]) -> bool:
@@ -217,11 +231,24 @@ def _is_masked(visits: Mapping[str, Visit]) -> bool:
     return any(kind == "lesion" for visit in visits.values() for kind, _ in visit.images)
 
 
-def _is_in_sessions(people: Participants, found: Findings, variable: str) -> bool:
-    """Tell whether a table of sessions has a column of a variable."""
-    folder = None if people.path is None else people.path.parent
-    for person in found.visits if folder is not None else ():
-        path = os.path.join(folder or "", person, f"{person}_sessions.tsv")
+def session_columns(folder: Path, found: Findings) -> dict[str, set[str]]:
+    """Read which columns the tables of sessions have.
+
+    Parameters
+    ----------
+    folder
+        The dataset.
+    found
+        People of it.
+
+    Returns
+    -------
+    dict
+        Names in lower case by person, of those who have a table.
+    """
+    columns = {}
+    for person in found.visits:
+        path = os.path.join(folder, person, f"{person}_sessions.tsv")
         if not os.path.isfile(path):
             continue
         try:
@@ -229,9 +256,8 @@ def _is_in_sessions(people: Participants, found: Findings, variable: str) -> boo
                 header = file.readline(1 << 20)
         except OSError:
             continue  # its own reader says so
-        if {name.strip().strip('"').lower() for name in header.split("\t")} & {*names_of(variable)}:
-            return True
-    return False
+        columns[person] = {name.strip().strip('"').lower() for name in header.split("\t")}
+    return columns
 
 
 def _person(subject: str) -> str:
@@ -250,17 +276,18 @@ def _check_session(found: Findings, session: str) -> None:
         )
 
 
-def _attach_surfaces(person: str, visits: dict[str, Visit], result: Selection) -> None:
-    """Add surfaces that name no session to the images of the only session, and vice versa."""
+def _join_sessionless(person: str, visits: dict[str, Visit], result: Selection) -> None:
+    """Join the only session with the surfaces or the mask that name none, and vice versa."""
     others = sorted(visits.keys() - {""})
     bare = visits.get("")
     if bare is None or not others or bare.problems:
         return
     if len(others) == 1:
         other = visits[others[0]]
-        if not bare.images or not other.images:
+        own, more = ({kind for kind, _ in visit.images} for visit in (other, bare))
+        if not own or more <= {"lesion"} - own:
             other.surfaces += bare.surfaces
-            other.images = other.images or bare.images
+            other.images |= bare.images
             del visits[""]
     elif not bare.images:
         message = (
@@ -305,7 +332,7 @@ def _select_one(
     """Take one session of a person."""
     visit, matched = visits.get(session), match_session(own, session)
     if visit is None:
-        others = ", ".join(sorted(name for name in visits if name)) or "none"
+        others = ", ".join(sorted(name or "one without a session" for name in visits)) or "none"
         reason = f"no image of {session}; there is {others}"
         of = min(own) if matched is None else matched
         _take_missing(person, person, session, own[of], reason, result)

@@ -11,6 +11,7 @@ import pandas as pd
 from scalebrain.errors import ConfigError, ImageError, Problem, TableError
 from scalebrain.io.bids_tree import find_tree
 from scalebrain.io.biobank import find_biobank, read_withdrawn
+from scalebrain.io.cells import AGE_MISSING
 from scalebrain.io.files import SourceFile
 from scalebrain.io.manifest import find_manifest
 from scalebrain.io.mask_names import ACCEPTED
@@ -174,9 +175,9 @@ def find_cohort(
     )
     kept = [selected for selected in selection.scans if selected.subject in images]
     table = _join_table(people, kept, told)
-    by_signs, doubts = _fill_groups(table, people, found, images, unlesioned)
+    by_signs, doubts = _fill_groups(table, people, found, images, unlesioned, told)
     rejected = [*found.rejected, *people.rejected, *selection.rejected, *told.rejected, *unusable]
-    warnings = [*found.warnings, *people.warnings, *selection.warnings]
+    warnings = [*found.warnings, *_of_people(people, kept, told), *selection.warnings]
     warnings += [problem for problem in told.warnings if problem.subject in images]
     warnings += [problem for s in kept for problem in _odd_images(tree, s, images[s.subject])]
     warnings += _odd_groups(tree, table, images, by_signs)
@@ -280,20 +281,30 @@ def _join_table(people: Participants, kept: list[Selected], told: SessionValues)
     return table
 
 
-def _signs_of_stroke(table: pd.DataFrame, people: Participants, found: Findings) -> dict[str, str]:
+def _of_people(people: Participants, kept: list[Selected], told: SessionValues) -> list[Problem]:
+    """Warnings of the table, but of ages that are missing there and told of every scan."""
+    aged = {selected.person for selected in kept}
+    aged -= {s.person for s in kept if "age" not in told.values.get(s.subject, {})}
+    return [p for p in people.warnings if p.subject not in aged or AGE_MISSING not in p.message]
+
+
+def _signs_of_stroke(people: Participants, found: Findings, told: SessionValues) -> dict[str, str]:
     """Say in words what tells of a person, in any session, that there was a stroke."""
-    signs = {
-        person: {"a lesion mask of another session"}
-        for person, visits in found.visits.items()
-        if any(kind == "lesion" for visit in visits.values() for kind, _ in visit.images)
-    }
+    signs: dict[str, set[str]] = {}
+    for person, visits in found.visits.items():
+        for session, visit in visits.items():
+            if any(kind == "lesion" for kind, _ in visit.images):
+                of = "of another session" if session else "without a session"
+                signs.setdefault(person, set()).add(f"a lesion mask {of}")
     for name in _STROKE_COLUMNS:
-        for ids, column in (
-            (people.table["subject"], people.table[name]),
-            (table["person"], table[name]),
-        ):
-            for person in ids[column.notna() & (column != "")]:
-                signs.setdefault(person, set()).add(name)
+        column = people.table[name]
+        for person in people.table["subject"][column.notna() & (column != "")]:
+            signs.setdefault(person, set()).add(name)
+    for person, names in told.signs.items():
+        own = names.intersection(_STROKE_COLUMNS)
+        own |= {"the group of another session"} if "group" in names else set()
+        if own:
+            signs.setdefault(person, set()).update(own)
     return {person: ", ".join(sorted(names)) for person, names in signs.items()}
 
 
@@ -303,6 +314,7 @@ def _fill_groups(
     found: Findings,
     images: Mapping[str, Images],
     unlesioned: str,
+    told: SessionValues,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Give a group to those without one: why it is stroke without a mask, or may be no reference.
 
@@ -314,14 +326,16 @@ def _fill_groups(
         Table, files, and the files that are read.
     unlesioned
         Group without a lesion mask.
+    told
+        Values of single sessions.
 
     Returns
     -------
     by_signs, doubts : dict
         Reasons by subject, in words.
     """
-    signs = _signs_of_stroke(table, people, found)
-    odd = _signs_of_patients(table, people, found)
+    signs = _signs_of_stroke(people, found, told)
+    odd = _signs_of_patients(people, found, told)
     groups: list[str] = []
     reasons: dict[str, str] = {}
     doubts: dict[str, str] = {}
@@ -339,16 +353,14 @@ def _fill_groups(
 
 
 def _signs_of_patients(
-    table: pd.DataFrame, people: Participants, found: Findings
+    people: Participants, found: Findings, told: SessionValues
 ) -> dict[str, str]:
     """Say in words what healthy people seldom have: a motor score, a file like a lesion mask."""
     signs = {person: file for person, _, file in found.unused} | found.unread
-    for ids, scores in (
-        (people.table["subject"], people.table["motor_score"]),
-        (table["person"], table["motor_score"]),
-    ):
-        for person in ids[scores.notna()]:
-            signs.setdefault(person, "a motor score")
+    scored = {*people.table["subject"][people.table["motor_score"].notna()]}
+    scored |= {person for person, names in told.signs.items() if "motor_score" in names}
+    for person in sorted(scored):
+        signs.setdefault(person, "a motor score")
     return signs
 
 

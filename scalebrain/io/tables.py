@@ -11,7 +11,9 @@ import pandas as pd
 
 from scalebrain.errors import Problem, TableError, check_all
 from scalebrain.io.biobank import is_withdrawal_list
+from scalebrain.io.enigma import names_of
 from scalebrain.io.participants import Participants, read_participants
+from scalebrain.io.sessions import session_columns
 from scalebrain.io.tree import Findings, Tree
 
 __all__ = ["find_people", "find_table", "read_description"]
@@ -51,7 +53,8 @@ def find_people(
     """
     table = find_table(tree, id_column=id_column)
     if table is not None:
-        return read_participants(table, default_cohort=name), "reference"
+        needs_age = not _ages_are_of_sessions(tree, found, table)
+        return read_participants(table, default_cohort=name, needs_age=needs_age), "reference"
     if found.visits and all(map(_ATLAS.fullmatch, found.visits)):
         return _make_table(sorted(found.visits)), ""
     if not found.visits:
@@ -64,6 +67,14 @@ def find_people(
         f"{tree.root / 'participants.tsv'}: missing. Write one row a subject with "
         "participant_id, age (years), sex, cohort."
     )
+
+
+def _ages_are_of_sessions(tree: Tree, found: Findings, table: Path) -> bool:
+    """Tell whether tables of sessions have ages, and the table of the people none."""
+    names = {*names_of("age")}
+    if not table.is_file() or names & {name.lower() for name in _read_header(table)}:
+        return False
+    return any(names & columns for columns in session_columns(tree.root, found).values())
 
 
 def find_table(tree: Tree, *, id_column: str) -> Path | None:

@@ -22,6 +22,7 @@ from scalebrain.errors import (
     StoreError,
     check_all,
 )
+from scalebrain.features.inclusion import texts
 from scalebrain.features.quality import quality_decisions
 from scalebrain.ingestion.cohort import problems
 from scalebrain.io.decisions import Decision, read_decisions
@@ -141,7 +142,9 @@ def write_qc_pages(
     table: dict[str, Decision] = {}  # with those without a scan, for the export alone
     if decisions is not None:
         decided = quality_decisions(ds, decisions, absent=rejected)
-        table = read_decisions(decisions, [*labels, *sorted(rejected - set(labels))])
+        others = sorted(rejected - set(labels))
+        sessions = [*texts(ds, "session"), *([""] * len(others))]
+        table = read_decisions(decisions, [*labels, *others], sessions=sessions)
         ds = ds.drop_vars(list(decided.data_vars), errors="ignore").assign(decided.data_vars)
     folder = Path(out)
     names = _page_names([labels[at] for at in chosen])

@@ -61,6 +61,18 @@ def test_inclusion__one_scan_of_a_person_with_a_stroke(people):
     ]
 
 
+def test_inclusion__a_score_that_only_another_scan_has_is_told(people):
+    ds = days(named(people, [25, 33, 40]), {25: 900.0, 33: 200.0, 40: 365.0})
+    score = ds["motor_score"].values.copy()
+    score[[33, 40]] = np.nan
+    reason = inclusion(ds.assign(motor_score=("subject", score)))["exclusion_reason"].values
+    told = f"{ANOTHER_SCAN}, which has no motor score; this one has"
+    assert reason[[25, 33, 40]].tolist() == [told, "", ANOTHER_SCAN]
+    score[33] = 0.5
+    reason = inclusion(ds.assign(motor_score=("subject", score)))["exclusion_reason"].values
+    assert reason[[25, 33, 40]].tolist() == [ANOTHER_SCAN, "", ANOTHER_SCAN]
+
+
 def test_inclusion__equal_days_keep_the_first_row_that_meets_the_criteria(people):
     ds = named(people, [30, 31, 35])
     side = ds["lesion_hemisphere"].values.copy()

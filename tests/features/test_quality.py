@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from scalebrain.errors import TableError
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.quality import EXCLUDED, count_decisions, quality_decisions
 from tests.report.conftest import make_study
@@ -15,6 +16,16 @@ def people():
     sex = ds["sex"].values.copy()
     sex[1] = ""
     return ds.assign_coords(sex=("subject", sex))
+
+
+def test_quality_decisions__of_a_person_and_a_session(people, tmp_path):
+    path = tmp_path / "decisions.tsv"
+    path.write_text("participant_id\tsession_id\tdecision\nsub-001\tses-1\texclude\n")
+    for sessions in ("", "ses-1"):
+        told = people.assign(session=("subject", [sessions] * people.sizes["subject"]))
+        assert np.flatnonzero(quality_decisions(told, path)["qc_decision"] != "").tolist() == [1]
+    with pytest.raises(TableError, match=r"not in the store \(1\): sub-001_ses-1"):
+        quality_decisions(people.assign(session=("subject", ["ses-2"] * len(people.age))), path)
 
 
 def test_quality_decisions__exclude_first_and_keep_who_is_unsure(people, tmp_path, caplog):

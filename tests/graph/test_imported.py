@@ -9,7 +9,7 @@ import xarray as xr
 import scalebrain
 from scalebrain.errors import ConfigError, DataWarning, StoreError, TableError
 from scalebrain.graph.calibrate import fit_bias
-from scalebrain.graph.imported import MIN_REFERENCES, imported_from, save_ages
+from scalebrain.graph.imported import MIN_REFERENCES, imported_from, save_ages, tell_stale
 from scalebrain.stats.mixed import mixed_model
 from scalebrain.stats.pads import find_pad
 from tests.graph.test_surface_model import surface_cohort
@@ -58,6 +58,31 @@ def whole(ages, path, **columns):
     table = pd.DataFrame({"brain_age": ages.mean(axis=1).round(3), **columns})
     table.rename_axis("subject").to_csv(path, sep="\t", na_rep="n/a")
     return path
+
+
+@pytest.mark.parametrize("form", [wide, whole])
+def test_tell_stale__other_references_than_those_of_the_correction(
+    make_store, tmp_path, caplog, form
+):
+    store, ages = make_store(references=MIN_REFERENCES + 1)
+    ages.iloc[3] = np.nan
+    table = form(ages, tmp_path / "t.tsv")
+    with pytest.warns(DataWarning, match="not corrected"):
+        scalebrain.import_ages(store, table, **TOOL)
+    ds = scalebrain.open_store(store)
+    tell_stale(ds, ds.assign(included=~ds["included"]))
+    assert "other references" not in caplog.text  # nothing was corrected
+    scalebrain.import_ages(store, form(ages.fillna(60), table), **TOOL, replace=True)
+    ds = scalebrain.open_store(store)
+    chosen = ds[["included"]].copy(deep=True)
+    caplog.clear()
+    chosen["included"][-1] = False  # of someone with a stroke
+    tell_stale(ds, chosen)
+    assert not caplog.text
+    chosen["included"][[1, 2]] = False
+    tell_stale(ds, chosen)
+    assert "brain ages of brainageR 2.1 was corrected by other references" in caplog.text
+    assert "(2 differ). Import them again" in caplog.text
 
 
 def test_import_ages__corrects_on_included_references(make_store, tmp_path):

@@ -74,6 +74,27 @@ def test_make_plan__who_has_gone_is_told_with_the_way_out():
     make_plan(plan, [dataset("a", "sub-02", rejected=["sub-01"])], frozenset(SESSIONS))
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (["sub-01"], ["sub-01_ses-1", "sub-01_ses-2"]),
+        (["sub-01", "sub-02"], ["sub-01_ses-1", "sub-01_ses-2", "sub-02"]),
+        (["sub-01_ses-1", "sub-01_ses-2"], ["sub-01"]),
+        (["sub-01_ses-1", "sub-01_ses-2"], ["sub-01_ses-1", "sub-01_ses-3"]),
+    ],
+)
+def test_make_plan__whose_sessions_became_others_is_not_gone(before, now):
+    plan = make_plan(None, [dataset("a", *before)], frozenset())
+    with pytest.raises(TableError, match="of this person its dataset 'a' now has") as caught:
+        make_plan(plan, [dataset("a", *now)], frozenset(before), store="c.zarr")
+    message = str(caught.value)
+    assert "withdraw" not in message
+    assert "another dataset" not in message
+    assert "has " + ", ".join(s for s in now if s != "sub-02") in message
+    assert "Start a new store" in message
+    assert ("--session" in message) == ("_ses-" not in "".join(before))
+
+
 def test_make_plan__another_dataset_of_the_same_name_is_told_once():
     plan = make_plan(None, [dataset("a", *SESSIONS)], frozenset())
     with pytest.raises(TableError, match="another dataset in a folder of the same name") as caught:

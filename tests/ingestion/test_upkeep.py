@@ -408,6 +408,19 @@ def test_withdraw__leaves_values_in_what_is_said_of_others(tmp_path):
     assert "'A3' in line" in everything(store)
 
 
+def test_withdraw__names_who_has_the_same_scan(tmp_path, caplog):
+    tree = write_tree(tmp_path / "bids", n=4)
+    for kind in (T1W, "label-GM_probseg"):
+        shutil.copy(image_path(tree, "sub-001", kind), image_path(tree, "sub-002", kind))
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    scalebrain.withdraw(store, ["sub-000"])
+    assert "same scan" not in caplog.text
+    scalebrain.withdraw(store, ["sub-001"])
+    assert "which stay (1): sub-002. Where" in caplog.text
+    assert "sub-002" in scalebrain.open_store(store)["subject"].values
+    assert "sub-001" not in everything(store)
+
+
 def test_withdraw__takes_every_session_of_a_person(tmp_path):
     tree = write_tree(tmp_path / "bids", n=4)
     for path in sorted(tree.rglob("*.nii.gz")):

@@ -63,6 +63,21 @@ def test_read_decisions__tells_all_that_is_wrong_at_once(tmp_path):
     assert "no participant_id in line 6" in words
 
 
+def test_read_decisions__finds_rows_by_person_and_session(tmp_path):
+    header = "participant_id\tsession_id\tdecision\n"
+    subjects, sessions = (*SUBJECTS, "sub-003_ses-2"), ("", "ses-1", "ses-1", "ses-2")
+    rows = "001\tses-7\taccept\n002\t1\tunsure\n003\tses-1\texclude\n003\t2\taccept\n"
+    path = written(tmp_path, rows + "sub-003_ses-2\tses-2\taccept\n", header)
+    found = read_decisions(path, subjects, sessions=sessions)
+    assert [found[one].word for one in subjects] == ["accept", "unsure", "exclude", "accept"]
+    path = written(tmp_path, "002\tses-2\texclude\nsub-003\tses-3\taccept\n", header)
+    with pytest.raises(TableError, match=r"\(2\): sub-002_ses-2, sub-003_ses-3\. It has"):
+        read_decisions(path, subjects, sessions=sessions)
+    assert not read_decisions(path, subjects, sessions=sessions, absent={"sub-002", "sub-003"})
+    path = written(tmp_path, "001\tn/a\taccept\n", header)
+    assert list(read_decisions(path, subjects, sessions=sessions)) == ["sub-001"]
+
+
 def test_read_decisions__leaves_those_aside_who_may_be_absent(tmp_path):
     path = written(tmp_path, "sub-009\taccept\t\t\t\nsub-001\taccept\t\t\t\n")
     for absent in ({"sub-009"}, None):

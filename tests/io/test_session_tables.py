@@ -246,6 +246,95 @@ def test_read_session_values__sessions_that_contradict_each_other(visits, sessio
     assert not find_cohort(visits, session=session).warnings
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "said"),
+    [
+        ("session_id days_post_stroke lesion_side", ("{} 10 L", "ses-2 n/a n/a"), "lesion_side"),
+        ("session_id paresis_side", ("{} R", "ses-2 n/a"), "paresis_side"),
+        ("session_id group", ("{} stroke", "ses-2 n/a"), "the group of another session"),
+        ("session_id group", ("{} patient",), "the group of another session"),
+    ],
+)
+@pytest.mark.parametrize(("label", "session"), [("ses-1", "2"), ("ses-01", "2"), ("ses-1", "all")])
+def test_read_session_values__a_stroke_of_any_row_is_no_reference(
+    root, columns, rows, said, label, session
+):
+    for subject in ("sub-01", "sub-02"):
+        for name in ("ses-1", "ses-2"):
+            image(root, subject, T1W, session=name)
+    table(root, ["01 60 F", "02 61 M"], columns="participant_id age sex")
+    write(root, *(row.format(label) for row in rows), columns=columns)
+    cohort = find_cohort(root, session=session)
+    groups = dict(zip(cohort.table["person"], cohort.table["group"], strict=True))
+    assert groups == {"sub-01": "stroke", "sub-02": "reference"}
+    assert set(cohort.table["group"][cohort.table["person"] == "sub-01"]) == {"stroke"}
+    (found,) = (
+        p
+        for p in cohort.warnings
+        if p.code == "group-mismatch" and p.subject in ("sub-01", "sub-01_ses-2")
+    )
+    assert "taken as stroke by" in found.message
+    assert said in found.message
+
+
+def test_read_session_values__a_motor_score_of_another_visit_is_told_of_a_reference(root):
+    for name in ("ses-1", "ses-2"):
+        image(root, "sub-01", T1W, session=name)
+    table(root, ["01 60 F"], columns="participant_id age sex")
+    write(root, "ses-1 .5", "ses-2 n/a", columns="session_id motor_score")
+    cohort = find_cohort(root, session="2")
+    assert cohort.table["group"].tolist() == ["reference"]
+    assert ("sub-01", "taken-as-reference") in codes(cohort.warnings)
+
+
+@pytest.mark.parametrize("label", ["ses-01", "SES-1"])
+def test_read_session_values__a_scan_without_a_row_of_its_session_is_told(visits, label):
+    table(visits, ["01 n/a F n/a n/a", "02 70 M 200 .5"], columns=COLUMNS)
+    write(visits, f"{label} 60 30 .4", "ses-2 61 570 .4")
+    cohort = find_cohort(visits, session="1")
+    (found,) = (p for p in cohort.warnings if p.code == "visit-values" and p.subject == "sub-01")
+    label = label if label.startswith("ses-") else f"ses-{label}"
+    assert found.message == (
+        f"sub-01: sub-01/sub-01_sessions.tsv has no row of ses-1; it has {label}, ses-2. Correct "
+        "its session_id."
+    )
+
+
+def test_read_session_values__a_scan_without_a_session_and_rows_of_several_are_told(root):
+    image(root, "sub-01", T1W)
+    table(root, ["01 n/a F"], columns="participant_id age sex")
+    write(root, "ses-1 60", "ses-2 61", columns="session_id age")
+    (found,) = (p for p in find_cohort(root).warnings if p.code == "visit-values")
+    assert found.message == (
+        "sub-01: sub-01/sub-01_sessions.tsv has ses-1, ses-2, and the scan names no session. Name "
+        "it in its files."
+    )
+
+
+def test_read_session_values__a_table_with_commas_is_told_of(visits):
+    table(visits / "sub-02", ["ses-1 60"], columns="session_id age", name="sub-02_sessions.csv")
+    cohort = find_cohort(visits, session="1")
+    assert ("sub-02", "visit-values") in codes(cohort.warnings)
+    (found,) = (p for p in cohort.warnings if p.subject == "sub-02")
+    assert found.message == (
+        "sub-02: sub-02/sub-02_sessions.csv is not read. Save it with tabs, as "
+        "sub-02/sub-02_sessions.tsv."
+    )
+
+
+@pytest.mark.parametrize("session", ["1", "2"])
+def test_read_session_values__points_without_a_declared_scale_stop(visits, session):
+    write(visits, "ses-1 45 FMA-UE", "ses-2 1 FMA-UE", columns=MOTOR)
+    with pytest.raises(TableError, match=r"scales 'FMA-UE', a score of '45'\. Declare") as caught:
+        find_cohort(visits, session=session)
+    assert caught.value.code == "mixed-scales"
+    assert "sub-01_sessions.tsv: motor scores beyond" in str(caught.value)
+    scales = {"FMA-UE": {"Maximum": 66, "HigherIsBetter": True}}
+    (visits / "sessions.json").write_text(json.dumps({"motor_score": {"Scales": scales}}))
+    score = find_cohort(visits, session=session).table["motor_score"].iloc[0]
+    assert score == (45 if session == "1" else 1) / 66
+
+
 def test_find_cohort__rows_that_contradict_each_other(visits):
     rows = ["01 1 60 M stroke", "01 2 40 F control", "02 1 70 n/a stroke", "02 2 70 F stroke"]
     table(visits, rows, columns="participant_id session_id age sex group")
@@ -367,4 +456,38 @@ def test_find_cohort__columns_that_surfaces_or_sessions_bring_are_not_missed(roo
     (found,) = lacking(find_cohort(root))
     assert "no column sex: everyone will leave the analysis. Expected" in found
     write(root, "ses-1 F", columns="session_id SEX")
+    (found,) = lacking(find_cohort(root))
+    assert "sex: everyone, but for those whose sub-*_sessions.tsv has it, will leave" in found
+    write(root, "ses-1 F", columns="session_id SEX", subject="sub-02")
     assert not lacking(find_cohort(root))
+
+
+def test_find_cohort__days_of_sessions_are_not_missed_where_all_with_a_stroke_have_them(visits):
+    image(visits, "sub-03", T1W)
+    bare(visits, "participant_id age sex icv", "01 60 F 1500", "02 60 F 1500", "03 60 F 1500")
+    write(visits, "ses-1 30", "ses-2 60", columns="session_id days_post_stroke")
+    (found,) = lacking(find_cohort(visits, session="1"))
+    assert "everyone with a stroke, but for those whose sub-*_sessions.tsv has it, will" in found
+    write(visits, "ses-1 30", columns="session_id days_post_stroke", subject="sub-02")
+    assert not lacking(find_cohort(visits, session="1"))
+
+
+def test_find_cohort__ages_may_be_of_sessions_alone(visits):
+    bare(visits, "participant_id sex icv", "01 F 1500", "02 M 1500")
+    with pytest.raises(TableError, match="no column of ages"):
+        find_cohort(visits, session="all")
+    write(visits, "ses-1 60 30", "ses-2 n/a 60", columns="session_id age days_post_stroke")
+    cohort = find_cohort(visits, session="all")
+    assert cohort.table["age"].iloc[0] == 60
+    assert cohort.table["age"].isna().tolist() == [False, True, True]
+    missing = [p for p in cohort.warnings if p.code == "missing-covariate" and p.subject]
+    assert [p.subject for p in missing] == ["sub-01_ses-2", "sub-02"]
+
+
+def test_find_cohort__an_age_of_a_session_is_not_said_to_be_missing(visits):
+    bare(visits, "participant_id age sex icv days_post_stroke", "01 n/a F n/a 1", "02 n/a M n/a 1")
+    write(visits, "ses-1 60", columns="session_id age")
+    warned = find_cohort(visits, session="1").warnings
+    assert [p.subject for p in warned if p.code == "missing-covariate"] == ["sub-02"]
+    warned = find_cohort(visits, session="all").warnings  # that of ses-2 is missing
+    assert [p.subject for p in warned if p.code == "missing-covariate"] == ["sub-01", "sub-02"]

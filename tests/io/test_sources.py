@@ -192,6 +192,41 @@ def test_find_cohort__one_session_is_selected(root, session):
         find_cohort(root, session="9")
 
 
+def test_find_cohort__a_scan_that_names_no_session_is_told_of(root):
+    image(root, "sub-01", T1W)
+    image(root, "sub-02", T1W, session="ses-1")
+    people(root, "01", "02")
+    (found,) = find_cohort(root, session="1").warnings
+    assert "no image of ses-1; there is one without a session: kept" in found.message
+
+
+@pytest.mark.parametrize("session", [None, "1", "all"])
+def test_find_cohort__a_mask_without_a_session_is_that_of_the_only_one(root, session):
+    image(root, "sub-01", T1W, session="ses-1")
+    image(root, "sub-01", LESION)
+    people(root, "01")
+    cohort = find_cohort(root, session=session)
+    assert subjects(cohort) == ["sub-01"]
+    assert cohort.scans[0].t1w is not None
+    assert cohort.scans[0].lesion is not None
+    assert not cohort.warnings
+    assert not cohort.rejected
+    image(root, "sub-01", LESION, session="ses-1")  # it has one of its own
+    if session is None:
+        assert codes(find_cohort(root).rejected) == [("sub-01", "several-sessions")]
+
+
+def test_find_cohort__a_mask_without_a_session_is_nobodys_of_two(root):
+    for name in ("ses-1", "ses-2"):
+        image(root, "sub-01", T1W, session=name)
+    image(root, "sub-01", LESION)
+    people(root, "01")
+    cohort = find_cohort(root, session="2")
+    assert cohort.table["group"].tolist() == ["stroke"]
+    (found,) = (p for p in cohort.warnings if p.code == "group-mismatch")
+    assert "taken as stroke by a lesion mask without a session" in found.message
+
+
 def test_find_cohort__all_sessions(root):
     two_sessions(root)
     columns = "participant_id session age sex cohort"
@@ -566,12 +601,15 @@ def test_read_withdrawn__ids(tmp_path):
     path = tmp_path / "w1_2.csv"
     path.write_bytes(b'\xef\xbb\xbfeid\r\n1000001\r\n\r\n"1000002"\r\nsub-abc\r\n')
     assert read_withdrawn(path) == {"sub-1000001", "sub-1000002", "sub-abc"}
-    for first in ("", "subject\n", "participant_id\n"):
+    for first in ("", "subject\n", "participant_id\n", '"x"\n', "ID\n", "BIDS_ID\n"):
         path.write_text(f"{first}1000001\n")
         assert read_withdrawn(str(path)) == {"sub-1000001"}
 
 
-@pytest.mark.parametrize("text", ["", "eid\n", "1\n2 3\n", "1,2\n", "<b>\n", "\xff\n", "a\x1cb"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "eid\n", "1\n2 3\n", "1,2\n", "<b>\n", "\xff\n", "a\x1cb", "eid\nNA\n1\n", "1\nn/a\n"],
+)
 def test_read_withdrawn__malformed(tmp_path, text):
     path = tmp_path / "w.txt"
     path.write_bytes(text.encode("latin-1"))
