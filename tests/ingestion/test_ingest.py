@@ -210,18 +210,22 @@ def test_ingest__nothing_usable_is_one_error(tree, tmp_path):
     assert "empty" in str(caught.value)
 
 
-def test_ingest__update_reads_what_changed_and_drops_what_was_computed(tree, tmp_path):
+def test_ingest__update_reads_what_changed_and_drops_what_was_computed(tree, tmp_path, caplog):
     store = scalebrain.ingest(tree, tmp_path / "c.zarr")
     ds = scalebrain.open_store(store)
     scalebrain.save_store(scalebrain.lesion_load(ds), store)
     assert "lesion_load" in scalebrain.open_store(store)
+    scalebrain.save_store(xr.Dataset({"bmi": ("subject", ds["age"].values)}), store)
     before = ds["t1w"].values
+    caplog.clear()
     add_noise(tree, "sub-002")
     table = tree / "participants.tsv"
     table.write_text(table.read_text().replace("sub-005\t55", "sub-005\t56"))
     scalebrain.ingest(tree, store, update=True)
     ds = scalebrain.open_store(store)
-    assert "lesion_load" not in ds
+    assert not {"lesion_load", "bmi"} & set(ds.variables)
+    (told,) = [line for line in caplog.messages if "saved with save_store" in line]
+    assert told.partition("too: ")[2].startswith("bmi. Save it again")
     assert ds["age"].sel(subject="sub-005").item() == 56
     changed = (ds["t1w"].values != before).any(axis=1)
     assert ds["subject"].values[changed].tolist() == ["sub-002"]
