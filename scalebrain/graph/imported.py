@@ -58,8 +58,8 @@ _GLOBAL = (
     "brain_pad_global_corrected",
 )
 _UNCORRECTED = (
-    "the age bias of these brain ages is not corrected, {where}: that takes "
-    f"{MIN_REFERENCES} healthy references with an age in every region of the table, or a column "
+    "the age bias of these brain ages is not corrected, since that takes "
+    f"{MIN_REFERENCES} healthy references with an age{{where}}, or a column "
     "brain_pad_corrected. {found}. Use {pad}, with age as a covariate in every model."
 )
 
@@ -281,11 +281,11 @@ def _uncorrected(ds: xr.Dataset, pad: xr.DataArray) -> str:
     """Say that the age bias is not corrected, and where references lack."""
     _, counts = _references(ds, pad.values.reshape(pad.shape[0], -1))
     if pad.dims == ("subject",):
-        where, found = "of the whole brain", f"There are {counts.get(0, 0)}"
+        where, found = "", f"The store has {counts.get(0, 0)}"
     else:
         labels = pad["region"].values
         few = [f"{labels[r]} {n}" for r, n in counts.items() if n < MIN_REFERENCES]
-        where = "in any region"
+        where = " in every region of the table"
         found = f"Fewer have one in {len(few)} of {len(counts)} regions: {listed(few) or 'none'}"
     return _UNCORRECTED.format(where=where, found=found, pad=pad.name)
 

@@ -175,7 +175,7 @@ def test_import_ages__says_which_regions_lack_references(make_store, tmp_path):
     with pytest.warns(DataWarning, match=r"30 .* in every region.*in 1 of 4 regions: FPN_L 29\. U"):
         scalebrain.import_ages(store, table, **TOOL)
     ages.loc[ages.index[1:22]] = np.nan
-    with pytest.warns(DataWarning, match=r"whole brain.* There are 11\. Use brain_pad_global"):
+    with pytest.warns(DataWarning, match=r"30 .* with an age, or .* has 11\. Use brain_pad_global"):
         scalebrain.import_ages(store, whole(ages, tmp_path / "w.tsv"), **TOOL)
 
 
