@@ -40,10 +40,10 @@ healthy = ds.isel(subject=np.flatnonzero((ds["group"] == "reference") & ds["incl
 # %% [markdown]
 # ## What the network reads
 #
-# Grey matter is cut into some 900 nodes of about equal size. Of each, the scan gives a few numbers:
-# grey-matter probability, brightness and its spread (as parts of white matter), and the contrast
-# with the white matter nearby, of all voxels and of those that are grey matter nearly alone. With
-# age grey matter and contrast fall, the others rise.
+# Grey matter is cut into some 900 nodes, of about equal size within a region. Of each, the scan
+# gives a few numbers: grey-matter probability, brightness and its spread (as parts of white
+# matter), and the contrast with the white matter nearby, of all voxels and of those that are grey
+# matter nearly alone. With age grey matter and contrast fall, the others rise.
 
 # %%
 features = healthy["node_features"].compute()

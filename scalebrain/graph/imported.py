@@ -66,9 +66,9 @@ _GLOBAL = (
     "brain_pad_global_corrected",
 )
 _UNCORRECTED = (
-    "the age bias of these brain ages is not corrected, since the store has fewer than "
-    f"{MIN_REFERENCES} healthy references with an age and the table no brain_pad_corrected. Use "
-    "{pad}, with age as a covariate in every model."
+    "the age bias of these brain ages is not corrected, since that takes "
+    f"{MIN_REFERENCES} healthy references with an age{{where}}, or a column "
+    "brain_pad_corrected. {found}. Use {pad}, with age as a covariate in every model."
 )
 
 
@@ -131,11 +131,11 @@ def import_ages(
     Notes
     -----
     ``brain_pad = brain_age - age``. With at least 30 included references (people, not scans)
-    that have an age in every region of the table, ``brain_pad_corrected = brain_pad - (a +
+    that have an age in each region of the table, ``brain_pad_corrected = brain_pad - (a +
     b age)`` with the Huber fit of ``brain_pad`` on age in them, and ``calibration_slope = 1
     + b``. They are the same references that are then corrected, and the tool may have
-    learned from them: both make them look better than new people. With fewer references the
-    tool's own corrected column is taken; its slope is not known.
+    learned from them: both make them look better than new people. With fewer references in
+    one region, the tool's own corrected column is taken for all; its slope is not known.
     """
     if not _NAME.fullmatch(tool) or not tool.isprintable():
         raise ConfigError(f"tool is {tool!r}, expected the name of a tool, as in brainageR.")
@@ -160,7 +160,7 @@ def import_ages(
     _tell_missing(ds, ages, Path(table))
     pad = "brain_pad_global" if ages.is_global else "brain_pad"
     if new[pad].attrs["age_bias_correction"] == "none":
-        warnings.warn(f"{table}: {_UNCORRECTED.format(pad=pad)}", DataWarning, stacklevel=2)
+        warnings.warn(f"{table}: {_uncorrected(ds, new[pad])}", DataWarning, stacklevel=2)
     return new
 
 
@@ -301,18 +301,37 @@ def _global(name: str) -> str:
     return re.sub(r"^(brain_age|brain_pad)", r"\1_global", name)
 
 
+def _references(ds: xr.Dataset, pad: Array) -> tuple[npt.NDArray[np.bool_], dict[int, int]]:
+    """Healthy references with a value (subject, region), and their number by region of some age."""
+    healthy = (ds["group"].values.astype(str) == "reference") & included_people(ds)
+    used = healthy[:, None] & np.isfinite(pad)
+    people = same_people(ds)
+    tested = np.flatnonzero(np.isfinite(pad).any(axis=0)).tolist()
+    return used, {r: len(np.unique(people[used[:, r]])) for r in tested}
+
+
+def _uncorrected(ds: xr.Dataset, pad: xr.DataArray) -> str:
+    """Say that the age bias is not corrected, and where references lack."""
+    _, counts = _references(ds, pad.values.reshape(pad.shape[0], -1))
+    if pad.dims == ("subject",):
+        where, found = "", f"The store has {counts.get(0, 0)}"
+    else:
+        labels = pad["region"].values
+        few = [f"{labels[r]} {n}" for r, n in counts.items() if n < MIN_REFERENCES]
+        where = " in every region of the table"
+        found = f"Fewer have one in {len(few)} of {len(counts)} regions: {listed(few) or 'none'}"
+    return _UNCORRECTED.format(where=where, found=found, pad=pad.name)
+
+
 def _corrected(
     ds: xr.Dataset, age: Array, pad: Array, ages: AgeTable
 ) -> tuple[Array | None, Array | None, dict[str, Any]]:
     """Corrected differences, calibration slopes, and how they were corrected."""
-    healthy = (ds["group"].values.astype(str) == "reference") & included_people(ds)
-    used = healthy[:, None] & np.isfinite(pad)
-    people = same_people(ds)
-    tested = np.flatnonzero(np.isfinite(pad).any(axis=0))
-    n = min((len(np.unique(people[used[:, r]])) for r in tested), default=0)
+    used, counts = _references(ds, pad)
+    n = min(counts.values(), default=0)
     if n >= MIN_REFERENCES:
         corrected, slope = np.full_like(pad, np.nan), np.full(pad.shape[1], np.nan)
-        for r in tested:
+        for r in counts:
             at = used[:, r]
             a, b = fit_bias(age[at, 0], (pad + age)[at][:, [r]])
             corrected[:, r] = pad[:, r] - (a[0] + b[0] * age[:, 0])

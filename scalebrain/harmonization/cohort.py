@@ -33,6 +33,8 @@ FloatArray = npt.NDArray[np.float64]
 
 #: A covariate of which more than this share lies between batches hangs on few people.
 _MUCH = 0.9
+#: How the names of brain ages and of what is made of them begin.
+_BRAIN_AGES = ("brain_age", "brain_pad")
 _ONE_SCAN = (
     "Fit a Harmonizer on one scan a person, e.g. on ds.isel(subject=ds['session'].values == "
     "'ses-1'), and transform all scans with it."
@@ -306,8 +308,11 @@ def harmonize(
         Value of ``group``: fit on these people, harmonize everyone. A batch has to have some
         of them; otherwise it is unseen.
     included
-        Bool variable over ``subject``; others are not harmonized. None uses everyone;
-        ignored where `ds` has no such variable.
+        Bool variable over ``subject``; others are not harmonized. None, or a `ds` without
+        such a variable, leaves nobody out by it. Where a variable is of brain ages (its name
+        begins with ``brain_age`` or ``brain_pad``), people whose age is extrapolated are not
+        harmonized either, as no model of brain ages uses them:
+        ``ds.drop_vars("extrapolated")`` takes them in.
     reference_batch
         Batch that the others are brought to and that stays as it is. Default: the mean of
         all, by their sizes.
@@ -445,6 +450,8 @@ def _rows(
 
     if included is not None and included in ds.variables:
         leave(~flags(ds, included), f"not used: not {included}")
+    if "extrapolated" in ds.variables and any(name.startswith(_BRAIN_AGES) for name in names):
+        leave(flags(ds, "extrapolated"), "not used: age extrapolated")
     groups = np.full(n, None, dtype=object)
     if "group" in ds.variables and ds["group"].dims == ("subject",):
         groups = as_labels(ds["group"].values)

@@ -1,4 +1,4 @@
-"""Decisions of a quality control while a store is updated: those about the same scans stay."""
+"""What people saved in a store that is updated: decisions about the same scans stay."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from scalebrain.ingestion.journal import Record, read_object, write_object
 from scalebrain.ingestion.plan import Plan
 from scalebrain.io.location import Location
 from scalebrain.io.store import INGEST, replace_variables, store_attributes, update_root
+from scalebrain.variables import REGISTRY
 
 __all__ = ["put_aside", "put_back"]
 
@@ -25,6 +26,8 @@ _MOST_NAMED = 50
 def put_aside(location: Location, plan: Plan, records: Mapping[int, Record]) -> None:
     """Keep the decisions of a store beside it, before all that was saved is dropped.
 
+    Variables that users saved are not kept: a warning names them.
+
     Parameters
     ----------
     location
@@ -33,11 +36,14 @@ def put_aside(location: Location, plan: Plan, records: Mapping[int, Record]) -> 
         Plan and records as they are before the update.
     """
     saved = store_attributes(location).get("saved_variables", ())
+    if not saved:
+        return
+    group = zarr.open_group(location.zarr_store(read_only=True), mode="r")
+    _tell_own(location, group, [name for name in saved if name not in _NAMES])
     names = [name for name in _NAMES if name in saved]
     if not names:
         return  # what a killed update has kept stays
     update_root(location, {"complete": False})
-    group = zarr.open_group(location.zarr_store(read_only=True), mode="r")
     columns = {name: np.asarray(group[name][...]).tolist() for name in names}  # type: ignore[index]
     read = _read_from(records)
     kept = {}
@@ -85,6 +91,25 @@ def _read_from(records: Mapping[int, Record]) -> dict[str, list[Any]]:
         for entry in record["subjects"]
         if "values" in entry
     }
+
+
+def _tell_own(location: Location, group: zarr.Group, saved: Sequence[str]) -> None:
+    """Log which variables are dropped that no stage computes again; labels come with others."""
+    own = [
+        name
+        for name, array in sorted(group.arrays())
+        if name in saved
+        and name not in REGISTRY
+        and tuple(array.metadata.dimension_names or ()) != (name,)  # type: ignore[union-attr]
+    ]
+    if own:
+        more = len(own) - _MOST_NAMED
+        logger.warning(
+            "%s: rows change, so that what was saved with save_store is removed, too: %s. Save it "
+            "again, over the people who are there then.",
+            location,
+            ", ".join(own[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else ""),
+        )
 
 
 def _tell(location: Location, n_kept: int, dropped: Sequence[str]) -> None:

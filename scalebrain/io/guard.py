@@ -246,8 +246,8 @@ RULES: dict[str, Rule] = {
             "bilateral",
             21,
             "D",
-            "A lesion of both hemispheres",
-            "side `bilateral` and a laterality index; no ipsilesional side",
+            "A lesion with less than nine tenths of its voxels on one side",
+            "side `bilateral` and a laterality index; no ipsilesional side, and excluded",
         ),
         Rule(
             "midline",
@@ -382,7 +382,7 @@ RULES: dict[str, Rule] = {
             33,
             "D",
             "Age outside the ages of training",
-            "predicted, marked `extrapolated`, left out of the statistics",
+            "predicted, marked `extrapolated`, left out of all statistics but of lesions alone",
         ),
         Rule(
             "missing-covariate",

@@ -23,12 +23,14 @@ from scalebrain.io.tree import (
     shown,
 )
 
-__all__ = ["find_manifest"]
+__all__ = ["COLUMNS", "find_manifest"]
 
 _FILES = ("t1w", "gm", "lesion", "surfaces")
 _SPACE = "MNI152NLin2009aSym"
 #: Another name of the column lesion.
 _MASKS = "lesion_mask"
+#: Columns of a manifest that are none of participants.tsv.
+COLUMNS = (*_FILES, _MASKS, "space")
 #: Names of columns that may be of lesion masks, and ends of files that are images.
 _LIKE_MASKS = re.compile(
     r"(?!.*(brain|head|skull|scalp|tissue|ventric|(?<![a-z])(gm|wm|csf)(?![a-z])))"

@@ -1,5 +1,6 @@
 """Read the table of a cohort's participants: BIDS, ENIGMA Stroke or UK Biobank."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from scalebrain.io.enigma import (
     GROUPS,
     HANDS,
     ICV,
+    KNOWN,
     LESIONED,
     NORMED,
     SIDES,
@@ -50,6 +52,8 @@ from scalebrain.io.enigma import (
 from scalebrain.io.tree import PERSON, SESSION
 
 __all__ = ["Participants", "read_groups", "read_participants"]
+
+logger = logging.getLogger(__name__)
 
 _NORMED = "normed_motor"
 #: The code for mixed says no side, and yet that there is a lesion.
@@ -95,18 +99,23 @@ class Participants:
     undeclared: tuple[str, ...] = ()
 
 
-def read_participants(path: Path, *, default_cohort: str, needs_age: bool = True) -> Participants:
+def read_participants(
+    path: Path, *, default_cohort: str, needs_age: bool = True, of_files: Iterable[str] = ()
+) -> Participants:
     """Read a participants table, with the JSON sidecar of the same stem beside it.
 
     Parameters
     ----------
     path
         Tab-separated (.tsv) or comma-separated (.csv) UTF-8 text. Columns as in BIDS, in the
-        tables of ENIGMA Stroke or in those of UK Biobank; unknown ones are ignored.
+        tables of ENIGMA Stroke or in those of UK Biobank; unknown ones are ignored, which is
+        logged.
     default_cohort
         Cohort of every row when the table has no such column.
     needs_age
         Whether a table without a column of ages is refused.
+    of_files
+        Columns, in lower case, that are read elsewhere: those of a manifest.
 
     Returns
     -------
@@ -122,6 +131,12 @@ def read_participants(path: Path, *, default_cohort: str, needs_age: bool = True
     """
     source = Source(path, needs_age=needs_age)
     rows = _Rows(source)
+    if others := [n for n in source.header if n and n.lower() not in KNOWN.union(of_files)]:
+        logger.info(
+            "%s: columns that are not read: %s. Add what you need of them with save_store",
+            path,
+            listed([quote(name) for name in others]),
+        )
     age, age_censored = _ages(source, rows)
     sides = SIDES
     if source.column("lesion_side") == LESIONED:

@@ -2,7 +2,7 @@
 
 A shard holds the rows of many subjects and is one object. Rows are encoded as soon as they
 are read, so that what waits for its shard is small, and a row can be taken out of a shard
-without touching the others. The bytes are those of Zarr v3's sharding codec with the index
+without touching the others. The layout is that of Zarr v3's sharding codec with the index
 at the end (numbers little-endian, blosc, crc32c), which any Zarr library reads.
 """
 

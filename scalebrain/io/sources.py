@@ -13,7 +13,7 @@ from scalebrain.io.bids_tree import find_tree
 from scalebrain.io.biobank import find_biobank, read_withdrawn
 from scalebrain.io.cells import AGE_MISSING
 from scalebrain.io.files import SourceFile
-from scalebrain.io.manifest import find_manifest
+from scalebrain.io.manifest import COLUMNS, find_manifest
 from scalebrain.io.mask_names import ACCEPTED
 from scalebrain.io.participants import Participants, read_participants
 from scalebrain.io.preprocessed import check_records
@@ -158,7 +158,8 @@ def find_cohort(
     try:
         if manifest:
             found = find_manifest(tree, path)
-            people, unlesioned = read_participants(path, default_cohort=name), "reference"
+            people = read_participants(path, default_cohort=name, of_files=COLUMNS)
+            unlesioned = "reference"
         else:
             found, id_column = _find_folder(tree)
             people, unlesioned = find_people(tree, found, id_column=id_column, name=name)

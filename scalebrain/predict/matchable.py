@@ -16,7 +16,7 @@ from scalebrain.features.laterality import lesioned_sides
 from scalebrain.predict.matching import Candidates
 from scalebrain.predict.paired import weighted_moments
 from scalebrain.predict.predictors import sex_male
-from scalebrain.stats.frame import lesional_measures, subject_frame
+from scalebrain.stats.frame import lesional_measures, subject_frame, ways_out
 
 __all__ = [
     "candidates_of",
@@ -85,13 +85,13 @@ def matchable_people(
     absent = [str(name) for name in needed if name not in ds.variables]
     if absent:
         raise MissingVariableError(
-            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Run the features "
-            "stage, add it to participants.tsv and ingest again, or name another `outcome`."
+            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Way out: "
+            f"{ways_out(absent)}; or name another `outcome`."
         )
     if cohort != "cohort" and cohort not in ds.variables:
         raise MissingVariableError(
-            f"Dataset: variable '{cohort}' is missing. Add it to participants.tsv and ingest "
-            "again, or name another `cohort`."
+            f"Dataset: variable '{cohort}' is missing. Way out: {ways_out([cohort])}; or name "
+            "another `cohort`."
         )
     names = [*needed, *(["days_post_stroke"] if "days_post_stroke" in ds.variables else [])]
     frame = subject_frame(ds, list(dict.fromkeys(names)))

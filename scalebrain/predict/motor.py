@@ -123,9 +123,12 @@ def predict_motor(
         over each other one. Over ``metric``: ``baseline_score``. Over
         ``(learner, feature_group, subject)``: ``prediction``, ``interval_low``,
         ``interval_high``, ``severe_probability``; over ``(learner, feature_group)``:
-        ``interval_covered`` and the calibration's slope and intercept, with ``bin`` its
-        curve. Over ``subject``: ``observed``, ``severe``, ``baseline_prediction``,
-        ``unlike_training``, ``unlike_reason``, ``training_distance``, ``dropped``. Over
+        ``interval_covered`` with ``interval_covered_low`` and ``interval_covered_high``, and
+        ``calibration_slope`` and ``calibration_intercept`` of being severe; with ``bin`` their
+        curve, ``calibration_n``, ``calibration_predicted``, ``calibration_observed``,
+        ``calibration_low`` and ``calibration_high``. Over ``subject``: ``observed``,
+        ``severe``, ``baseline_prediction``, ``unlike_training``, ``unlike_reason``,
+        ``training_distance``, ``training_distance_limit``, ``dropped``. Over
         ``(learner, predictor)``: ``importance``, ``shap_importance``, ``top3_by_learner``,
         ``shap_top3``; with ``cohort``: ``importance_by_cohort``; with ``subject``: ``shap``,
         which sums to the prediction with ``shap_base``; over ``predictor``:

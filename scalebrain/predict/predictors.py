@@ -13,7 +13,7 @@ import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import texts
-from scalebrain.stats.frame import lesional_measures, subject_frame
+from scalebrain.stats.frame import lesional_measures, subject_frame, ways_out
 from scalebrain.stats.pads import find_pad
 
 __all__ = ["FEATURE_GROUPS", "build_predictors", "check_not_the_outcome", "sex_male"]
@@ -278,8 +278,8 @@ def _subject_table(ds: xr.Dataset, names: list[str]) -> pd.DataFrame:
     absent = [name for name in names if name not in ds.variables]
     if absent:
         raise MissingVariableError(
-            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Way out: add it to "
-            "participants.tsv and ingest again, or leave its group out of `feature_groups`."
+            f"Dataset: variable {', '.join(map(repr, absent))} is missing. Way out: "
+            f"{ways_out(absent)}; or leave its group out of `feature_groups`."
         )
     return subject_frame(ds, names)
 

@@ -16,7 +16,12 @@ from scalebrain.errors import MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people, texts
 from scalebrain.predict.learners import Folds
 from scalebrain.predict.splits import grouped_folds, leave_one_group_out
-from scalebrain.stats.frame import eligible_subjects, ineligible_reasons, subject_frame
+from scalebrain.stats.frame import (
+    eligible_subjects,
+    ineligible_reasons,
+    subject_frame,
+    ways_out,
+)
 from scalebrain.stats.scales import SEVERE_BELOW, has_fugl_meyer_only, scale_note, scales_of
 
 __all__ = ["MotorTask", "check_anyone_eligible"]
@@ -100,8 +105,8 @@ class MotorTask:
         absent = [str(name) for name in (target, groups) if name not in ds.variables]
         if absent:
             raise MissingVariableError(
-                f"Dataset: variable {', '.join(map(repr, absent))} is missing. Way out: add it "
-                "to participants.tsv and ingest again, or name another with `target`, `groups`."
+                f"Dataset: variable {', '.join(map(repr, absent))} is missing. Way out: "
+                f"{ways_out(absent)}; or name another with `target`, `groups`."
             )
         frame = subject_frame(ds, [target, groups])
         column = frame[str(target)]

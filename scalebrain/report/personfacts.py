@@ -304,7 +304,7 @@ def _brain_age(people: People, at: int) -> Facts:
     corrected = values(found.name) / slope
     if not found.is_corrected:
         corrected = np.full(len(regions), np.nan)
-    columns["brain_pad_corrected"] = corrected
+    columns["brain_pad_true_years"] = corrected
     columns["corrected_low"] = corrected - (columns["brain_age"] - columns["low"]) / slope
     columns["corrected_high"] = corrected + (columns["high"] - columns["brain_age"]) / slope
     age = people.number("age", at)

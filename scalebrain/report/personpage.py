@@ -317,7 +317,7 @@ def _ages(facts: Facts) -> Section:
     if ages["centile_reason"]:
         blocks.append(Note(f"No centiles: {ages['centile_reason']}.", "missing"))
     blocks.append(_age_table(ages))
-    shown = "brain_pad_corrected"
+    shown = "brain_pad_true_years"
     pads = {r["label"]: r[shown] for r in rows if ages["is_corrected"] and finite(r[shown])}
     takeaway = f"{plural(sum(finite(r['brain_age']) for r in rows), 'region')} with a brain age."
     if len(pads) > 1:
@@ -362,7 +362,7 @@ def _age_table(ages: Facts) -> Table:
         "brain age less age, age bias not corrected",
     )
     if ages["is_corrected"]:
-        name, head = "brain_pad_corrected", "corrected brain-PAD"
+        name, head = "brain_pad_true_years", "corrected brain-PAD"
         words = f"brain-PAD {_corrected_words(ages)}"
     add(head, words, [cell(number(one[name], 1), one[name]) for one in rows])
     if _has(ages, "centile"):
@@ -419,7 +419,7 @@ def _age_figure(ages: Facts) -> Figure:
     axis = "brain age less age, age bias not corrected, years"
     words = f"Brain age less age {whose}, age bias not corrected"
     if ages["is_corrected"]:
-        low, shown, high = ("corrected_low", "brain_pad_corrected", "corrected_high")
+        low, shown, high = ("corrected_low", "brain_pad_true_years", "corrected_high")
         axis = "corrected brain-PAD, years"
         words = f"Corrected brain-PAD {whose}, {_corrected_words(ages)}"
     if _has_intervals(ages):

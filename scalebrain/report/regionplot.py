@@ -130,8 +130,9 @@ def plot_regions(
         Name of a variable over ``region`` and perhaps ``subject``, or such an array, as the
         estimates of one term of a mixed model.
     subject
-        Draw this subject; all of `ds` together when None. Select a group first, e.g.
-        ``ds.isel(subject=ds.group.values == "stroke")``.
+        Draw this subject; all of `ds` together when None, also those whom models leave out.
+        Choose people first, e.g. ``used = ds.isel(subject=(ds["included"] &
+        ~ds["extrapolated"]).values)`` and ``used.isel(subject=used.group.values == "stroke")``.
     reduce
         What the dots and colors show of several subjects: ``mean`` or ``median``. Thin lines
         are from the 10th to the 90th percentile.

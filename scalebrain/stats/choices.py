@@ -87,7 +87,7 @@ def site_choices(
         Value of the variable ``group`` whose people are harmonized; None, or a Dataset
         without it, harmonizes all.
     included
-        Bool variable over ``subject``; others are not harmonized.
+        Bool variable over ``subject``; others are not harmonized, nor is who is extrapolated.
 
     Returns
     -------

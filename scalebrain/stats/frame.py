@@ -29,6 +29,7 @@ __all__ = [
     "subject_frame",
     "table",
     "tidy_tables",
+    "ways_out",
 ]
 
 _LESIONAL = ("_ipsilesional", "_contralesional")
@@ -153,12 +154,13 @@ def eligible_subjects(
         Value of the variable ``group`` to keep; None, or a Dataset without ``group``,
         keeps all.
     included
-        Name of a bool variable over ``subject``; None, or a Dataset without it, keeps all.
+        Name of a bool variable over ``subject``; None, or a Dataset without it, leaves nobody
+        out by it.
 
     Returns
     -------
     ndarray
-        Bool, one per subject; False where ``extrapolated`` is set.
+        Bool, one per subject; False where ``extrapolated`` is set, whatever `included` is.
     """
     return np.asarray(ineligible_reasons(ds, group=group, included=included) == "")
 
@@ -436,10 +438,37 @@ _WAY_OUT: Mapping[str, str] = {
     "tract_load": "run the features stage: tract_load(ds)",
     "tract_load_weighted": "run the features stage: tract_load(ds)",
     "tract_load_max": "run the features stage: tract_load(ds)",
-    "lesion_hemisphere": "run the features stage: lesion_volume(ds)",
+    "lesion_hemisphere": "ingest lesion masks, or give the side yourself",
     "lesion_volume": "run the features stage: lesion_volume(ds)",
     "motor_score": "add a motor score to participants.tsv and ingest again",
 }
+#: Variables that the ingest reads from participants.tsv, where it has their column.
+_OF_TABLE = (
+    "age",
+    "sex",
+    "cohort",
+    "group",
+    "days_post_stroke",
+    "icv",
+    "motor_score",
+    "motor_scale",
+)
+
+
+def ways_out(names: Iterable[Hashable]) -> str:
+    """How missing variables over ``subject`` come into a Dataset, in words."""
+    named = list(dict.fromkeys(map(str, names)))
+    table = [name for name in named if name in _OF_TABLE and name not in _WAY_OUT]
+    own = [name for name in named if name not in _OF_TABLE and name not in _WAY_OUT]
+    ways = [_WAY_OUT[name] for name in named if name in _WAY_OUT]
+    if table:
+        ways.append(f"add {', '.join(table)} to participants.tsv and ingest again")
+    if own:
+        ways.append(
+            f"add {', '.join(map(repr, own))} with ds.assign, or save_store to keep it (of "
+            "participants.tsv only the columns of docs/inputs.md are read)"
+        )
+    return "; ".join(dict.fromkeys(ways))
 
 
 def _require(ds: xr.Dataset, *names: str) -> None:

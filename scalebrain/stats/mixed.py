@@ -61,12 +61,13 @@ def mixed_model(
         variable or coordinate whose dimensions are among ``subject`` and `dim`. A predictor
         over `dim` gives each region its own design. ``+ (1 + age | cohort)`` adds a random
         slope, correlated with the intercept; without it, ``(1 | cohort)`` is understood.
+        Permutations and the bootstrap are there for a random intercept alone.
     groups
         Variable over ``subject`` whose values share an intercept. Where people have several
         scans, it has to be ``"person"``.
     weights
         Variable over ``subject`` of prior weights: a residual has the variance
-        ``residual_variance / weight``. Default: all one.
+        ``residual_variance / weight``; not with permutations. Default: all one.
     family
         Labels on `dim` that are corrected together (``q``, ``p_bonferroni``, ``p_fwe``);
         default all of them. These are missing outside it. Every term, the intercept too, is
@@ -75,7 +76,9 @@ def mixed_model(
         Dimension to fit over: ``region``, or ``node`` or ``vertex`` for a mass-univariate map.
     included
         Bool variable over ``subject``; rows where it is False are dropped like rows with
-        missing values. None uses every row; ignored where `ds` has no such variable.
+        missing values. None, or a `ds` without such a variable, leaves nobody out by it. Rows
+        where ``extrapolated`` is True are dropped in any case: ``ds.drop_vars("extrapolated")``
+        takes them in.
     confidence
         Level of the confidence intervals.
     reml
@@ -201,7 +204,9 @@ def mixed_model(
         slope=bool(parsed.slope_text),
     )
     if not keep.all():
-        table.reasons[f"{included} is False, or the age is extrapolated"] = ~keep
+        flagged = included is not None and included in ds.variables
+        why = f"{included} is False, or the age is extrapolated"
+        table.reasons[why if flagged else "the age is extrapolated"] = ~keep
     options = _Options(
         confidence, reml, n_permutations, permuted, n_bootstrap, seed, _label_ranks(ds)
     )

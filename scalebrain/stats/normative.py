@@ -57,7 +57,9 @@ def normative(
         Value of ``group`` of the healthy people. Their ages have to be predicted by models
         that did not train on them, as ``out_of_fold`` ones are.
     included
-        Bool variable over ``subject``: healthy people who count. None counts all.
+        Bool variable over ``subject``: healthy people who count. None leaves nobody out by it.
+        Who is ``extrapolated`` does not count in any case: ``ds.drop_vars("extrapolated")``
+        takes them in.
     confidence
         Level of the interval of the centile.
     n_bootstrap

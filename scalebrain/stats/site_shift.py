@@ -58,7 +58,9 @@ def site_shift(
         Value of ``group`` of the healthy people. Models must not have seen those whose ages
         they predict: people of the training are ``out_of_fold``, others new.
     included
-        Bool variable over ``subject``: healthy people who count. None counts all.
+        Bool variable over ``subject``: healthy people who count. None leaves nobody out by it.
+        Who is ``extrapolated`` does not count in any case: ``ds.drop_vars("extrapolated")``
+        takes them in.
     confidence
         Level of the intervals.
 

@@ -88,7 +88,9 @@ def site_summary(
     group
         Value of ``group`` to keep; None keeps all.
     included
-        Bool variable over ``subject``; None uses every row.
+        Bool variable over ``subject``; rows where it is False are left out. None leaves nobody
+        out by it. Rows where ``extrapolated`` is True are left out in any case:
+        ``ds.drop_vars("extrapolated")`` takes them in.
     dim
         Dimension of the outcomes.
 

@@ -193,6 +193,17 @@ def test_import_ages__unknown_people_change_nothing(make_store, tmp_path):
     assert "brain_age" not in scalebrain.open_store(store)
 
 
+def test_import_ages__says_which_regions_lack_references(make_store, tmp_path):
+    store, ages = make_store(references=MIN_REFERENCES + 3)
+    ages.loc[ages.index[1:4], "FPN_L"] = np.nan  # 29 are left there, 32 in the other regions
+    table = wide(ages, tmp_path / "t.tsv")
+    with pytest.warns(DataWarning, match=r"30 .* in every region.*in 1 of 4 regions: FPN_L 29\. U"):
+        scalebrain.import_ages(store, table, **TOOL)
+    ages.loc[ages.index[1:22]] = np.nan
+    with pytest.warns(DataWarning, match=r"30 .* with an age, or .* has 11\. Use brain_pad_global"):
+        scalebrain.import_ages(store, whole(ages, tmp_path / "w.tsv"), **TOOL)
+
+
 def test_import_ages__sessions_count_as_one_reference(make_store, tmp_path):
     store, ages = make_store(references=MIN_REFERENCES + 1)
     ds = scalebrain.open_store(store)

@@ -226,6 +226,26 @@ def test_harmonize__a_missing_flag_is_no_yes(study):
         harmonize(ds.assign(included=("subject", np.where(kept[stroke], "yes", "no"))))
 
 
+def test_harmonize__brain_ages_of_extrapolated_people_stay_out_of_the_fit(study):
+    stroke = np.flatnonzero((study["group"] == "stroke").values)
+    beyond = np.zeros(study.sizes["subject"], dtype=bool)
+    beyond[stroke[::6]] = True
+    ds = study.assign(extrapolated=("subject", beyond), gray=study["brain_pad_corrected"])
+    out = harmonize(ds, within="stroke")
+    alone = harmonize(ds.isel(subject=~beyond), within="stroke")
+    name = "brain_pad_corrected_harmonized"
+    np.testing.assert_array_equal(out[name].values[~beyond], alone[name].values)
+    assert np.isnan(out[name].values[beyond]).all()
+    assert set(out["harmonization"].values[beyond]) == {"not used: age extrapolated"}
+    everyone = harmonize(study, within="stroke")[name]
+    assert np.nanmax(np.abs(everyone.values[~beyond] - alone[name].values)) > 0.1
+    # of what is no brain age, an age beyond those of the training says nothing
+    other = harmonize(ds, variables="gray", within="stroke")["gray_harmonized"]
+    np.testing.assert_allclose(other.values, everyone.values)
+    again = harmonize(ds.drop_vars("extrapolated"), within="stroke")[name]
+    np.testing.assert_allclose(again.values, everyone.values)
+
+
 def test_harmonize__refuses_what_is_not_there(study):
     with pytest.raises(MissingVariableError, match="'lesion_volume' is missing"):
         harmonize(study, covariates=["lesion_volume"], within="stroke")

@@ -1,6 +1,7 @@
 """Tests of participants tables: each rule of the guard with its code, message and way out."""
 
 import json
+import logging
 import re
 import time
 from pathlib import Path
@@ -50,6 +51,17 @@ def test_read_participants__round_trip_against_pandas(tmp_path, name):
     found = read_participants(path, default_cohort="unused")
     pd.testing.assert_frame_equal(found.table, good)
     assert found.rejected == found.warnings == ()
+
+
+def test_read_participants__columns_that_are_not_read_are_logged_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="scalebrain")
+    rows = (["sub-01", "60", "F", "25"], ["sub-02", "61", "M", "27"])
+    read(tmp_path, ["participant_id", "age", "sex", "bmi"], *rows)
+    (told,) = caplog.messages
+    assert "participants.tsv: columns that are not read: 'bmi'. Add" in told
+    caplog.clear()
+    read(tmp_path, ["Participant_ID", "AGE", "Site"], ["01", "60", "a"])
+    assert not caplog.messages
 
 
 def test_read_participants__bom_crlf_blank_lines_quotes(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import random
 import shutil
@@ -337,6 +338,18 @@ def test_find_cohort__manifest_with_other_columns(root, column, cell, told):
     assert codes(cohort.warnings) == [("", "column-ignored")] * told
     for problem in cohort.warnings:
         assert f"the column {column!r} names one file and is not read." in problem.message
+
+
+def test_find_cohort__other_columns_of_a_manifest_are_logged_once(root, caplog):
+    caplog.set_level(logging.INFO, logger="scalebrain")
+    for name in ("a.nii", "b.nii"):
+        touch(root / name)
+    columns = "participant_id,age,T1w,lesion_mask,space,NIHSS,bmi"
+    rows = [f"01,50,a.nii,n/a,{ASYM},5,25", f"02,50,b.nii,n/a,{ASYM},4,26"]
+    table(root, rows, columns=columns, name="m.csv")
+    assert len(find_cohort(root / "m.csv").scans) == 2
+    (told,) = [line for line in caplog.messages if "not read" in line]
+    assert told.endswith("not read: 'NIHSS', 'bmi'. Add what you need of them with save_store")
 
 
 @pytest.mark.parametrize(

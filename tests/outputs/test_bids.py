@@ -362,6 +362,8 @@ def test_export_bids__opens_in_r_as_the_docs_say(exported, repository):
         r_of_the_docs(repository)[0]
         + "stopifnot(any(both$included == 'true'), is.numeric(both$brain_pad_corrected_SMN_L))\n"
         + "stopifnot(is.numeric(effects$estimate), any(effects$term == 'age'))\n"
+        + "stopifnot(is.character(people$sex), is.character(people$cohort))\n"
+        + "stopifnot(0 < nrow(used), all(used$included == 'true'), is.na(used$age) == FALSE)\n"
         + "cat(nrow(both), mean(both$age))\n",
     )
     unit, last = told.strip().splitlines()

@@ -145,6 +145,8 @@ def test_matched_pairs__say_which_criterion_leaves_too_few():
         matched_pairs(people(20), contrast="cst", caliper=0.01)
     with pytest.raises(MissingVariableError, match="nothing_like_it"):
         matched_pairs(people(40), contrast="nothing_like_it")
+    with pytest.raises(MissingVariableError, match=r"is missing.*add 'nihss' with ds\.assign, or"):
+        matched_pairs(people(40), contrast="cst", outcome="nihss")
     with pytest.raises(ConfigError, match="caliper"):
         matched_pairs(people(40), contrast="cst", caliper=-1)
 
@@ -422,7 +424,7 @@ def test_matched_pairs__of_too_many_are_greedy_and_say_so(monkeypatch):
 
 
 def test_matched_pairs__a_cohort_that_is_named_has_to_be_there():
-    with pytest.raises(MissingVariableError, match="'site' is missing"):
+    with pytest.raises(MissingVariableError, match=r"'site' is missing.*'site' with ds\.assign"):
         matched_pairs(people(60), contrast="cst", cohort="site")
     with pytest.raises(MissingVariableError, match="'site' is missing"):
         nearest_matches(people(60), "sub-007", contrast="cst", cohort="site")

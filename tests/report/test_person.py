@@ -42,8 +42,8 @@ def test_person_report__holds_what_the_store_holds(case):
         assert row["brain_age"] == pytest.approx(float(own["brain_age"].sel(region=row["region"])))
         assert row["pad_low"] < row["brain_pad"] < row["pad_high"]
         pad = own["brain_pad_corrected"] / own["calibration_slope"]
-        assert row["brain_pad_corrected"] == pytest.approx(float(pad.sel(region=row["region"])))
-        assert row["corrected_low"] < row["brain_pad_corrected"] < row["corrected_high"]
+        assert row["brain_pad_true_years"] == pytest.approx(float(pad.sel(region=row["region"])))
+        assert row["corrected_low"] < row["brain_pad_true_years"] < row["corrected_high"]
     side = str(own["lesion_hemisphere"].values)
     loads = {row["name"]: row["value"] for row in facts["loads"]["rows"]}
     expected = float(own["lesion_load"].sel(region=f"SMN_{side}"))
@@ -430,7 +430,7 @@ def test_person_sections__one_age_of_the_whole_brain(patient):
         told | {"age_bias_correction": "references"}
     )
     facts, sections = facts_of(ds, subject)
-    pad = facts["brain_age"]["rows"][0]["brain_pad_corrected"]
+    pad = facts["brain_age"]["rows"][0]["brain_pad_true_years"]
     shown = f"{pad:.1f}".replace("-", "−")
     assert sections["ages"].startswith(f"Corrected brain-PAD of {shown} y (whole brain).")
 
@@ -441,7 +441,7 @@ def test_person_facts__asymmetric_intervals_stay_asymmetric(patient):
     ds["brain_age_low"], ds["brain_age_high"] = ds["brain_age"] - 3, ds["brain_age"] + 12
     facts, _ = facts_of(ds, subject)
     for row, slope in zip(facts["brain_age"]["rows"], ds["calibration_slope"].values, strict=True):
-        value = row["brain_pad_corrected"]
+        value = row["brain_pad_true_years"]
         assert row["corrected_low"] == pytest.approx(value - 3 / slope)
         assert row["corrected_high"] == pytest.approx(value + 12 / slope)
 

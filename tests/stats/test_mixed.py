@@ -258,6 +258,13 @@ def test_mixed_model__store_with_references_and_gaps(cohort, caplog):
     assert result["dropped"].sel(subject="sub-037").all()
     told = result.attrs["rows_dropped"]
     assert "log10(lesion_volume) not finite: 1" in told
+    beyond = cohort.assign(extrapolated=("subject", np.arange(90) < 4))
+    for included, why in (
+        ("included", "included is False, or the age is extrapolated: 5"),
+        (None, "the age is extrapolated: 4"),
+    ):
+        some = mixed_model(beyond, "icv ~ age", included=included)
+        assert f"({why})" in some.attrs["rows_dropped"]
     assert "lesion_volume missing or infinite: 30" in told
     assert "log10(lesion_volume) not finite: 1" in caplog.text
     assert np.isfinite(result["estimate"]).all()

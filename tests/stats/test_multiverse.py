@@ -172,6 +172,16 @@ def test_multiverse__harmonized_is_combat_among_the_strokes(cohort):
         np.testing.assert_allclose(one["ci_high"], two["ci_high"], rtol=1e-9)
 
 
+def test_site_choices__extrapolated_people_move_no_estimate(cohort):
+    beyond = (cohort["age"] > 70).values
+    ds = cohort.assign(extrapolated=("subject", beyond))
+    prepare = site_choices()[1].prepare
+    found = prepare(ds)["brain_pad_corrected"].values[~beyond]
+    alone = prepare(ds.isel(subject=~beyond))["brain_pad_corrected"].values
+    np.testing.assert_array_equal(found, alone)
+    assert np.isfinite(found).any()
+
+
 def test_multiverse__a_step_that_cannot_be_taken_is_told(cohort):
     one = cohort.assign_coords(
         sex=("subject", np.where(cohort["cohort"] == cohort["cohort"][-1], "M", "F"))

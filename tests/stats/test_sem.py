@@ -199,7 +199,7 @@ def test_sem__durations_and_dates_are_no_numbers(cohort, unit):
         ("calibration_slope", "predict stage"),
         ("tract_load", "features stage"),
         ("motor_score", "participants.tsv"),
-        ("lesion_hemisphere", "features stage"),
+        ("lesion_hemisphere", "ingest lesion masks, or give the side yourself"),
     ],
 )
 def test_sem__missing_variable_names_the_way_out(cohort, missing, match):
