@@ -10,11 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebrain.atlas.space import SPACE, Grid, resample
-from scalebrain.errors import DataWarning, GeometryError, LateralityError, TableError
+from scalebrain.errors import DataWarning, GeometryError, ImageError, LateralityError, TableError
 
-__all__ = ["Atlas", "packed", "unpacked"]
+__all__ = ["ROUNDING", "Atlas", "check_probabilities", "packed", "unpacked"]
 
 _T = TypeVar("_T", bound=np.generic)
+
+#: How far outside of 0-1 the probabilities of an image lie by rounding alone.
+ROUNDING = 1e-4
+# Up to where values above 1 are no percent.
+_NO_PERCENT = 1.5
 
 # What the regions of real atlases keep to, and mirrored ones do not: medial cortex is drawn
 # along a fissure that is not quite straight (see docs/atlases.md for the figures).
@@ -31,6 +36,36 @@ _LEAST_THERE = 0.4
 
 
 Packed = tuple[str, tuple[int, ...], bytes]
+
+
+def check_probabilities(what: str, low: float, high: float, divide: str) -> None:
+    """Refuse probability maps whose values are not in 0-1, up to rounding.
+
+    Parameters
+    ----------
+    what
+        File or variable that holds them.
+    low, high
+        Smallest and largest value; NaN when one is missing.
+    divide
+        Command that divides them by 100.
+
+    Raises
+    ------
+    ImageError
+        When they are percent, or otherwise no probabilities.
+    """
+    if low >= -ROUNDING and _NO_PERCENT < high <= 100:
+        raise ImageError(
+            f"{what}: values from {low:.3g} to {high:.3g}, which look like percent; expected "
+            f"probabilities in 0-1. Divide them: {divide}."
+        )
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        digits = ".5g" if high < _NO_PERCENT else ".3g"
+        raise ImageError(
+            f"{what}: values from {low:.3g} to {high:{digits}}, expected probabilities in 0-1. "
+            "Scale them so, without missing values."
+        )
 
 
 def packed(array: npt.NDArray[Any] | None) -> Packed | None:

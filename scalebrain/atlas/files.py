@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from scalebrain.atlas.atlas import Atlas
+from scalebrain.atlas.atlas import ROUNDING, Atlas, check_probabilities
 from scalebrain.atlas.space import Grid
 from scalebrain.atlas.tables import Row, read_rows
 from scalebrain.errors import DataWarning, ImageError, TableError, check_all
@@ -28,10 +28,9 @@ _BACKGROUND = {"", "background", "unknown", "none", "outside", "unlabeled", "???
 _SPACE = re.compile(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9+]+)")
 _ENTITY = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _LOOKS_SIDED = re.compile(r"(?:^|[-_ .])(?:left|right|lh|rh|l|r)(?:[-_ .]|$)", re.IGNORECASE)
-#: How far outside of 0-1 the probabilities of an image lie by rounding alone.
-_ROUNDING = 1e-4
-#: Up to where values above 1 are no percent.
-_NO_PERCENT = 1.5
+_RESOLUTION = re.compile(r"_res-[A-Za-z0-9]+")
+#: Beyond so many labels of one region up to 100, an image is a probability map in percent.
+_FEW_LABELS = 10
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -56,7 +55,7 @@ def read_atlas(
         ``name``, and ``hemisphere`` where the names themselves do not end in ``_L`` or
         ``_R`` (L or R, left or right, lh or rh; empty or n/a for the midline). Where none is
         given, the .tsv or .csv file of the image's name is taken if there is one, as BIDS has
-        it; else regions are called by their number.
+        it, also without its ``res-``; else regions are called by their number.
     name
         Name of the atlas; the name of the image when not given.
     space
@@ -73,7 +72,7 @@ def read_atlas(
     ------
     ImageError
         When the image cannot be read in full, has labels that are no whole numbers from 0,
-        or maps that are no probabilities.
+        or maps that are no probabilities, as percent.
     GeometryError
         When its header has no usable orientation.
     TableError
@@ -145,9 +144,11 @@ def _scaled(stored: Image) -> npt.NDArray[Any]:
 
 def _is_map(values: npt.NDArray[Any]) -> bool:
     """Whether an image of one frame is a probability map: fractions from 0 to 1."""
-    if values.dtype.kind != "f" or not (values.min() >= -_ROUNDING and values.max() <= 1):
+    if values.dtype.kind != "f":
         return False
-    return bool((np.abs(values - np.rint(values)) > _ROUNDING).any())
+    if not (values.min() >= -ROUNDING and values.max() <= 1 + ROUNDING):
+        return False
+    return bool((np.abs(values - np.rint(values)) > ROUNDING).any())
 
 
 def _labels_of(path: Path, stored: Image) -> tuple[npt.NDArray[np.int32], Grid]:
@@ -176,17 +177,7 @@ def _read_maps(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
         raise ImageError(f"{path}: cannot be read in full ({error}). Copy it again.") from error
     frames = np.moveaxis(stored.reshape(*stored.shape[:3], -1), -1, 0)
     low, high = float(frames.min()), float(frames.max())
-    if low >= -_ROUNDING and _NO_PERCENT < high <= 100:
-        raise ImageError(
-            f"{path}: values from {low:.3g} to {high:.3g}, which look like percent; expected "
-            f"probabilities in 0-1. Divide them: fslmaths {path.name} -div 100 OUT -odt float."
-        )
-    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
-        digits = ".5g" if high < _NO_PERCENT else ".3g"
-        raise ImageError(
-            f"{path}: values from {low:.3g} to {high:{digits}}, expected probabilities in 0-1. "
-            "Scale them so, without missing values."
-        )
+    check_probabilities(str(path), low, high, _divided(path))
     if low < 0 or high > 1:
         frames = frames.clip(0, 1)
     empty = [i for i, one in enumerate(frames) if not one.any()]
@@ -197,6 +188,11 @@ def _read_maps(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
         )
     ordered = [_canonical(one, affine) for one in frames]
     return _cropped(np.stack([one for one, _ in ordered]), ordered[0][1])
+
+
+def _divided(path: Path) -> str:
+    """Command that makes probabilities of percent."""
+    return f"fslmaths {path.name} -div 100 OUT -odt float"
 
 
 def _loaded(path: Path) -> nib.spatialimages.SpatialImage:
@@ -232,10 +228,12 @@ def _cropped(data: npt.NDArray[_T], grid: Grid) -> tuple[npt.NDArray[_T], Grid]:
 
 
 def _table_of(image: Path, table: str | Path | None) -> Path | None:
-    """Table that is given, or that lies beside the image."""
+    """Table that is given, or that lies beside the image, of one resolution or of all."""
     if table is not None:
         return Path(table)
-    beside = [image.with_name(_ENTITY.sub(ending, image.name)) for ending in (".tsv", ".csv")]
+    stem = _ENTITY.sub("", image.name)
+    stems = dict.fromkeys((stem, _RESOLUTION.sub("", stem)))
+    beside = [image.with_name(one + ending) for one in stems for ending in (".tsv", ".csv")]
     return next((path for path in beside if path.is_file()), None)
 
 
@@ -243,11 +241,18 @@ def _label_names(image: Path, table: Path | None, there: list[int]) -> dict[int,
     """Name of each label, in the order of the table."""
     if table is None:
         return {code: f"label-{code}" for code in there}
+    if len(read_rows(table, ())) == 1 and len(there) > _FEW_LABELS and there[-1] <= 100:
+        raise ImageError(
+            f"{image}: {len(there)} different values up to {there[-1]}, and one row in "
+            f"{table.name}, which looks like one probability map in percent; expected "
+            f"probabilities in 0-1. Divide it: {_divided(image)}. If these are labels, write one "
+            "row each."
+        )
     names: dict[int, str] = {}
     failures = []
     for row in read_rows(table, ("index", "name")):
         index = row.cells["index"]
-        code = int(float(index)) if re.fullmatch(r"[0-9]{1,10}(\.0)?", index) else -1
+        code = _whole(index)
         if code == 0 and row.cells["name"].lower() in _BACKGROUND:
             continue
         if code <= 0 or code in names:
@@ -280,7 +285,8 @@ def _map_names(image: Path, table: Path | None, n_maps: int) -> list[str]:
     failures: list[str] = []
     if "index" in rows[0].cells:
         indices = [row.cells["index"] for row in rows]
-        if not any(indices == [str(i + first) for i in range(len(rows))] for first in (0, 1)):
+        frames = [_whole(index) for index in indices]
+        if frames not in ([*range(len(rows))], [*range(1, len(rows) + 1)]):
             failures.append(
                 f"{table}: index {_some(indices)}; expected the frames of {image.name} in order, "
                 "from 0 or from 1. Sort the rows so."
@@ -293,6 +299,11 @@ def _map_names(image: Path, table: Path | None, n_maps: int) -> list[str]:
         )
     check_all(failures, TableError, f"{table}: does not fit {image.name}")
     return names
+
+
+def _whole(index: str) -> int:
+    """Read an index, 1 or 1.0; -1 when it is none."""
+    return int(float(index)) if re.fullmatch(r"[0-9]{1,10}(\.0)?", index) else -1
 
 
 def _name(table: Path, row: Row, failures: list[str]) -> str:

@@ -1,5 +1,7 @@
 """Lesion loads of regions, networks and tracts, lesion volume, and the map of the cohort."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
-from scalebrain.atlas.atlas import Atlas
+from scalebrain.atlas.atlas import Atlas, check_probabilities
 from scalebrain.atlas.regions import RegionSet, check_regions, default_regions
-from scalebrain.errors import MissingVariableError, TableError
+from scalebrain.errors import MissingVariableError, StatisticsError, TableError
+from scalebrain.features.inclusion import flags
 from scalebrain.features.lesion_numba_fns import (
     column_counts,
     label_counts,
@@ -33,6 +37,7 @@ __all__ = [
     "lesion_volume",
     "network_load",
     "tract_load",
+    "tract_maps",
 ]
 
 logger = logging.getLogger(__name__)
@@ -48,8 +53,12 @@ def check_masks(ds: xr.Dataset) -> None:
     """Refuse a Dataset without lesion masks, or with masks that are not bool."""
     way_out = _NO_LESIONS
     if "lesion_mask" in ds:
-        is_bool = ds["lesion_mask"].dtype.kind == "b"
-        way_out = "" if is_bool else "Make it bool: ds.assign(lesion_mask=ds['lesion_mask'] > 0)."
+        kind = ds["lesion_mask"].dtype.kind
+        made = "lesion_mask=ds['lesion_mask'] > 0"
+        if kind in "fO":  # as after ds.reindex, which fills with NaN
+            names = [n for n in ("lesion_mask", "lesion_present") if n in ds]
+            made = ", ".join(f"{n}=ds['{n}'].fillna(False).astype(bool)" for n in names)
+        way_out = "" if kind == "b" else f"Make it bool: ds.assign({made})."
     validate(ds, "lesion_mask", way_out=way_out)
 
 
@@ -59,7 +68,7 @@ def known_masks(
     """Values of the subjects that have a mask; `missing`, not zero, for the others."""
     if "lesion_present" not in ds:
         return values
-    present = ds["lesion_present"].drop_vars("subject").astype(bool)
+    present = xr.DataArray(flags(ds, "lesion_present"), dims="subject")
     return values.where(present, missing)
 
 
@@ -259,12 +268,15 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
     -------
     Dataset
         Over ``(subject, tract)``: ``tract_load``, ``tract_load_weighted`` (mL) and
-        ``tract_load_max``; NaN for a subject without a mask; lazy.
+        ``tract_load_max``; NaN for a subject without a mask, and for a tract without a voxel in
+        the store; lazy.
 
     Raises
     ------
     MissingVariableError
         When `ds` has no lesion masks or tracts.
+    ImageError
+        When the maps of the tracts are no probabilities.
 
     Notes
     -----
@@ -279,10 +291,10 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
     Feng et al. 2015, doi:10.1002/ana.24510
     """
     check_masks(ds)
-    validate(ds, "tract_probability", "x")
-    probability = np.ascontiguousarray(ds["tract_probability"].values, dtype=np.float32)
+    validate(ds, "x")
+    probability = tract_maps(ds)
     inside = np.flatnonzero(probability.any(axis=0))
-    span = (int(inside[0]), int(inside[-1]) + 1)
+    span = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 1)
     grid = store_grid(ds)  # in RAS order, so that slices of the third axis are the axial ones
     label = np.unravel_index(voxel_index(ds, grid), grid.shape)[2]
     n_slices = grid.shape[2]
@@ -308,6 +320,20 @@ def tract_load(ds: xr.Dataset) -> xr.Dataset:
     return annotate(out)
 
 
+def tract_maps(ds: xr.Dataset) -> npt.NDArray[np.float32]:
+    """Read the probability maps (tract, voxel) of the tracts, and refuse what are none."""
+    as_float = "ds['tract_probability'].astype(float)"
+    whole = "tract_probability" in ds and ds["tract_probability"].dtype.kind in "biu"
+    way_out = f"Make it fractions: ds.assign(tract_probability={as_float})." if whole else ""
+    validate(ds, "tract_probability", way_out=way_out)
+    maps = ds["tract_probability"].transpose("tract", "voxel").values
+    if maps.size:
+        low, high = float(maps.min()), float(maps.max())
+        divide = "ds.assign(tract_probability=ds['tract_probability'] / 100)"
+        check_probabilities("tract_probability", low, high, divide)
+    return np.ascontiguousarray(maps.clip(0, 1), dtype=np.float32)
+
+
 def _tract_loads_of_rows(tracts: _Tracts, mask: Masks) -> Floats:
     """Three loads (row, tract, definition)."""
     area = tracts.area
@@ -316,6 +342,9 @@ def _tract_loads_of_rows(tracts: _Tracts, mask: Masks) -> Floats:
     lesioned_slices(mask, tracts.probability, tracts.slice_label, lesioned)
     for t in range(len(area)):
         there = area[t] > 0
+        if not there.any():
+            out[:, t] = np.nan
+            continue
         share = lesioned[:, t, there] / area[t, there]
         wide = area[t, there] >= _SMALLEST_SECTION * area[t].max()
         out[:, t, 0] = np.minimum(lesioned[:, t].sum(axis=1) / area[t].sum(), 1.0)
@@ -347,26 +376,30 @@ def lesion_frequency(ds: xr.Dataset, *, by: str | None = None) -> xr.Dataset:
     ------
     MissingVariableError
         When `ds` has no lesion masks, or no such variable.
+    StatisticsError
+        When `by` has values of several kinds, or none of anyone counted, or a flag is neither
+        True, False nor missing.
     """
     check_masks(ds)
     counted = np.ones(ds.sizes["subject"], dtype=bool)
     for name in ("lesion_present", "included"):
-        if name in ds:
-            counted &= ds[name].values.astype(bool)
+        if name in ds.variables:
+            counted &= flags(ds, name)
     values = np.zeros(ds.sizes["subject"], dtype=np.int64)
-    groups: list[Any] = [0]
+    groups: Any = [0]
     if by is not None:
         if by not in ds.variables or ds[by].dims != ("subject",):
             raise MissingVariableError(
                 f"'{by}' is no variable over subject. Group by cohort or lesion_hemisphere, say."
             )
-        known = ds[by].notnull().values & (ds[by].values != "")
+        column = pd.Series(ds[by].values)
+        known = (column.notna() & (column != "")).to_numpy(dtype=bool)
         if (unknown := int((counted & ~known).sum())) > 0:
             logger.info("Lesion map by %s: %d people without a value left out", by, unknown)
         counted &= known
-        groups = sorted(set(ds[by].values[counted].tolist()))
-        position = {value: i for i, value in enumerate(groups)}
-        values = np.array([position.get(value, -1) for value in ds[by].values.tolist()])
+        found = _groups(by, column[counted])
+        groups = found.tolist() if column.dtype.kind not in "mM" else found.to_numpy()
+        values = found.get_indexer(pd.Index(column))
     group = np.where(counted, values, -1).astype(np.int64)
     n = np.bincount(group[group >= 0], minlength=len(groups))
     counts = _column_sums(ds["lesion_mask"], group, len(groups))
@@ -380,6 +413,24 @@ def lesion_frequency(ds: xr.Dataset, *, by: str | None = None) -> xr.Dataset:
         return annotate(xr.Dataset({"lesion_frequency": frequency, "n_masks": int(n[0])}))
     out = xr.Dataset({"lesion_frequency": frequency, "n_masks": ("group", n)})
     return annotate(out.rename(group=by).assign_coords({by: groups}))
+
+
+def _groups(by: str, values: pd.Series[Any]) -> pd.Index[Any]:
+    """Take the values that people are grouped by, in order."""
+    if values.empty:
+        raise StatisticsError(
+            f"Nobody counted has a value of '{by}', so there is no group to map. Give people "
+            "values of it, or group by another variable."
+        )
+    try:
+        found: pd.Index[Any] = pd.Index(values).unique().sort_values()
+    except TypeError as error:
+        kinds = sorted({type(value).__name__ for value in values})
+        raise StatisticsError(
+            f"'{by}' has values of several kinds ({', '.join(kinds)}), expected one. Write "
+            "all of them as numbers, or all as text."
+        ) from error
+    return found
 
 
 def _column_sums(masks: xr.DataArray, group: npt.NDArray[np.int64], n_groups: int) -> xr.DataArray:

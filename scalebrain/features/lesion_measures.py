@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import ndimage
 
 from scalebrain.atlas.space import Grid
-from scalebrain.features.lesion import check_masks, known_masks
+from scalebrain.features.lesion import check_masks, known_masks, tract_maps
 from scalebrain.features.lesion_numba_fns import lowest_values
 from scalebrain.features.rows import over_rows
 from scalebrain.features.segments import store_grid, voxel_index
@@ -64,6 +64,8 @@ def lesion_measures(ds: xr.Dataset) -> xr.Dataset:
     ------
     MissingVariableError
         When `ds` has no lesion masks or tracts.
+    ImageError
+        When the maps of the tracts are no probabilities.
 
     Notes
     -----
@@ -73,13 +75,14 @@ def lesion_measures(ds: xr.Dataset) -> xr.Dataset:
     ones between centers of voxels.
     """
     check_masks(ds)
-    validate(ds, "tract_probability", "x", "y", "z")
+    validate(ds, "x", "y", "z")
+    maps = tract_maps(ds)
     grid = store_grid(ds)
     index = voxel_index(ds, grid)
     place = _Place(
         np.stack(np.unravel_index(index, grid.shape), axis=1).astype(np.int16),
         grid.matrix,
-        _distances(np.asarray(ds["tract_probability"].values), index, grid),
+        _distances(maps, index, grid),
     )
     n_tracts = ds.sizes["tract"]
     found = over_rows(

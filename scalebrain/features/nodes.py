@@ -108,8 +108,9 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     MissingVariableError
         When `ds` has no images, or lesion masks that are not bool.
     ConfigError
-        When the policy is not known, or would leave out what
-        :func:`~scalebrain.enantiomorphic` has filled.
+        When the policy is not known, would leave out what
+        :func:`~scalebrain.enantiomorphic` has filled, or is ``as_is`` where
+        :func:`~scalebrain.mask_lesions` has taken the lesions out.
     GeometryError
         When the grid has no mirror image and the policy needs one, or is so coarse that no voxel
         is white matter.
@@ -183,7 +184,14 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
 
 
 def _check_treatment(ds: xr.Dataset, policy: LesionPolicy) -> None:
-    """Refuse to mask what is filled: a mask does not say which of its voxels were."""
+    """Refuse a policy that the images no longer allow."""
+    if treatment_of(ds) == "mask_nodes" and policy == "as_is":
+        raise ConfigError(
+            "The lesions of t1w are taken out already (mask_lesions), and policy 'as_is' needs "
+            "the images as they were. Give the Dataset before mask_lesions, or "
+            "policy='mask_nodes'."
+        )
+    # a mask does not say which of its voxels were filled
     if treatment_of(ds) == "enantiomorphic" and policy in ("mask_nodes", "exclude_region"):
         raise ConfigError(
             f"The lesions of t1w are filled already (enantiomorphic), and policy '{policy}' would "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -12,7 +13,7 @@ import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
 from scalebrain.features.inclusion import same_people, texts
-from scalebrain.features.laterality import lesioned_sides
+from scalebrain.features.laterality import lesioned_sides, to_lesional_sides
 from scalebrain.predict.matching import Candidates
 from scalebrain.predict.paired import weighted_moments
 from scalebrain.predict.predictors import sex_male
@@ -32,6 +33,8 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+_LESIONAL = re.compile(r"_[LR]$")
+_ENDS = {"_L": "_ipsilesional", "_R": "_contralesional"}
 _SIDED = (
     "lesion_load",
     "tract_load",
@@ -49,6 +52,7 @@ def matchable_people(
     *,
     eligible: BoolArray,
     asked: BoolArray | None = None,
+    same_side: bool = True,
 ) -> pd.DataFrame:
     """Gather what is matched, contrasted and compared, one row a subject.
 
@@ -64,6 +68,8 @@ def matchable_people(
         (subject,) who may be paired at all.
     asked
         (subject,) who is asked about besides, whatever they lack.
+    same_side
+        Whether the lesioned side has to be known.
 
     Returns
     -------
@@ -76,12 +82,13 @@ def matchable_people(
     MissingVariableError
         If a variable or a label is missing; of cohorts, one that is not the default.
     ConfigError
-        If the contrast is a volume, or has other dimensions.
+        If the contrast is a volume, has other dimensions, or is of a native side.
     StatisticsError
         If the outcome or the contrast is text, or a sex or a side of someone who may be paired,
         or is asked about, is written otherwise.
     """
-    needed = {"lesion_volume": "mL", "age": "years", "lesion_hemisphere": "side", outcome: ""}
+    sides = ["lesion_hemisphere"] if same_side else []
+    needed = ["lesion_volume", "age", *sides, outcome]
     absent = [str(name) for name in needed if name not in ds.variables]
     if absent:
         raise MissingVariableError(
@@ -142,7 +149,7 @@ def _contrast_values(ds: xr.Dataset, contrast: str, used: BoolArray) -> FloatArr
     else:
         if name not in ds.variables:
             raise MissingVariableError(f"Dataset: variable '{name}' is missing.")
-        array = ds[name]
+        array = _on_lesional_sides(ds, contrast, used)
         others = [str(d) for d in array.dims if d != "subject"]
         if "subject" not in array.dims or len(others) != 1:
             raise ConfigError(
@@ -152,9 +159,39 @@ def _contrast_values(ds: xr.Dataset, contrast: str, used: BoolArray) -> FloatArr
         dim = others[0]
     labels = [str(v) for v in array[dim].values] if dim in array.coords else []
     if label not in labels:
+        if dim in ("region", "tract"):
+            labels = [_LESIONAL.sub(lambda end: _ENDS[end[0]], one) for one in labels]
         shown = ", ".join(labels[:20]) or "none"
         raise MissingVariableError(f"'{label}' is not on dimension '{dim}'. It has: {shown}.")
-    return np.asarray(array.isel({dim: labels.index(label)}).values, dtype=np.float64)
+    values = array.isel({dim: labels.index(label)}).values
+    if values.dtype.kind not in "biuf":
+        raise StatisticsError(f"contrast '{contrast}' is text; numbers are needed.")
+    return np.asarray(values, dtype=np.float64)
+
+
+def _on_lesional_sides(ds: xr.Dataset, contrast: str, used: BoolArray) -> xr.DataArray:
+    """Take a variable whose label, where it has a side, is of the side of the lesion."""
+    name, _, label = contrast.partition(":")
+    array = ds[name]
+    dim = next((d for d in ("region", "tract") if d in array.dims and d in array.coords), None)
+    stem, _, side = label.rpartition("_")
+    if dim is None or not stem or "subject" not in array.dims:
+        return array
+    labels = [str(v) for v in array[dim].values]
+    if side in ("L", "R") and label in labels:
+        raise ConfigError(
+            f"contrast '{contrast}': '{label}' is the side of the lesion in some people and the "
+            f"other one in others. Name {stem}_ipsilesional or {stem}_contralesional, as "
+            "to_lesional_sides(ds) has them."
+        )
+    native = [k for k, one in enumerate(labels) if one in (f"{stem}_L", f"{stem}_R")]
+    if side not in ("ipsilesional", "contralesional") or label in labels or not native:
+        return array
+    both = array.isel({dim: native}).drop_vars([c for c in array.coords if c not in array.dims])
+    pair = xr.Dataset({name: both})
+    if "lesion_hemisphere" in ds.variables:
+        pair["lesion_hemisphere"] = ("subject", lesioned_sides(ds, used))
+    return to_lesional_sides(pair).get(name, array)
 
 
 def _numeric(column: pd.Series[Any], name: str) -> FloatArray:

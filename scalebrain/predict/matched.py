@@ -39,6 +39,7 @@ from scalebrain.predict.task import check_anyone_eligible
 from scalebrain.stats.counts import check_count
 from scalebrain.stats.frame import eligible_subjects, subject_frame
 from scalebrain.stats.scales import scale_note, scales_of
+from scalebrain.variables import REGISTRY
 
 __all__ = ["CST_LOAD", "FPN_PAD", "matched_pairs", "nearest_matches"]
 
@@ -134,7 +135,7 @@ def matched_pairs(
     MissingVariableError
         If a variable or a label is missing.
     ConfigError
-        If an option is out of range.
+        If an option is out of range, or the contrast is of a native side.
     StatisticsError
         If there are fewer than `min_pairs` pairs; the message says how many pairs each
         criterion left.
@@ -195,7 +196,7 @@ def matched_pairs(
     ):
         check_count(name, count, least=least, error=ConfigError)
     used = eligible_subjects(ds, group=group, included=included)
-    table = matchable_people(ds, contrast, outcome, cohort, eligible=used)
+    table = matchable_people(ds, contrast, outcome, cohort, eligible=used, same_side=same_side)
     check_anyone_eligible(ds, used, group=group, included=included, where="Matched pairs")
     reasons, used = usable_people(table, used, same_side, same_cohort)
     frame = in_order(table[used])
@@ -252,14 +253,13 @@ def matched_pairs(
         out[name] = ((), value, {"long_name": words})
     out["pairs_left"] = ("criterion", list(funnel.values()), {"long_name": "Pairs left"})
     out = out.assign_coords(criterion=np.array(list(funnel), dtype=object))
-    source = ds[contrast.partition(":")[0]].attrs if contrast.partition(":")[0] in ds else {}
     out.attrs = {
         "contrast": contrast,
-        "contrast_units": "years" if "brain_pad" in contrast else str(source.get("units", "")),
+        "contrast_units": _units(ds, contrast.partition(":")[0]),
         "contrast_sd": spread["value"],
         "outcome": str(outcome),
         "caliper": caliper,
-        "volume_ratio": float(10**width),
+        "volume_ratio": _ratio(width),
         "age_caliper": age_caliper,
         "min_contrast": min_contrast,
         "same_side": int(same_side),
@@ -321,7 +321,7 @@ def nearest_matches(
     MissingVariableError
         If a variable, a label or the subject is missing.
     ConfigError
-        If an option is out of range.
+        If an option is out of range, or the contrast is of a native side.
     StatisticsError
         If the person has no lesion volume, age or lesioned side, is there more than once, or
         nobody is left.
@@ -330,7 +330,9 @@ def nearest_matches(
     check_count("n", n, least=1, error=ConfigError)
     eligible = eligible_subjects(ds, group=group, included=included)
     asked = subject_frame(ds, []).index.astype(str) == str(subject)  # ids may be numbers
-    table = matchable_people(ds, contrast, outcome, cohort, eligible=eligible, asked=asked)
+    table = matchable_people(
+        ds, contrast, outcome, cohort, eligible=eligible, asked=asked, same_side=same_side
+    )
     rows = np.flatnonzero(asked)
     if not len(rows):
         raise MissingVariableError(f"'{subject}' is not on dimension 'subject'.")
@@ -390,11 +392,23 @@ def nearest_matches(
     out.attrs = {
         "contrast": contrast,
         "caliper": caliper,
-        "volume_ratio": float(10 ** (caliper * spread)),
+        "volume_ratio": _ratio(caliper * spread),
         "age_caliper": age_caliper,
         "scale_note": scale_note(scales_of(ds, table.index.isin(compared), outcome)),
     }
     return out
+
+
+def _units(ds: xr.Dataset, name: str) -> str:
+    """Units of a contrast: its own, else those that a variable of this name has."""
+    own = ds[name].attrs.get("units", "") if name in ds.variables else ""
+    return str(own) or (REGISTRY[name].units if name in REGISTRY else "")
+
+
+def _ratio(width: float) -> float:
+    """Factor of volume that a caliper of log10 volume allows; infinite beyond all numbers."""
+    with np.errstate(over="ignore"):
+        return float(np.float64(10) ** width)
 
 
 def _check(

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
+from scalebrain.features.inclusion import included_people
 from scalebrain.predict.motor import predict_motor
 from scalebrain.report.filenames import page_name
 from scalebrain.report.page import (
@@ -27,6 +29,7 @@ from scalebrain.stats.normative import normative
 
 __all__ = ["PersonReport", "person_page", "person_report", "person_reports", "write_person"]
 
+_NOT_SAID = "does not meet the criteria; the features stage, which says why, has not run"
 _LARGE = ("voxel", "vertex", "node", "edge", "feature")
 
 
@@ -115,6 +118,7 @@ def person_reports(
         If there is no such subject.
     """
     labels = [str(label) for label in ds["subject"].values]
+    subjects = [str(subject) for subject in subjects]  # ids may be numbers
     for subject in subjects:
         if subject not in labels:
             near = difflib.get_close_matches(subject, labels, n=3, cutoff=0.5)
@@ -166,7 +170,7 @@ def _report(ds: xr.Dataset, people: People, scan: xr.Dataset, subject: str) -> P
 
 def _people(ds: xr.Dataset, motor: xr.Dataset | None, seed: int) -> People:
     """Tables of everyone, without images."""
-    small = ds.drop_dims([dim for dim in _LARGE if dim in ds.dims]).load()
+    small = _judged(ds.drop_dims([dim for dim in _LARGE if dim in ds.dims]).load())
     no_centiles = no_motor = ""
     try:
         small = normative(small)
@@ -180,6 +184,18 @@ def _people(ds: xr.Dataset, motor: xr.Dataset | None, seed: int) -> People:
         except (StatisticsError, MissingVariableError) as error:
             no_motor = f"The motor score cannot be predicted: {error}"
     return People(small, motor, no_centiles=no_centiles, no_motor=no_motor)
+
+
+def _judged(ds: xr.Dataset) -> xr.Dataset:
+    """Dataset that says who takes part, also before the features are computed."""
+    if "included" in ds.variables:
+        return ds
+    try:
+        included = included_people(ds)
+    except MissingVariableError:  # not of an ingest: nobody is known to be left out
+        return ds
+    reason = np.where(included, "", _NOT_SAID)
+    return ds.assign(included=("subject", included), exclusion_reason=("subject", reason))
 
 
 def write_person(report: PersonReport, folder: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.errors import MissingVariableError, StatisticsError
-from scalebrain.features.inclusion import same_people
+from scalebrain.features.inclusion import flags, same_people
 from scalebrain.predict.matched import CST_LOAD, nearest_matches
 from scalebrain.report.content import (
     finite,
@@ -50,6 +50,7 @@ _NO_SIDED_CENTILE = (
     "No centile of loads by side: the lesion is not known to be of one side, and people lesioned "
     "on the other side have no load there because of that alone"
 )
+_NO_COHORT = "No centile among people of the same cohort: the cohort is not known"
 _NO_SIDE = {"bilateral": "both sides", "midline": "midline"}
 _MOTOR_SCORE = "motor_score"
 _COHORT = "cohort"
@@ -120,8 +121,8 @@ class People:
         return _plain(self.ds[name].values[at])
 
     def flag(self, name: str, at: int, default: bool = False) -> bool:
-        """Return a flag of one person."""
-        return bool(self.ds[name].values[at]) if name in self.ds.variables else default
+        """Return a flag of one person; a missing one is False."""
+        return bool(flags(self.ds, name)[at]) if name in self.ds.variables else default
 
 
 def person_facts(people: People, subject: str) -> Facts:
@@ -217,7 +218,8 @@ def _loads(people: People, at: int) -> Facts:
     one_side = has_one_side(side)
     others = _other_people(ds, at)
     cohort = text_values(ds["cohort"]) if "cohort" in ds.variables else np.full(len(others), "")
-    near = others & (cohort == cohort[at])
+    known = bool(cohort[at])
+    near = others & known & (cohort == cohort[at])
     rows: list[Facts] = []
 
     def add(name: str, label: str, unit: str, values: FloatArray, why: str = "") -> None:
@@ -255,6 +257,7 @@ def _loads(people: People, at: int) -> Facts:
             add(f"{name}:{label}", predictor_label(f"{name}:{label}"), unit, values, why)
     return {
         "reason": "",
+        "cohort_reason": "" if known else _NO_COHORT,
         "sides": "ipsilesional and contralesional" if one_side else "left and right",
         "rows": rows,
     }
@@ -617,6 +620,10 @@ def _caveats_of_centiles(loads: Facts) -> list[str]:
         return ["There is nobody to compare loads with: they have no centile."]
     if not near:
         others = plural(everyone, "person", "people")
+        if loads["cohort_reason"]:
+            return [
+                f"{loads['cohort_reason']}. Centiles of loads are among {others} of any cohort."
+            ]
         alone = "There is nobody else of the same cohort to compare loads with: "
         return [f"{alone}their centiles are among {others} of other cohorts."]
     firmer = "; those among all cohorts are firmer" if everyone > near else ""

@@ -275,6 +275,8 @@ def _loads(facts: Facts) -> Section:
             f"{part(worst['value'])} of it."
         )
     why = dict.fromkeys(r["centile_reason"] for r in loads["rows"] if r["centile_reason"])
+    if loads["cohort_reason"]:
+        why[loads["cohort_reason"]] = None
     notes = [Note(f"{words}.", "missing") for words in why]
     return Section("loads", title, takeaway, [*notes, table])
 
@@ -290,6 +292,9 @@ def _caption_of_loads(loads: Facts) -> str:
     if not compared or not compared[0]["n_all"]:
         return out + "Nobody is there to compare with."
     near, everyone = compared[0]["n_cohort"], compared[0]["n_all"]
+    if loads["cohort_reason"]:
+        others = plural(everyone, "other")
+        return f"{out}Centiles among {others} of all cohorts, where there is a load."
     return (
         f"{out}Centiles among {plural(near, 'other')} of the same cohort and "
         f"{plural(everyone, 'other')} of all cohorts, where there is a load."

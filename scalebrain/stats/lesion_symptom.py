@@ -192,6 +192,7 @@ def lesion_symptom_map(
             f"1 / {n_permutations + 1:g}, above alpha = {alpha:g}. Give a whole number from "
             f"{int(np.ceil(1 / alpha - 1e-9)) - 1} on."
         )
+    seed = check_count("seed", seed, least=0)
     people = _People.of(ds, _parsed(formula, ds), groups, group, included)
     model = _Model.of(people)
     least = _least(min_lesions, people.n, formula)
@@ -223,7 +224,7 @@ def lesion_symptom_map(
         "method": "ordinary least squares, Freedman-Lane permutations of the largest |t|",
         "min_lesions": least,
         "n_permutations": n_permutations,
-        "seed": int(seed),
+        "seed": seed,
         "alpha": float(alpha),
         "rows_dropped": people.told,
     }
@@ -251,7 +252,8 @@ def _least(min_lesions: int | None, n: int, formula: str) -> int:
     """Least number of people lesioned, and spared, in a voxel that is tested."""
     if min_lesions is None:
         return max(_LEAST_LESIONS, int(np.ceil(_LESION_FRACTION * n - 1e-9)))
-    if min_lesions != int(min_lesions) or not 1 <= min_lesions <= n / 2:
+    is_number = isinstance(min_lesions, int | float | np.integer | np.floating)
+    if not is_number or not float(min_lesions).is_integer() or not 1 <= min_lesions <= n / 2:
         raise StatisticsError(
             f"Formula '{formula}': min_lesions is {min_lesions}; give a whole number from 1 to "
             f"half of the {n} people used."

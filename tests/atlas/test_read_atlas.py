@@ -313,3 +313,33 @@ def test_read_atlas__sides_within_names_are_not_proved_and_told_of(save, name):
     table = f"index\tname\n7\t{name}\n300\tThal_R\n2000\tVermis\n"
     with pytest.warns(DataWarning, match=f"of 1 regions, as {name}, cannot be proved"):
         read_atlas(save(blocks(), table=table))
+
+
+def test_read_atlas__one_table_of_all_resolutions(save, tmp_path):
+    name = "tpl-MNI152NLin6Asym_res-02_atlas-Own_dseg"
+    path = save(blocks(), f"{name}.nii.gz")
+    (tmp_path / f"{name.replace('_res-02', '')}.tsv").write_text(TABLE)
+    assert read_atlas(path).regions == ("Hand_L", "Hand_R", "Vermis")
+    (tmp_path / f"{name}.tsv").write_text(TABLE.replace("Vermis", "Own"))
+    assert read_atlas(path).regions == ("Hand_L", "Hand_R", "Own")
+
+
+def test_read_atlas__frames_may_be_written_as_fractions(save):
+    for first in (0, 1):
+        table = f"index\tname\n{first}.0\tA_L\n{first + 1}.0\tA_R\n"
+        assert read_atlas(save(probabilities(), table=table)).regions == ("A_L", "A_R")
+
+
+def test_read_atlas__one_probability_map_may_be_rounded(save):
+    one = probabilities()[..., 0]
+    one[5, 5, 6] = 1.00002
+    atlas = read_atlas(save(one, table="name\nHand_L\n"))
+    assert (atlas.codes, float(atlas.maps.max())) == ((), 1)
+
+
+@pytest.mark.parametrize("table", ["name\nHand_L\n", "index\tname\n1\tHand_L\n"])
+def test_read_atlas__one_map_in_whole_percent_is_no_labels(save, table):
+    percent = np.rint(probabilities()[..., 0] * 100).astype(np.uint8)
+    path = save(percent, "percent.nii.gz", table=table)
+    with pytest.raises(ImageError, match=r"map in percent.*fslmaths percent.nii.gz -div 100 OUT"):
+        read_atlas(path)

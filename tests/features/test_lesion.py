@@ -1,6 +1,7 @@
 import dask
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from nilearn.maskers import NiftiLabelsMasker
@@ -9,7 +10,7 @@ from scipy import ndimage
 import scalebrain
 from scalebrain.atlas.atlas import Atlas
 from scalebrain.atlas.regions import RegionSet, default_regions
-from scalebrain.errors import MissingVariableError, StatisticsError, TableError
+from scalebrain.errors import ImageError, MissingVariableError, StatisticsError, TableError
 from scalebrain.features.segments import voxel_index
 from tests.features.test_parcellation import blocks_atlas, labels_of
 from tests.phantom import image_path
@@ -326,3 +327,122 @@ def test_lesion_loads__do_not_depend_on_scheduler(ds):
         other = [scalebrain.lesion_load(ds).compute(), scalebrain.tract_load(ds).compute()]
     for a, b in zip(one, other, strict=True):
         xr.testing.assert_identical(a, b)
+
+
+def flags_with_missing(ds: xr.Dataset, name: str, kind: str) -> xr.Dataset:
+    """The flag of everyone, missing for the last, who has a lesion, in a type that can be so."""
+    values = [bool(v) for v in ds[name].values[:-1]] + [np.nan]
+    made = pd.array(values, dtype="boolean") if kind == "boolean" else np.array(values, dtype=kind)
+    return ds.assign({name: ("subject", made)})
+
+
+@pytest.mark.parametrize("kind", ["float64", "object", "boolean"])
+def test_lesion_loads__a_missing_flag_is_not_a_mask(ds, kind):
+    given = flags_with_missing(ds, "lesion_present", kind)
+    for function in (
+        scalebrain.lesion_load,
+        scalebrain.network_load,
+        scalebrain.tract_load,
+        scalebrain.lesion_measures,
+        scalebrain.enantiomorphic,
+    ):
+        whole, found = function(ds), function(given)
+        for name in set(found.data_vars) - set(given.data_vars):
+            assert np.isnan(found[name][-1]).all()
+            np.testing.assert_array_equal(found[name][:-1], whole[name][:-1])
+    assert scalebrain.lesion_frequency(given)["n_masks"] == 3
+
+
+def test_lesion_load__people_added_by_reindex_have_no_mask(ds):
+    given = ds.reindex(subject=["sub-016", "sub-017", "sub-900"])
+    with pytest.raises(MissingVariableError, match="Make it bool") as told:
+        scalebrain.lesion_load(given)
+    way_out = str(told.value).partition("Make it bool: ")[2].strip("'\".")
+    made = eval(way_out, {"ds": given})
+    assert made["lesion_mask"].dtype == made["lesion_present"].dtype == bool
+    for one in (made, given.assign(lesion_mask=given["lesion_mask"] > 0)):
+        loads = scalebrain.lesion_load(one)["lesion_load"]
+        np.testing.assert_array_equal(loads[:2], scalebrain.lesion_load(ds)["lesion_load"][16:18])
+        assert np.isnan(loads[2]).all()
+        assert scalebrain.lesion_frequency(one)["n_masks"] == 2
+
+
+@pytest.mark.parametrize("kind", ["float64", "object", "boolean"])
+def test_lesion_frequency__a_missing_flag_is_not_included(ds, kind):
+    everyone = ds.assign(included=("subject", np.ones(20, dtype=bool)))
+    found = scalebrain.lesion_frequency(flags_with_missing(everyone, "included", kind))
+    assert found["n_masks"] == 3
+    np.testing.assert_allclose(
+        found["lesion_frequency"], ds["lesion_mask"].values[16:19].mean(axis=0)
+    )
+    text = ds.assign(included=("subject", np.array(["False"] * 20)))
+    with pytest.raises(StatisticsError, match="True or False for everyone, got 'False'"):
+        scalebrain.lesion_frequency(text)
+
+
+def test_lesion_loads__need_no_labels_of_subjects(ds):
+    bare = ds.drop_vars("subject")
+    for function in (scalebrain.lesion_load, scalebrain.tract_load, scalebrain.lesion_measures):
+        xr.testing.assert_equal(function(bare), function(ds).drop_vars("subject", errors="ignore"))
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "n"),
+    [
+        (pd.array(["x", pd.NA] * 10, dtype="string"), ["x"], [10]),
+        (pd.array([2, 1] * 9 + [None, 1], dtype="Int64"), [1.0, 2.0], [10, 9]),
+        (np.array([True, None] * 10, dtype=object), [True], [10]),
+        (
+            np.array(["2020-01-02", "2020-01-01"] * 10, dtype="M8[ns]"),
+            np.array(["2020-01-01", "2020-01-02"], dtype="M8[ns]"),
+            [10, 10],
+        ),
+    ],
+)
+def test_lesion_frequency__by_values_of_any_type(ds, values, groups, n):
+    given = with_masks(ds, some_masks(ds)).assign(by=("subject", values))
+    found = scalebrain.lesion_frequency(given, by="by")
+    assert found["n_masks"].values.tolist() == n
+    np.testing.assert_array_equal(found["by"], groups)
+    assert found["by"].dtype == np.asarray(groups).dtype
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (np.array([1, "b"] * 10, dtype=object), "'by' has values of several kinds .int, str."),
+        (np.array([""] * 20), "Nobody counted has a value of 'by'"),
+    ],
+)
+def test_lesion_frequency__refuses_values_that_make_no_groups(ds, values, says):
+    with pytest.raises(StatisticsError, match=says):
+        scalebrain.lesion_frequency(ds.assign(by=("subject", values)), by="by")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda p: p * 100, ImageError, "to 100, which look like percent.*Divide them: ds.assign"),
+        (lambda p: p - np.float32(0.01), ImageError, "from -0.01 to 0.99, expected probabilities"),
+        (lambda p: np.where(p > 0, p, np.nan), ImageError, "nan to nan, .* without missing values"),
+        (lambda p: p >= 0.5, MissingVariableError, r"dtype bool.*\.astype\(float\)"),
+    ],
+)
+def test_tract_load__refuses_maps_that_are_no_probabilities(ds, change, error, says):
+    maps = ds["tract_probability"].values
+    maps = maps / maps.max()
+    given = ds.assign(tract_probability=(("tract", "voxel"), change(maps)))
+    for function in (scalebrain.tract_load, scalebrain.lesion_measures):
+        with pytest.raises(error, match=says):
+            function(given)
+
+
+def test_tract_load__of_a_tract_without_a_voxel_is_missing(ds):
+    right = ds.isel(voxel=np.flatnonzero(ds["x"].values > 2))
+    found, near = (f(right) for f in (scalebrain.tract_load, scalebrain.lesion_measures))
+    for name in found.data_vars:
+        assert np.isnan(found[name].sel(tract="CST_L")).all()
+        assert (found[name].sel(tract="CST_R")[-4:] >= 0).all()
+    assert np.isnan(near["tract_distance"].sel(tract="CST_L")).all()
+    none = right.isel(tract=[0])
+    assert np.isnan(scalebrain.tract_load(none)["tract_load"]).all()

@@ -165,6 +165,10 @@ def test_node_features__policies_compose_from_functions(ds):
         ("enantiomorphic", scalebrain.enantiomorphic(given)),
     ):
         named = scalebrain.node_features(given, policy=policy)["node_features"].compute()
+        if policy == "mask_nodes":
+            with pytest.raises(ConfigError, match=r"taken out already .* policy='mask_nodes'"):
+                scalebrain.node_features(treated, policy="as_is")
+            treated = treated.assign(t1w=treated["t1w"].drop_attrs())  # of any origin
         composed = scalebrain.node_features(treated, policy="as_is")["node_features"].compute()
         both = ~np.isnan(named) & ~np.isnan(composed)
         assert both.mean() > 0.7

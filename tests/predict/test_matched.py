@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from scalebrain.errors import ConfigError, MissingVariableError, StatisticsError
+from scalebrain.features.laterality import to_lesional_sides
 from scalebrain.predict import matching
 from scalebrain.predict.matchable import couples
 from scalebrain.predict.matched import matched_pairs, nearest_matches
@@ -527,3 +528,76 @@ def test_matched_pairs__text_may_be_of_any_length():
     other = ds.assign(text).set_coords("cohort")
     found = matched_pairs(other, contrast="lesion_load:SMN_ipsilesional")
     xr.testing.assert_equal(found, matched_pairs(ds, contrast="lesion_load:SMN_ipsilesional"))
+
+
+def with_regions(n=120):
+    """People with a measure of two regions and one of the midline."""
+    ds = people(n)
+    values = ds["cst"].values[:, None] * [1, -2, 1]
+    ds = ds.assign(own=(("subject", "region"), values, {"units": "mm"}))
+    return ds.assign_coords(region=["SMN_L", "SMN_R", "Vermis"])
+
+
+def test_matched_pairs__a_measure_of_any_name_is_of_the_side_of_the_lesion():
+    ds = with_regions()
+    found = matched_pairs(ds, contrast="own:SMN_ipsilesional")
+    left = ds["lesion_hemisphere"].values == "L"
+    value = ds["cst"].values * np.where(left, 1, -2)
+    same = matched_pairs(ds.assign(value=("subject", value)), contrast="value")
+    xr.testing.assert_equal(found, same)
+    assert found.attrs["contrast_units"] == "mm"
+    sided = to_lesional_sides(ds.drop_sel(region="Vermis"))
+    xr.testing.assert_equal(found, matched_pairs(sided, contrast="own:SMN_ipsilesional"))
+    matches = nearest_matches(ds, "sub-003", contrast="own:SMN_contralesional")
+    assert matches["own_value"] == ds["cst"].values[3] * (-2 if left[3] else 1)
+    midline = matched_pairs(ds, contrast="own:Vermis")
+    xr.testing.assert_equal(midline, matched_pairs(ds, contrast="cst"))
+
+
+def test_matched_pairs__refuse_a_native_side():
+    ds = with_regions(40)
+    for function in (matched_pairs, lambda ds, **k: nearest_matches(ds, "sub-003", **k)):
+        with pytest.raises(ConfigError, match=r"SMN_L.*SMN_ipsilesional.*to_lesional_sides\(ds\)"):
+            function(ds, contrast="own:SMN_L")
+    with pytest.raises(MissingVariableError, match="has: SMN_ipsilesional, SMN_contralesional, V"):
+        matched_pairs(ds, contrast="own:SMN")
+    text = ds.assign(own=(("subject", "region"), np.full((40, 3), "a")))
+    with pytest.raises(StatisticsError, match="'own:Vermis' is text"):
+        matched_pairs(text, contrast="own:Vermis")
+
+
+def test_matched_pairs__units_are_those_of_the_contrast():
+    ds = people(60)
+    for name, own, units in (
+        ("brain_pad_z", {}, "1"),
+        ("brain_pad_z", {"units": "1"}, "1"),
+        ("brain_pad", {}, "years"),
+        ("brain_pad", {"units": "months"}, "months"),
+        ("cst", {}, ""),
+    ):
+        given = ds.assign({name: ("subject", ds["cst"].values, own)})
+        assert matched_pairs(given, contrast=name).attrs["contrast_units"] == units
+
+
+def test_matched_pairs__a_caliper_may_be_beyond_every_volume():
+    ds = people(60)
+    wide = matched_pairs(ds, contrast="cst", caliper=1e9)
+    same = matched_pairs(ds, contrast="cst", caliper=100)
+    assert wide["n_admissible"] == same["n_admissible"]
+    assert float(wide["contrast"].sum()) == pytest.approx(float(same["contrast"].sum()))
+    assert wide.attrs["volume_ratio"] == np.inf
+    assert nearest_matches(ds, "sub-003", contrast="cst", caliper=1e9)["n_within"] > 0
+
+
+def test_matched_pairs__of_any_side_need_no_side():
+    ds = people(60)
+    bare = ds.drop_vars("lesion_hemisphere")
+    found = matched_pairs(bare, contrast="cst", same_side=False)
+    same = matched_pairs(ds, contrast="cst", same_side=False)
+    xr.testing.assert_equal(found.drop_vars("pair_side"), same.drop_vars("pair_side"))
+    matches = nearest_matches(bare, "sub-003", contrast="cst", same_side=False)
+    xr.testing.assert_equal(
+        matches, nearest_matches(ds, "sub-003", contrast="cst", same_side=False)
+    )
+    with pytest.raises(MissingVariableError, match="'lesion_hemisphere' is missing"):
+        matched_pairs(bare, contrast="cst")

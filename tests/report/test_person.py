@@ -599,3 +599,55 @@ def test_how_to_read__claims_no_close_match_where_there_is_none(patient, n_withi
     for said in (how_to_read(facts), " ".join(caveats(facts))):
         assert ("Matched patients within the calipers" in said) is is_close
         assert ("Nobody is matched within the calipers" in said) is not is_close
+
+
+@pytest.mark.parametrize("missing", ["", np.nan])
+def test_person_facts__people_without_a_cohort_share_none(patient, missing):
+    ds, subject = patient
+    ds = with_loads(ds, 0.2)
+    cohort = ds["cohort"].values.copy()
+    cohort[list(ds["subject"].values).index(subject) :] = missing
+    ds = ds.assign_coords(cohort=("subject", cohort))
+    facts, sections = facts_of(ds, subject)
+    row = facts["loads"]["rows"][0]
+    assert (row["centile_cohort"], row["n_cohort"]) == (None, 0)
+    assert row["n_all"] > 0
+    told = "No centile among people of the same cohort: the cohort is not known."
+    assert told in sections["loads"]
+    assert "of the same cohort and" not in sections["loads"]
+    assert any(one.startswith(told) for one in facts["caveats"])
+    known = str(ds["subject"].values[ds["group"].values == "stroke"][0])
+    assert facts_of(ds, known)[0]["loads"]["cohort_reason"] == ""
+
+
+def test_person_facts__a_missing_flag_is_false(patient):
+    ds, subject = patient
+    included = ds["included"].values.astype(object)
+    included[list(ds["subject"].values).index(subject)] = np.nan
+    facts, _ = facts_of(ds.assign(included=("subject", included)), subject)
+    assert facts["person"]["included"] is False
+    assert any(one.startswith("Left out of every statistic") for one in facts["caveats"])
+
+
+def test_person_report__before_the_features_knows_who_is_left_out(patient):
+    ds, subject = patient
+    ds = with_loads(ds).drop_vars(["included", "exclusion_reason"])
+    ds["icv"] = ("subject", np.full(ds.sizes["subject"], 1500.0))
+    ds = put(ds, subject, lesion_hemisphere="midline")
+    facts = person_report(ds, subject).facts
+    assert facts["person"]["included"] is False
+    assert any("the features stage, which says why, has not run" in c for c in facts["caveats"])
+    stroke = ds["subject"].values[ds["group"].values == "stroke"]
+    other = str(stroke[stroke != subject][0])
+    told = person_report(ds, other).facts
+    assert told["person"]["included"] is True
+    assert told["loads"]["rows"][0]["n_all"] == len(stroke) - 2  # neither of them
+
+
+def test_person_report__takes_a_label_that_is_a_number(patient):
+    ds, subject = patient
+    at = list(ds["subject"].values).index(subject)
+    ds = ds.assign_coords(subject=np.arange(ds.sizes["subject"]))
+    report = person_report(ds, at)
+    assert report.subject == str(at)
+    assert report.facts == person_report(ds, str(at)).facts
