@@ -590,6 +590,9 @@ def test_recovery_section__judges_by_the_interval_alone(study: Study):
     assert "outside: CST load on motor score" in section.takeaway
     assert "Of 2 planted effects that are not zero, 1 is told from zero" in section.takeaway
     assert [row[5] for row in table(section, "recovery-table")] == ["yes", "no"]
+    counted = StudyResults(recovery=study.parts["recovery"].assign(n=[1043, 41]))
+    shown = table(recovery_section(counted, simulated=True), "recovery-table")
+    assert [row[-1] for row in shown] == ["1,043", "41"]
     lied = study.parts["recovery"].assign(inside=[False, True])
     again = recovery_section(StudyResults(recovery=lied), simulated=True)
     assert again.takeaway == section.takeaway
