@@ -127,6 +127,11 @@ def test_accuracy_section__says_by_how_much_each_site_is_off(study: Study):
     assert [row[4] for row in rows] == ["0", "18", "–"]
     assert rows[1][5] == "left sensorimotor, −1.50 (−2.50 to −0.50)"
     assert rows[2][5] == "not known"
+    beyond = (study.ds["group"] == "stroke") & (study.ds["cohort"] == "site A")
+    section = accuracy_section(study.ds.assign(extrapolated=beyond), study.results)
+    (table,) = (b for b in section.blocks if getattr(b, "key", "") == "site-shift-table")
+    assert [row[2].text for row in table.rows] == ["0", *(row[2] for row in rows[1:])]
+    assert rows[0][2] != "0"
 
 
 def test_accuracy_section__a_single_site_and_the_whole_brain(study: Study):
@@ -636,7 +641,10 @@ def imported(study: Study, how: str) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("references", "31 or more reference people"),
+        (
+            "references",
+            "31 or more reference people of this study, themselves among them: they deviate by about",
+        ),
         ("tool", "corrected by the tool"),
         ("none", "not corrected"),
     ],
