@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from scalebrain.atlas.parcels import nodes as volume_nodes
@@ -652,7 +653,7 @@ def _statistics(study: Study) -> None:
         )
     else:
         pad = find_pad(ds)
-        sided = to_lesional_sides(ds)
+        sided = to_lesional_sides(ds.isel(subject=np.flatnonzero(_strokes(ds))))
         # the other hemisphere has no lesion of its own
         names = [str(r) for r in sided["region"].values if str(r).endswith("_ipsilesional")]
         lesioned = sided.sel(region=names)
@@ -686,15 +687,20 @@ def _statistics(study: Study) -> None:
             write_table(table, study.tables / f"{name}{suffix}.tsv")
 
 
+def _strokes(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """Tell who is of the stroke group; of a store without groups everyone."""
+    if "group" not in ds:
+        return np.ones(ds.sizes["subject"], dtype=np.bool_)
+    return np.asarray(ds["group"].values.astype(str) == "stroke")
+
+
 def _multiverse(study: Study, ds: xr.Dataset) -> xr.Dataset:
     """Every headline effect under every lesion policy and other choices."""
     from scalebrain.graph.policies import ages_by_policy
     from scalebrain.stats.choices import Choice
     from scalebrain.stats.multiverse import multiverse
 
-    lesioned = np.asarray(ds["lesion_present"].values).astype(bool)
-    if "group" in ds:
-        lesioned &= ds["group"].values.astype(str) == "stroke"
+    lesioned = np.asarray(ds["lesion_present"].values).astype(bool) & _strokes(ds)
     if "included" in ds:
         lesioned &= np.asarray(ds["included"].values).astype(bool)
     people = ds.isel(subject=np.flatnonzero(lesioned))

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import scalebrain
 from scalebrain import pipeline
@@ -27,7 +28,7 @@ from scalebrain.graph.policies import ages_by_policy
 from scalebrain.ingestion import cohort
 from scalebrain.io.results import read_results
 from scalebrain.report.versions import versions
-from scalebrain.study import told_settings
+from scalebrain.study import Study, told_settings
 from tests.conftest import CONFIG
 from tests.phantom import image_path, save, tree_bytes, write_tree
 
@@ -708,3 +709,35 @@ def test_fit__a_variable_that_is_missing_leaves_its_reason():
     missing = {}
     _fit({"mixed": step}, {}, missing)
     assert missing == {"mixed": "no variable 'ag'"}
+
+
+def test_statistics__the_lesion_model_of_whole_brain_ages_is_of_strokes_alone(
+    tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    n, group = 90, np.repeat(["reference", "stroke"], 45)
+    volume = np.where(group == "stroke", 10 ** rng.uniform(0, 2, n), 0.0)
+    pad = 3 * (group == "stroke") + np.log10(volume + 1) + rng.normal(0, 1, n)
+    people = xr.Dataset(
+        {
+            "brain_age_global": ("subject", pad + 60, {"tool": "brainageR"}),
+            "brain_pad_global_corrected": ("subject", pad),
+            "lesion_load": (("subject", "region"), np.zeros((n, 2))),
+            "lesion_volume": ("subject", volume),
+            "lesion_hemisphere": ("subject", np.where(group == "stroke", "L", "none")),
+            "lesion_present": ("subject", np.ones(n, dtype=bool)),
+            "included": ("subject", np.ones(n, dtype=bool)),
+            "age": ("subject", rng.uniform(40, 80, n)),
+            "group": ("subject", group),
+            "cohort": ("subject", rng.choice(["a", "b", "c"], n)),
+        },
+        coords={"subject": [f"s{i}" for i in range(n)], "region": ["SMN_L", "SMN_R"]},
+    )
+    monkeypatch.setattr(pipeline, "open_store", lambda _: people)
+    formula = "brain_pad_corrected ~ scale(log10(lesion_volume + 1)) + age"
+    config = read_config({"formula": formula, "n_boot": 2, "n_permutations": 0})
+    study = Study(tmp_path / "bids", tmp_path, config, None, "all", ())
+    pipeline._statistics(study)
+    results, _ = read_results(study.results)
+    assert results["mixed"]["n"].values.tolist() == [45]
+    assert "lesion_volume" in results["mixed"].attrs["formula"]

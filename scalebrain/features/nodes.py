@@ -91,11 +91,11 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
         Store with ``t1w`` (and ``gm``, ``lesion_mask``) over ``(subject, voxel)``.
     policy
         ``mask_nodes`` leaves lesioned voxels out of every mean, and a node of which more
-        than half is lesioned is missing; ``exclude_region`` does the same, and makes the ages
-        of a region missing of whose nodes more than half is lesioned
-        (:func:`~scalebrain.brain_age`); ``enantiomorphic`` first replaces lesioned voxels by the
-        mirrored ones of the same image, and leaves out those that it cannot replace; ``as_is``
-        ignores the lesion mask.
+        than half is lesioned, or all the white matter near it, is missing; ``exclude_region``
+        does the same, and makes the ages of a region missing of whose nodes more than half is
+        lesioned (:func:`~scalebrain.brain_age`); ``enantiomorphic`` first replaces lesioned
+        voxels by the mirrored ones of the same image, and leaves out those that it cannot
+        replace; ``as_is`` ignores the lesion mask.
 
     Returns
     -------

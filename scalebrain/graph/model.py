@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ from scalebrain.atlas.regions import RegionSet
 from scalebrain.cluster.tasks import map_tasks, on_gpu_workers, once_per_worker
 from scalebrain.cluster.threads import one_thread_each
 from scalebrain.errors import ConfigError, ModelFileError, StatisticsError
-from scalebrain.features.inclusion import flags, included_people, same_people
+from scalebrain.features.inclusion import flags, included_people, inclusion, same_people, texts
 from scalebrain.features.lesion_policy import POLICIES, LesionPolicy, treatment_of
 from scalebrain.features.nodes import MAX_LESIONED, node_features
 from scalebrain.features.surface_nodes import surface_features, surface_level
@@ -454,13 +455,36 @@ def _references(ds: xr.Dataset, graph: Graph) -> npt.NDArray[np.int64]:
             "one. On a grid coarser than 3 mm some nodes have no voxel: use a finer one."
         )
     if not who.size:
-        raise StatisticsError(
-            "No reference subject with age and a complete scan. Mark healthy subjects with "
-            "group 'reference' in participants.tsv. Without any, import the ages of another tool "
-            "(scalebrain import-ages; ages: in the configuration of a study), or predict with a "
-            "trained model (scalebrain predict)."
-        )
+        raise StatisticsError(_no_references(ds, present))
     return np.asarray(who[complete])
+
+
+def _no_references(ds: xr.Dataset, present: str) -> str:
+    """Say why nobody can be learned from, and what to do."""
+    healthy = ds.isel(subject=np.flatnonzero(ds["group"].values.astype(str) == "reference"))
+    if healthy.sizes["subject"]:
+        reasons = np.where(np.isfinite(healthy["age"].values), "no complete scan", "age missing")
+        if "included" in healthy:
+            reasons = np.where(flags(healthy, "included"), reasons, "not included")
+        elif "lesion_hemisphere" in healthy:
+            healthy = healthy.assign(inclusion(healthy, on_surface=present != "scan_present"))
+        told = texts(healthy, "exclusion_reason")
+        counts = Counter(np.where(told == "", reasons, told).tolist()).most_common()
+        found = (
+            f"All {healthy.sizes['subject']} reference subjects are left out: "
+            f"{', '.join(f'{reason} ({n})' for reason, n in counts)}. Add what is missing to "
+            "participants.tsv (sex, age, icv), or take back decisions of the quality control, and "
+            "run again. Without references,"
+        )
+    else:
+        found = (
+            "No reference subject with age and a complete scan. Mark healthy subjects with "
+            "group 'reference' in participants.tsv. Without any,"
+        )
+    return (
+        f"{found} import the ages of another tool (scalebrain import-ages; ages: in the "
+        "configuration of a study), or predict with a trained model (scalebrain predict)."
+    )
 
 
 def _check_ages(age: Array, fold_of: npt.NDArray[np.int64]) -> None:

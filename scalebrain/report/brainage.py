@@ -108,8 +108,8 @@ def _correction_note(ds: xr.Dataset) -> Note:
     if how == "references":
         return Note(
             f"The age bias was corrected by the {count(pad.attrs['n_references'])} or more "
-            "reference people of this study, themselves among them: they deviate by zero on "
-            "average, and less than new people would."
+            "reference people of this study, themselves among them: they deviate by about zero "
+            "on average, and less than new people would."
         )
     if how == "tool":
         return Note(

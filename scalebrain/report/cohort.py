@@ -178,8 +178,10 @@ def cohort_section(
         )
     n_out = int((~table["included"]).sum())
     n_cohorts = int(table["cohort"].nunique())
+    n_people = table["person"].nunique()
+    one, many = ("person", "people") if n_people == len(table) else ("scan", "scans")
     takeaway = (
-        f"{count(len(table) - n_out)} of {count(len(table))} people from "
+        f"{count(len(table) - n_out)} of {count(len(table))} {many} from "
         f"{plural(n_cohorts, 'cohort')} were analyzed; "
     )
     if n_out:
@@ -187,17 +189,16 @@ def cohort_section(
         top = out["exclusion_reason"].replace("", "no reason recorded").value_counts()
         first = sorted(top.items(), key=lambda item: (-item[1], str(item[0])))[0]
         takeaway += (
-            f"{plural(n_out, 'person was', 'people were')} excluded, most often for: "
+            f"{plural(n_out, f'{one} was', f'{many} were')} excluded, most often for: "
             f"{first[0]} ({first[1]})."
         )
     else:
-        takeaway += "nobody was excluded."
-    blocks: list[Block] = [Flows(len(table), n_cohorts, lanes)]
+        takeaway += "nobody was excluded." if one == "person" else "no scan was excluded."
+    blocks: list[Block] = [Flows(len(table), n_cohorts, lanes, many)]
     if table["included"].any() and np.isfinite(table["age"]).any():
         blocks.append(_age_figure(table))
     blocks.append(_site_table(table))
     blocks.append(_group_note(table, results.mixed))
-    n_people = table["person"].nunique()
     if n_people < len(table):
         blocks.append(
             Note(
@@ -207,14 +208,12 @@ def cohort_section(
         )
     if results.rejected is not None and len(results.rejected):
         n = results.rejected["subject"].nunique()
-        takeaway += f" {plural(n, 'person', 'people')} did not pass the checks of the ingest."
-        blocks.append(
-            _guard_table("rejected", "Left out by the checks of the ingest.", results.rejected)
-        )
+        takeaway += f" {plural(n, one, many)} did not pass the checks of the ingest."
+        caption = "Left out by the checks of the ingest."
+        blocks.append(_guard_table("rejected", caption, results.rejected, many))
     if results.warnings is not None and len(results.warnings):
-        blocks.append(
-            _guard_table("warnings", "Kept by the ingest, but worth a look.", results.warnings)
-        )
+        caption = "Kept by the ingest, but worth a look."
+        blocks.append(_guard_table("warnings", caption, results.warnings, many))
     return Section("cohort", "Who was studied", takeaway, blocks)
 
 
@@ -236,7 +235,7 @@ def _uses(results: StudyResults, *, imported: str, own_ages: bool) -> dict[str, 
     return uses
 
 
-def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
+def _guard_table(name: str, caption: str, problems: pd.DataFrame, counted: str) -> Table:
     """Count what the checks of the ingest found, by rule."""
     rows = []
     for (code, rule), part in sorted(problems.groupby(["code", "rule"])):
@@ -250,7 +249,7 @@ def _guard_table(name: str, caption: str, problems: pd.DataFrame) -> Table:
         [
             Column("code", numeric=False),
             Column("what", numeric=False),
-            Column("people, n"),
+            Column(f"{counted}, n"),
             Column("who", numeric=False),
         ],
         rows,

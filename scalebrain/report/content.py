@@ -190,11 +190,12 @@ class Flow:
 
 @dataclass(frozen=True)
 class Flows:
-    """The flow chart: the lanes, side by side."""
+    """The flow chart: the lanes, side by side; it counts people, or scans."""
 
     total: int
     cohorts: int
     lanes: Sequence[Flow]
+    counted: str = "people"
     kind: str = field(default="flow", init=False)
 
 

@@ -242,14 +242,15 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
     dict
         ``space``, ``min_days``, ``coverage``, ``lesion_policy``, ``layer``, ``convolved``
         (folds that kept convolutions), ``on_surface``, ``imported`` and ``correction``
-        (``""`` where unknown), and ``formulas``. Whether the ages are of the ``whole_brain``,
+        (``""`` where unknown). Whether the ages are of the ``whole_brain``,
         and there are ``own_ages`` (of a model of scalebrain), ``nodes``, ``regions``,
         ``lesions`` and ``tract_loads``, and the results
-        ``mixed``, ``sem`` (with ``rivals``), ``motor``, ``shap`` and ``site_shift``; the
-        ``images``, and the ``random_effects`` and ``criteria`` of the mixed models, in words;
-        what was predicted (``motor_target``) and left out (``motor_groups``) or drawn
-        (``multiverse_groups``) as a whole; how many specifications (``multiverse``),
-        ``permutations`` and decisions (``judged``), ``""`` where there are none.
+        ``sem`` (with ``rivals``), ``motor``, ``shap`` and ``site_shift``; the
+        ``images``, in words; the models ``mixed``, each with its ``random_effects`` and
+        ``criterion`` in words and its ``formulas``; what was predicted (``motor_target``) and
+        left out (``motor_groups``) or drawn (``multiverse_groups``) as a whole; how many
+        specifications (``multiverse``), ``permutations`` and decisions (``judged``), ``""``
+        where there are none.
     """
 
     def setting(variable: str, name: str) -> Any:
@@ -260,7 +261,6 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         setting("brain_age_low", "coverage"),
     )
     pad = "brain_pad" if "brain_pad" in ds.variables else "brain_pad_global"
-    models = [model for model in (results.mixed, results.mixed_load) if model is not None]
     imported = imported_from(ds)
     return {
         "space": str(ds.attrs.get("space", "the template space")),
@@ -281,13 +281,10 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "layer": _LAYERS.get(str(setting("brain_age", "model_layer") or ""), "graph convolutions"),
         "convolved": str(setting("brain_age", "model_convolved_folds") or ""),
         "on_surface": str(setting("node_features", "nodes") or "").startswith("surface"),
-        "formulas": [str(m.attrs["formula"]) for m in models if m.attrs.get("formula")],
-        "mixed": bool(models),
+        "mixed": _mixed(results),
         "whole_brain": find_pad(ds).is_global,
         "sem": results.sem is not None,
         "rivals": results.sem is not None and results.sem.sizes.get("model", 1) > 1,
-        "random_effects": and_list(sorted({f"a {random_effects(m)}" for m in models})),
-        "criteria": and_list(sorted({_criterion(m) for m in models})),
         "images": _images(ds),
         "motor": results.motor is not None,
         "site_shift": results.site_shift is not None,
@@ -296,6 +293,19 @@ def methods_facts(ds: xr.Dataset, results: StudyResults) -> dict[str, Any]:
         "shap": results.motor is not None and "shap_importance" in results.motor,
         "judged": _judged(ds),
     }
+
+
+def _mixed(results: StudyResults) -> list[dict[str, Any]]:
+    """Mixed models: those that differ in their formula alone are told together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for model in (results.mixed, results.mixed_load):
+        if model is not None:
+            same = alike.setdefault((random_effects(model), _criterion(model)), [])
+            same += [str(model.attrs["formula"])] if model.attrs.get("formula") else []
+    return [
+        {"random_effects": effects, "criterion": criterion, "formulas": formulas}
+        for (effects, criterion), formulas in alike.items()
+    ]
 
 
 def _criterion(mixed: xr.Dataset) -> str:

@@ -525,12 +525,14 @@ def caveats(facts: Facts) -> list[str]:
         less = ": brain-PAD is at most what is given" if ages["rows"] else ""
         out.append(f"The age was given as a lower bound only{less}.")
     out += _caveats_of_lesion(facts) + _caveats_of_tool(ages)
-    imputed = [r for r in ages["rows"] if (r["imputed_fraction"] or 0) > 0]
+    known = [r for r in ages["rows"] if r["brain_age"] is not None]
+    imputed = [r for r in known if (r["imputed_fraction"] or 0) > 0]
     if imputed:
         words = ", ".join(f"{r['label']} ({part(r['imputed_fraction'])})" for r in imputed)
         out.append(
-            f"Lesioned tissue was replaced by estimates from the rest of the region in: {words}. "
-            "What is imputed tells nothing of this person."
+            "Nodes that are mostly lesioned, or whose white matter nearby is, were replaced by "
+            f"estimates from the rest of the region in: {words}. What is imputed tells nothing of "
+            "this person."
         )
     gaps = [r["label"] for r in ages["rows"] if r["brain_age"] is None]
     if gaps:

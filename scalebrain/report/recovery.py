@@ -17,6 +17,7 @@ from scalebrain.report.content import (
     Table,
     and_list,
     cell,
+    count,
     finite,
     interval,
     number,
@@ -200,7 +201,10 @@ def _table(table: pd.DataFrame, inside: list[bool | None]) -> Table:
                 cell(interval(row["ci_low"], row["ci_high"], digits), row["ci_low"]),
                 cell(number(difference, digits), np.abs(difference)),
                 text(verdict, {True: "good", False: "caution", None: ""}[flag]),
-                *(text(row[name]) for name in extra),
+                *(
+                    cell(count(row[name]), row[name]) if name == "n" else text(row[name])
+                    for name in extra
+                ),
             ]
         )
     return Table(
@@ -213,7 +217,7 @@ def _table(table: pd.DataFrame, inside: list[bool | None]) -> Table:
             Column("95% CI"),
             Column("difference"),
             Column("inside the CI", numeric=False),
-            *(Column(name, numeric=False) for name in extra),
+            *(Column(name, numeric=name == "n") for name in extra),
         ],
         rows,
     )

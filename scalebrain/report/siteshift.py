@@ -26,6 +26,7 @@ from scalebrain.report.content import (
     text,
     text_values,
 )
+from scalebrain.stats.frame import eligible_subjects
 from scalebrain.stats.pads import GLOBAL_REGION
 
 __all__ = ["site_blocks"]
@@ -60,7 +61,7 @@ def site_blocks(ds: xr.Dataset, shifts: xr.Dataset) -> list[Block]:
     Parameters
     ----------
     ds
-        Store, of which the strokes of every site are counted.
+        Store, of which the strokes of every site that statistics use are counted.
     shifts
         From :func:`scalebrain.site_shift`, by ``cohort``.
 
@@ -84,10 +85,7 @@ def site_blocks(ds: xr.Dataset, shifts: xr.Dataset) -> list[Block]:
 
 def _sites(ds: xr.Dataset, shifts: xr.Dataset) -> list[_Site]:
     """Sites in alphabetical order."""
-    included = np.ones(ds.sizes["subject"], dtype=np.bool_)
-    if "included" in ds.variables:
-        included &= np.asarray(ds["included"].values, dtype=np.bool_)
-    stroke = included & (text_values(ds["group"]) == "stroke")
+    stroke = eligible_subjects(ds)
     cohort = text_values(ds["cohort"])
     out = []
     for name in shifts["cohort"].values:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from scalebrain.errors import ConfigError, StatisticsError
 from scalebrain.features.laterality import to_lesional_sides
+from scalebrain.stats.frame import eligible_subjects, lesional_measures
 
 __all__ = ["add_truth", "compare_effects", "recovery_table"]
 
@@ -121,7 +122,8 @@ def recovery_table(ds: xr.Dataset, mixed: xr.Dataset | None, truth: str | Path) 
     Returns
     -------
     DataFrame
-        ``effect``, ``planted``, ``estimate``, ``ci_low``, ``ci_high``, ``inside``, ``unit``.
+        ``effect``, ``planted``, ``unit``, ``estimate``, ``ci_low``, ``ci_high``, ``n`` (people
+        used), ``inside``.
 
     Raises
     ------
@@ -133,8 +135,9 @@ def recovery_table(ds: xr.Dataset, mixed: xr.Dataset | None, truth: str | Path) 
     Regional effects come from the mixed model, divided by the region's calibration slope,
     since a corrected PAD carries only that part of a deviation. The effects on motor
     outcome come from one least-squares regression of the standardized motor score on the
-    three standardized causes, the contralesional frontoparietal PAD among them as
-    estimated: its noise draws that estimate toward zero.
+    three standardized causes, in the people that the other models use. One of the causes is
+    the contralesional frontoparietal PAD, divided by the slope of its side, as estimated: its
+    noise draws that estimate toward zero.
     """
     if mixed is None:
         raise StatisticsError("There is no mixed model to compare with the planted effects.")
@@ -188,6 +191,7 @@ def compare_effects(
                 "planted": float(effect["implied"]),
                 "unit": effect["unit"],
                 **{k: float(one[k]) / slope[region] for k in ("estimate", "ci_low", "ci_high")},
+                "n": int(one["n"]),
             }
         )
     rows += _motor_rows(ds, planted)
@@ -202,9 +206,9 @@ def compare_effects(
 
 
 def _sided_slope(ds: xr.Dataset) -> dict[str, float]:
-    """Mean calibration slope of every lesional region over the strokes."""
+    """Mean calibration slope of every lesional region over the strokes that models use."""
     sided = to_lesional_sides(ds[["calibration_slope", "lesion_hemisphere"]])["calibration_slope"]
-    mean = sided.mean("subject")
+    mean = sided.isel(subject=np.flatnonzero(eligible_subjects(ds))).mean("subject")
     return {str(r): float(mean.sel(region=r)) for r in mean["region"].values}
 
 
@@ -218,7 +222,8 @@ def _motor_rows(ds: xr.Dataset, planted: Mapping[str, Any]) -> list[dict[str, An
     names = {name: words for name, words in every.items() if name in planted}
     if not names:
         return []
-    sided = to_lesional_sides(ds)
+    use = eligible_subjects(ds)
+    sided = lesional_measures(ds, ("tract_load", "lesion_load", "brain_pad_corrected"), use)
     values = (
         sided["tract_load"].sel(tract="CST_ipsilesional").values,
         sided["lesion_load"].sel(region="SAL_ipsilesional").values,
@@ -228,8 +233,7 @@ def _motor_rows(ds: xr.Dataset, planted: Mapping[str, Any]) -> list[dict[str, An
     causes = np.stack([known[name] for name in names], axis=1)
     motor = ds["motor_score"].values
     age = ds["age"].values
-    use = np.isfinite(causes).all(axis=1) & np.isfinite(motor)
-    use &= ds["included"].values.astype(bool) & (ds["group"].values == "stroke")
+    use &= np.isfinite(causes).all(axis=1) & np.isfinite(motor)
     n, k = int(use.sum()), causes.shape[1] + 2
     if n < k + 5:
         raise StatisticsError(f"{n} strokes are too few to compare with the planted effects.")
@@ -248,6 +252,7 @@ def _motor_rows(ds: xr.Dataset, planted: Mapping[str, Any]) -> list[dict[str, An
             "estimate": float(beta[i + 1]),
             "ci_low": float(beta[i + 1] - reach * se[i + 1]),
             "ci_high": float(beta[i + 1] + reach * se[i + 1]),
+            "n": n,
         }
         for i, (name, words) in enumerate(names.items())
     ]

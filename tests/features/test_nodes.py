@@ -75,6 +75,22 @@ def test_node_features__lesioned_nodes_are_missing_and_as_is_are_not(ds):
     assert filled.values[lost.values].all()
 
 
+def test_node_features__an_intact_node_without_intact_white_matter_nearby_is_missing(ds):
+    lesion = np.zeros((1, ds.sizes["voxel"]), dtype=bool)
+    white = ds["white_reference"].values
+    lesion[0] = white & (ds["x"].values < 0)  # all white matter of the left
+    made = ds.isel(subject=[0]).assign(lesion_mask=(("subject", "voxel"), lesion))
+    found = scalebrain.node_features(made).compute().isel(subject=0)
+    missing = np.isnan(found["node_features"]).all("feature")
+    left = (ds["node_x"].values < -15) & np.isin(np.arange(885), ds["node_label"].values)
+    intact = left & (found["node_lesioned_fraction"].values == 0)
+    assert intact.sum() > 100
+    assert missing.values[intact].mean() > 0.9
+    assert not missing.values[
+        (ds["node_x"].values > 15) & np.isin(np.arange(885), ds["node_label"].values)
+    ].any()
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", object])
 def test_node_features__a_mask_that_is_not_bool_is_one_error(ds, dtype):
     given = ds.assign(lesion_mask=ds["lesion_mask"].astype(dtype))

@@ -408,6 +408,29 @@ def test_fit__applies_the_criteria_where_nobody_has_yet(references, quick):
     assert BrainAgeModel.fit(ds, training=quick).about["n_training"] == 73
 
 
+def test_fit__references_that_are_all_excluded_are_counted_by_reason(references, quick):
+    reason = np.where(np.arange(80) < 3, "sex missing", "intracranial volume missing")
+    ds = references.assign(
+        included=("subject", np.zeros(80, dtype=bool)), exclusion_reason=("subject", reason)
+    )
+    told = r"All 80 .*: intracranial volume missing \(77\), sex missing \(3\)\..*import-ages"
+    with pytest.raises(StatisticsError, match=told):
+        BrainAgeModel.fit(ds, training=quick)
+    lacking = references.assign(
+        scan_present=("subject", np.arange(80) < 8),
+        lesion_present=("subject", np.zeros(80, dtype=bool)),
+        lesion_hemisphere=("subject", np.full(80, "none")),
+        lesion_volume=("subject", np.full(80, np.nan)),
+        days_post_stroke=("subject", np.full(80, np.nan)),
+        icv=("subject", np.full(80, np.nan)),
+    ).assign_coords(sex=("subject", np.full(80, "F")))
+    with pytest.raises(StatisticsError, match=r"no T1w scan \(72\), intracranial .* \(8\)"):
+        BrainAgeModel.fit(lacking, training=quick)
+    nobody = references.assign(scan_present=("subject", np.zeros(80, dtype=bool)))
+    with pytest.raises(StatisticsError, match=r"All 80 .*: no complete scan \(80\)"):
+        BrainAgeModel.fit(nobody, training=quick)
+
+
 def test_fit__patients_alone_are_told_what_else_there_is(references, quick):
     with pytest.raises(StatisticsError, match=r"import-ages; ages: .*scalebrain predict"):
         BrainAgeModel.fit(

@@ -130,6 +130,20 @@ def test_person_sections__speak_of_true_years_where_the_slope_is_known(patient):
     assert "may shrink a true deviation" in words
 
 
+def test_caveats__of_imputed_nodes_name_regions_with_a_brain_age(patient):
+    ds, subject = patient
+    at = list(ds["subject"].values.astype(str)).index(subject)
+    ds["imputed_fraction"] = xr.zeros_like(ds["brain_age"])
+    ds["imputed_fraction"][at, :2] = [0.25, 1.0]
+    ds["brain_age"][at, 1] = np.nan  # without any intact node
+    people = People(ds.drop_dims("voxel"), None, no_centiles="none", no_motor="none")
+    told = " ".join(person_facts(people, subject)["caveats"])
+    assert "or whose white matter nearby is, were replaced by estimates" in told
+    (words,) = re.findall(r"rest of the region in: ([^.]*)\.", told)
+    assert words.endswith("(25%)")
+    assert words.count("%") == 1
+
+
 def test_person_sections__say_why_a_grid_cannot_be_drawn(patient):
     ds, subject = patient
     affine = np.array(ds.attrs["affine"], dtype=float).reshape(4, 4)

@@ -127,6 +127,11 @@ def test_accuracy_section__says_by_how_much_each_site_is_off(study: Study):
     assert [row[4] for row in rows] == ["0", "18", "–"]
     assert rows[1][5] == "left sensorimotor, −1.50 (−2.50 to −0.50)"
     assert rows[2][5] == "not known"
+    beyond = (study.ds["group"] == "stroke") & (study.ds["cohort"] == "site A")
+    section = accuracy_section(study.ds.assign(extrapolated=beyond), study.results)
+    (table,) = (b for b in section.blocks if getattr(b, "key", "") == "site-shift-table")
+    assert [row[2].text for row in table.rows] == ["0", *(row[2] for row in rows[1:])]
+    assert rows[0][2] != "0"
 
 
 def test_accuracy_section__a_single_site_and_the_whole_brain(study: Study):
@@ -590,6 +595,9 @@ def test_recovery_section__judges_by_the_interval_alone(study: Study):
     assert "outside: CST load on motor score" in section.takeaway
     assert "Of 2 planted effects that are not zero, 1 is told from zero" in section.takeaway
     assert [row[5] for row in table(section, "recovery-table")] == ["yes", "no"]
+    counted = StudyResults(recovery=study.parts["recovery"].assign(n=[1043, 41]))
+    shown = table(recovery_section(counted, simulated=True), "recovery-table")
+    assert [row[-1] for row in shown] == ["1,043", "41"]
     lied = study.parts["recovery"].assign(inside=[False, True])
     again = recovery_section(StudyResults(recovery=lied), simulated=True)
     assert again.takeaway == section.takeaway
@@ -643,6 +651,7 @@ def test_accuracy_section__says_whose_ages_they_are(study: Study, how: str, word
     section = accuracy_section(ds, StudyResults(missing={"accuracy": "Not known."}))
     assert "imported from brainageR 2.1" in section.takeaway
     assert words in notes(section)
+    assert ("deviate by about zero on average" in notes(section)) == (how == "references")
     assert "conformal" not in notes(section)
     assert [b.key for b in section.blocks if isinstance(b, Figure)] == ["scatter"]
     page = render_report(ds, results=StudyResults())

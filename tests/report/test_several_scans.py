@@ -1,14 +1,16 @@
 """Scans are not counted as people, in coverage, ages and quality."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from scalebrain.report.brainage import accuracy_section
 from scalebrain.report.calibration import coverage_blocks, read_coverage
 from scalebrain.report.cohort import cohort_section, people
-from scalebrain.report.content import Figure, Note, StudyResults, Table
+from scalebrain.report.content import Figure, Flows, Note, StudyResults, Table
 from scalebrain.report.qualitysection import quality_section
+from scalebrain.report.templating import environment
 from tests.report.conftest import Study
 
 
@@ -62,6 +64,31 @@ def test_sections__say_scans_where_they_count_scans(study: Study, twice: xr.Data
     assert "a dot is a person." in ages
     assert "against age of 23 reference people," in scatter
     assert "2 people have a warning" in quality
+
+
+def test_cohort_section__calls_its_rows_scans(study: Study, twice: xr.Dataset):
+    rejected = pd.DataFrame({"subject": ["x"], "code": ["no-age"], "rule": ["an age"]})
+    results = StudyResults(rejected=rejected)
+
+    def told(ds: xr.Dataset) -> tuple[str, str]:
+        section = cohort_section(people(ds), results)
+        template = environment().get_template("blocks.html.j2")
+        (flows,) = (block for block in section.blocks if isinstance(block, Flows))
+        return section.takeaway, str(template.module.flow(flows))
+
+    n = study.ds.sizes["subject"]
+    takeaway, chart = told(twice)
+    assert f"of {n} scans from" in takeaway
+    assert "1 scan was excluded" in takeaway or "scans were excluded" in takeaway
+    assert "1 scan did not pass the checks" in takeaway
+    assert "people" not in takeaway
+    assert f"<b>{n}</b> scans in the data set" in chart
+    assert "Every scan in the data set" in chart
+    takeaway, chart = told(study.ds)
+    assert f"of {n} people from" in takeaway
+    assert f"<b>{n}</b> people in the data set" in chart
+    kept = people(twice).assign(included=True)
+    assert "no scan was excluded." in cohort_section(kept, results).takeaway
 
 
 def test_accuracy_section__counts_those_who_have_a_brain_age(study: Study):

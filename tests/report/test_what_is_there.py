@@ -46,6 +46,23 @@ def test_cohort_section__names_the_groups_of_the_intercepts(study: Study):
     assert f"with a random {told[8:-1]}" in methods_text(study.ds, StudyResults(mixed=mixed))
 
 
+def test_methods__tell_of_models_that_differ_one_by_one(study: Study):
+    mixed = study.parts["mixed"].assign_attrs(formula="pad ~ volume")
+    slope = "random intercept and slope of age, REML, Satterthwaite degrees of freedom"
+    load = mixed.assign_attrs(formula="pad ~ load + (1 + age | cohort)", method=slope)
+    text = visible(methods_text(study.ds, StudyResults(mixed=mixed, mixed_load=load)))
+    first, second = text.split("Another linear mixed model")
+    assert "A linear mixed model with a random intercept for each cohort was fitted" in first
+    assert "slope of age" not in first
+    assert first.rstrip().endswith("pad ~ volume")
+    assert second.startswith(" with a random intercept and slope of age for each cohort was fitted")
+    assert "pad ~ load + (1 + age | cohort)" in second
+    load = mixed.assign_attrs(formula="pad ~ load")
+    text = visible(methods_text(study.ds, StudyResults(mixed=mixed, mixed_load=load)))
+    assert text.count("linear mixed model") == 1
+    assert text.index("pad ~ volume") < text.index("pad ~ load")
+
+
 def test_methods__of_imported_ages_of_the_whole_brain_name_no_nodes(study: Study):
     gone = [name for name in study.ds if str(name).startswith("brain_")]
     ds = study.ds.drop_vars([*gone, "calibration_slope"])

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -89,6 +90,7 @@ def strokes(n=200):
         {
             "lesion_load": (shape, rng.random((n, 4))),
             "brain_pad_corrected": (shape, rng.normal(size=(n, 4))),
+            "calibration_slope": (shape, np.ones((n, 4))),
             "tract_load": (("subject", "tract"), rng.random((n, 2))),
             "tract_count": (("subject", "tract"), rng.integers(0, 9, (n, 2)).astype(np.uint16)),
             "motor_score": ("subject", rng.random(n)),
@@ -109,6 +111,50 @@ def test_motor_rows__in_the_rival_direction_are_the_two_loads():
         effects = planted_effects(SimulationParameters(), rival_direction=rival)
         rows = _motor_rows(strokes(), {str(e["name"]): e for e in effects})
         assert len(rows) == n
+
+
+def rows_of(ds):
+    effects = {str(e["name"]): e for e in planted_effects(SimulationParameters())}
+    return pd.DataFrame(_motor_rows(ds, effects))
+
+
+def test_motor_rows__are_of_the_people_that_the_models_use():
+    ds = strokes()
+    beyond = np.arange(200) < 60
+    few = rows_of(ds.isel(subject=np.flatnonzero(~beyond)))
+    assert few["n"].tolist() == [140] * 3
+    pd.testing.assert_frame_equal(rows_of(ds.assign(extrapolated=("subject", beyond))), few)
+
+
+def test_motor_rows__divide_each_side_by_its_slope():
+    ds = strokes()
+    slope = ds["calibration_slope"] * np.array([1, 1, 0.4, 1.6])
+    shrunk = ds.assign(
+        brain_pad_corrected=ds["brain_pad_corrected"] * slope, calibration_slope=slope
+    )
+    pd.testing.assert_frame_equal(rows_of(shrunk), rows_of(ds))
+
+
+def test_compare_effects__divides_by_the_slope_of_the_people_used():
+    ds = strokes(60)
+    region = ds["lesion_hemisphere"].values == "L"
+    beyond = region & (np.arange(60) < 50)
+    slope = xr.where(ds["region"].str.endswith("_L"), 0.5, 0.8) * ds["calibration_slope"]
+    ds = ds.assign(calibration_slope=slope.transpose("subject", "region"))
+    ds = ds.assign(extrapolated=("subject", beyond))
+    n_left, n = int((region & ~beyond).sum()), int((~beyond).sum())
+    names = ["SAL_ipsilesional", "SAL_contralesional", "FPN_ipsilesional", "FPN_contralesional"]
+    shape = ("region", "term")
+    fits = {k: (shape, np.ones((4, 1))) for k in ("estimate", "ci_low", "ci_high")}
+    mixed = xr.Dataset(
+        {**fits, "n": ("region", [n] * 4)},
+        coords={"region": names, "term": ["scale(log10(lesion_volume))"]},
+    )
+    effects = planted_effects(SimulationParameters())
+    effects = [e for e in effects if str(e["name"]) == "ipsilesional_lesion_volume:SAL"]
+    (row,) = compare_effects(ds, mixed, effects).to_dict("records")
+    assert row["estimate"] == pytest.approx(n / (0.5 * n_left + 0.8 * (n - n_left)))
+    assert row["n"] == n
 
 
 def test_planted_effects__lesion_volume_acts_through_motor_outcome():
