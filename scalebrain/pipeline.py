@@ -25,7 +25,6 @@ from scalebrain.errors import (
     MissingVariableError,
     StatisticsError,
     StoreError,
-    TableError,
 )
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.laterality import to_lesional_sides
@@ -45,7 +44,6 @@ from scalebrain.ingestion.cohort import ingest, problems
 from scalebrain.ingestion.preview import IngestPreview, preview_ingest
 from scalebrain.io.measures import read_measures
 from scalebrain.io.results import read_results, write_results
-from scalebrain.io.sources import dataset_name
 from scalebrain.io.store import (
     hide_variables,
     nodes_of,
@@ -55,7 +53,6 @@ from scalebrain.io.store import (
     replace_nodes,
     save_store,
     show_variables,
-    store_attributes,
     variables_hash,
 )
 from scalebrain.outputs.study import write_subject_tables, write_table
@@ -65,8 +62,10 @@ from scalebrain.study import (
     Level,
     Stage,
     Study,
+    begin_record,
     check_imported,
     check_settings,
+    check_source,
     chosen_settings,
     fingerprint_of,
     has_export,
@@ -83,7 +82,6 @@ from scalebrain.study import (
     model_fingerprint,
     outcome_of,
     problem_tables,
-    read_record,
     record_of,
     seconds_of,
     told_settings,
@@ -186,12 +184,11 @@ def run_study(
         else:
             spent, start = seconds_of(record), time.perf_counter()
             held = (ingested_from(study), problem_tables(study))
-            kept = read_record(record)
-            record.unlink(missing_ok=True)
+            kept = begin_record(study, name)
             logger.info("%d/%d %s", number, len(stages), name, extra=told)
             try:
                 stage.work(study)
-            except TableError:  # a label that nobody has leaves a finished store as it is
+            except BaseException:  # what is refused or stopped may leave a store as it is
                 now = (ingested_from(study), problem_tables(study))
                 strict = study.config.ingest.get("strict", False)
                 if always and kept and held[0] and held == now and not strict:
@@ -247,7 +244,6 @@ def preview_study(
     for stage in _stages(study):
         wanted = _fingerprint(study, stage, before)
         if stage.name == "ingest":
-            _check_source(study)
             scans = preview_ingest(
                 study.bids_dir, study.store, participants=participants, **study.config.ingest
             )
@@ -295,6 +291,7 @@ def _open_study(
             f"{study.store}: no finished store of the level participant. Run that level first."
         )
     if level != "group":
+        check_source(study)
         check_settings(study)
     if level != "participant" and not study.config.ages:
         check_imported(study)
@@ -361,19 +358,8 @@ def _wall_times(study: Study) -> dict[str, float]:
     return {name: told["seconds"] for name, told in found.items() if told}
 
 
-def _check_source(study: Study) -> None:
-    """Refuse a store of another dataset."""
-    held = store_attributes(study.store).get("sources", {})
-    name = dataset_name(study.bids_dir)
-    if held and name not in held:
-        raise StoreError(
-            f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
-        )
-
-
 def _ingest(study: Study) -> None:
     """Read the scans into the store, and those that changed since."""
-    _check_source(study)
     people = study.participants
     ingest(study.bids_dir, study.store, update=True, participants=people, **study.config.ingest)
 

@@ -10,15 +10,19 @@ from typing import Any, Literal
 from scalebrain.config import StudyConfig, config_schema
 from scalebrain.errors import StoreError
 from scalebrain.ingestion.layout import stored_arrays
+from scalebrain.io.atomic import write_atomic
 from scalebrain.io.location import Location
+from scalebrain.io.sources import dataset_name
 from scalebrain.io.store import INGEST, open_store, store_attributes
 
 __all__ = [
     "Level",
     "Stage",
     "Study",
+    "begin_record",
     "check_imported",
     "check_settings",
+    "check_source",
     "chosen_settings",
     "fingerprint_of",
     "has_ages",
@@ -253,10 +257,39 @@ def read_record(record: Path) -> dict[str, Any]:
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    write_atomic(path, text.encode("utf-8"))
+
+
+def begin_record(study: Study, name: str) -> dict[str, Any]:
+    """Take back that a stage is finished, and return what its record told.
+
+    The record of the ingest keeps the settings that the grid of the store was made with, whatever
+    comes of the stage.
+    """
+    record = record_of(study, name)
+    kept = read_record(record)
+    made = kept.get("settings") if _has_grid(study) else ingest_settings(study)
+    if name == "ingest" and made is not None:
+        write_record(record, {"settings": made})
+    else:
+        record.unlink(missing_ok=True)
+    return kept
+
+
+def _has_grid(study: Study) -> bool:
+    """Whether the voxels of the store are given, be it finished or not."""
+    return "shape" in store_attributes(study.store)
+
+
+def check_source(study: Study) -> None:
+    """Refuse a store of another dataset."""
+    held = store_attributes(study.store).get("sources", {})
+    name = dataset_name(study.bids_dir)
+    if held and name not in held:
+        raise StoreError(
+            f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
+        )
 
 
 def check_settings(study: Study) -> None:
@@ -269,7 +302,7 @@ def check_settings(study: Study) -> None:
         failures.append("keeps the whole head, and ingest.whole_head is false")
     if made.get("resolution") is not None and asked.get("resolution") is None:
         failures.append(f"was made at {made['resolution']:g} mm, and ingest.resolution is null")
-    if failures and ingested_from(study):
+    if failures and _has_grid(study):
         raise StoreError(
             f"{study.store}: {'; it '.join(failures)}. Give the settings that it was made with, or "
             "a new folder for results."
