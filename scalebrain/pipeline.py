@@ -63,7 +63,10 @@ from scalebrain.study import (
     Stage,
     Study,
     begin_record,
+    check_export,
+    check_files,
     check_imported,
+    check_names,
     check_settings,
     check_source,
     chosen_settings,
@@ -277,13 +280,8 @@ def _open_study(
         level,
         tuple(participants),
     )
-    if study.truth is not None and not study.truth.is_file():
-        raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
-    if study.config.ages and not _table_of_ages(study).is_file():
-        raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
-    decisions = study.config.qc_decisions
-    if decisions and not Path(decisions).is_file():
-        raise ConfigError(f"{decisions}: no such file. Give the table of decisions.")
+    check_files(study)
+    check_export(study)
     if level == "group" and not (
         ingested_from(study) and fingerprint_of(record_of(study, "ingest"))
     ):
@@ -500,6 +498,7 @@ def train_model(
 
 def _train(study: Study) -> None:
     """Train the model."""
+    check_names(study)  # of what the training is for
     train_model(
         study.store, study.model, training=study.config.training, coverage=study.config.coverage
     )
@@ -608,6 +607,7 @@ def _statistics(study: Study) -> None:
     from scalebrain.stats.sem import sem
     from scalebrain.stats.site_shift import site_shift
 
+    check_names(study)
     config = study.config
     ds = open_store(study.store)
     results: dict[str, xr.Dataset] = {}

@@ -1,14 +1,15 @@
 """What a study remembers of its ingest, and what its dry run tells before anything is written."""
 
+import re
 import shutil
 
 import pytest
 
 import scalebrain
 from scalebrain import pipeline
-from scalebrain.errors import StoreError, TableError
+from scalebrain.errors import ConfigError, StoreError, TableError
 from scalebrain.ingestion import cohort
-from scalebrain.study import read_record, record_of, told_settings
+from scalebrain.study import check_names, read_record, record_of, told_settings
 from tests.phantom import image_path, write_tree
 
 MADE = {"ingest": {"resolution": 5}}
@@ -35,7 +36,7 @@ def made(whole, tmp_path, monkeypatch):
 
 def held_to(tree, out):
     """Whether the settings that the store was made with are asked for still."""
-    with pytest.raises(StoreError, match="was made at 5 mm, and ingest.resolution is null"):
+    with pytest.raises(StoreError, match=r"was made at 5 mm, and ingest\.resolution is null"):
         scalebrain.run_study(tree, out, {}, level="participant")
 
 
@@ -146,3 +147,61 @@ def test_preview_study__people_who_withdrew_and_are_held_are_told_as_the_run_tel
             call(tree, out, asked, level="participant")
         told.add(str(error.value))
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("level", ["all", "group"])
+def test_run_study__a_taken_place_of_the_export_is_told_before_anything_runs(made, level):
+    tree, out = made
+    (out / "derivatives").mkdir()
+    (out / "derivatives" / "participants.tsv").write_text("participant_id\nsub-theirs\n")
+    record = (out / "stages" / "ingest.json").read_bytes()
+    for call in (pipeline.preview_study, scalebrain.run_study):
+        with pytest.raises(ConfigError) as error:
+            call(tree, out, MADE, level=level)
+        assert str(error.value) == (
+            f"{out}: a study puts its export into {out / 'derivatives'}, which is not empty and "
+            "holds no export of scalebrain. Give a new folder for results."
+        )
+    assert (out / "stages" / "ingest.json").read_bytes() == record
+    pipeline.preview_study(tree, out, MADE, level="participant")  # which exports nothing
+
+
+def test_run_study__names_that_nothing_makes_stop_before_the_training(made, monkeypatch):
+    monkeypatch.setattr(pipeline, "train_model", lambda *_, **__: pytest.fail("trained"))
+    asked = {
+        "formula": "brain_pad_corrected ~ scale(lesion_volum) + age",
+        "load_formula": "brain_pad_corrected ~ lesion_load + handedness",
+        "sem_model": "motor ~ cst + nosuch\nipsi ~ age",
+    }
+    study = pipeline._open_study(*made, asked, None, "group", ())
+    for stage in (pipeline._train, pipeline._statistics):
+        with pytest.raises(ConfigError) as error:
+            stage(study)
+        words = str(error.value)
+        assert "(3 problems)" in words
+        assert "formula: Formula 'brain_pad_corrected ~ scale(lesion_volum) + age': " in words
+        assert "'lesion_volum' is neither a variable of the Dataset nor a function" in words
+        assert "load_formula: " in words
+        assert "'handedness' is neither" in words
+        assert "sem_model: 'nosuch' is not a variable of the store, nor one of motor, cst" in words
+
+
+def test_check_names__takes_what_is_made_later_or_what_this_cohort_lacks(made):
+    asked = {
+        "formula": "brain_pad_corrected ~ scale(log10(lesion_volume)) + template_overlap",
+        "load_formula": "brain_pad ~ scale(lesion_load) + C(motor_scale) + (1 + age | cohort)",
+        "sem_model": "motor ~ cst + ipsi + motor_score\nbrain_age_global ~ cst",
+    }
+    check_names(pipeline._open_study(*made, asked, None, "group", ()))
+
+
+def test_run_study__a_table_that_is_not_there_is_told_with_where_it_was_looked_for(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    place = re.escape(f" in {tmp_path}, where relative paths start. Give the table of")
+    for asked in ({"ages": {"table": "x.tsv", "tool": "y"}}, {"qc_decisions": "x.tsv"}):
+        with pytest.raises(ConfigError, match=rf"^x\.tsv: no such file{place}"):
+            pipeline.preview_study(tmp_path, tmp_path / "out", asked)
+    with pytest.raises(ConfigError, match=r"x\.tsv: no such file\. Give the table of decisions"):
+        pipeline.preview_study(tmp_path, tmp_path, {"qc_decisions": str(tmp_path / "x.tsv")})
