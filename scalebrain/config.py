@@ -12,8 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from scalebrain.errors import ConfigError, StatisticsError, check_all
 from scalebrain.io.checked import checked, expected
-from scalebrain.io.marked_yaml import read_yaml
+from scalebrain.io.marked_yaml import KeyPath, read_yaml
 
 __all__ = ["StudyConfig", "config_schema", "default_yaml", "read_config"]
 
@@ -130,14 +131,44 @@ def read_config(source: str | Path | Mapping[str, Any] | StudyConfig | None) -> 
     Raises
     ------
     ConfigError
-        Naming every key that is unknown, repeated, of a wrong type or out of range; of a file
-        with line and column.
+        Naming every key that is unknown, repeated, of a wrong type or out of range, or whose
+        formula or model cannot be parsed; of a file with line and column.
     """
     if source is None:
         return StudyConfig()
     if isinstance(source, StudyConfig):
+        _check_models(source, "configuration")
         return source
     schema = config_schema()
     if isinstance(source, Mapping):
-        return StudyConfig(**checked(source, schema, "configuration"))
-    return StudyConfig(**checked(read_yaml(source), schema, str(source)))
+        config = StudyConfig(**checked(source, schema, "configuration"))
+        _check_models(config, "configuration")
+        return config
+    read = read_yaml(source)
+    config = StudyConfig(**checked(read, schema, str(source)))
+    _check_models(config, str(source), read.places)
+    return config
+
+
+def _check_models(
+    config: StudyConfig, where: str, places: Mapping[KeyPath, tuple[int, int]] | None = None
+) -> None:
+    """Refuse formulas and models that cannot be parsed; the defaults are not looked at."""
+    plain, failures = StudyConfig(), []
+    for key in ("formula", "load_formula", "sem_model"):
+        text = getattr(config, key)
+        if text == getattr(plain, key):
+            continue
+        from scalebrain.stats.design import check_formula  # only where it is needed: formulaic
+        from scalebrain.stats.sem_model import parse_model
+
+        try:
+            if key == "sem_model":
+                parse_model(text)
+            else:
+                check_formula(text, groups="cohort", dim="region")
+        except StatisticsError as error:
+            place = (places or {}).get((key,))
+            at = f"{where}:{place[0]}:{place[1]}" if place else where
+            failures.append(f"{at}: {key}: {error}")
+    check_all(failures, ConfigError, f"{where}: not valid")

@@ -26,7 +26,6 @@ from scalebrain.errors import (
     MissingVariableError,
     StatisticsError,
     StoreError,
-    TableError,
 )
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.laterality import to_lesional_sides
@@ -46,7 +45,6 @@ from scalebrain.ingestion.cohort import ingest, problems
 from scalebrain.ingestion.preview import IngestPreview, preview_ingest
 from scalebrain.io.measures import read_measures
 from scalebrain.io.results import read_results, write_results
-from scalebrain.io.sources import dataset_name
 from scalebrain.io.store import (
     hide_variables,
     nodes_of,
@@ -56,7 +54,6 @@ from scalebrain.io.store import (
     replace_nodes,
     save_store,
     show_variables,
-    store_attributes,
     variables_hash,
 )
 from scalebrain.outputs.study import write_subject_tables, write_table
@@ -66,8 +63,13 @@ from scalebrain.study import (
     Level,
     Stage,
     Study,
+    begin_record,
+    check_export,
+    check_files,
     check_imported,
+    check_names,
     check_settings,
+    check_source,
     chosen_settings,
     fingerprint_of,
     has_export,
@@ -84,7 +86,6 @@ from scalebrain.study import (
     model_fingerprint,
     outcome_of,
     problem_tables,
-    read_record,
     record_of,
     seconds_of,
     told_settings,
@@ -187,12 +188,11 @@ def run_study(
         else:
             spent, start = seconds_of(record), time.perf_counter()
             held = (ingested_from(study), problem_tables(study))
-            kept = read_record(record)
-            record.unlink(missing_ok=True)
+            kept = begin_record(study, name)
             logger.info("%d/%d %s", number, len(stages), name, extra=told)
             try:
                 stage.work(study)
-            except TableError:  # a label that nobody has leaves a finished store as it is
+            except BaseException:  # what is refused or stopped may leave a store as it is
                 now = (ingested_from(study), problem_tables(study))
                 strict = study.config.ingest.get("strict", False)
                 if always and kept and held[0] and held == now and not strict:
@@ -248,7 +248,6 @@ def preview_study(
     for stage in _stages(study):
         wanted = _fingerprint(study, stage, before)
         if stage.name == "ingest":
-            _check_source(study)
             scans = preview_ingest(
                 study.bids_dir, study.store, participants=participants, **study.config.ingest
             )
@@ -282,13 +281,8 @@ def _open_study(
         level,
         tuple(participants),
     )
-    if study.truth is not None and not study.truth.is_file():
-        raise ConfigError(f"{study.truth}: no such file. Give the truth.json of the simulation.")
-    if study.config.ages and not _table_of_ages(study).is_file():
-        raise ConfigError(f"{_table_of_ages(study)}: no such file. Give the table of ages.")
-    decisions = study.config.qc_decisions
-    if decisions and not Path(decisions).is_file():
-        raise ConfigError(f"{decisions}: no such file. Give the table of decisions.")
+    check_files(study)
+    check_export(study)
     if level == "group" and not (
         ingested_from(study) and fingerprint_of(record_of(study, "ingest"))
     ):
@@ -296,6 +290,7 @@ def _open_study(
             f"{study.store}: no finished store of the level participant. Run that level first."
         )
     if level != "group":
+        check_source(study)
         check_settings(study)
     if level != "participant" and not study.config.ages:
         check_imported(study)
@@ -362,19 +357,8 @@ def _wall_times(study: Study) -> dict[str, float]:
     return {name: told["seconds"] for name, told in found.items() if told}
 
 
-def _check_source(study: Study) -> None:
-    """Refuse a store of another dataset."""
-    held = store_attributes(study.store).get("sources", {})
-    name = dataset_name(study.bids_dir)
-    if held and name not in held:
-        raise StoreError(
-            f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
-        )
-
-
 def _ingest(study: Study) -> None:
     """Read the scans into the store, and those that changed since."""
-    _check_source(study)
     people = study.participants
     ingest(study.bids_dir, study.store, update=True, participants=people, **study.config.ingest)
 
@@ -517,6 +501,7 @@ def train_model(
 
 def _train(study: Study) -> None:
     """Train the model."""
+    check_names(study)  # of what the training is for
     train_model(
         study.store, study.model, training=study.config.training, coverage=study.config.coverage
     )
@@ -625,6 +610,7 @@ def _statistics(study: Study) -> None:
     from scalebrain.stats.sem import sem
     from scalebrain.stats.site_shift import site_shift
 
+    check_names(study)
     config = study.config
     ds = open_store(study.store)
     results: dict[str, xr.Dataset] = {}

@@ -8,17 +8,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalebrain.config import StudyConfig, config_schema
-from scalebrain.errors import StoreError
+from scalebrain.errors import (
+    ConfigError,
+    MissingVariableError,
+    StatisticsError,
+    StoreError,
+    check_all,
+)
 from scalebrain.ingestion.layout import stored_arrays
+from scalebrain.io.atomic import write_atomic
 from scalebrain.io.location import Location
+from scalebrain.io.sources import dataset_name
 from scalebrain.io.store import INGEST, open_store, store_attributes
+from scalebrain.variables import REGISTRY
 
 __all__ = [
     "Level",
     "Stage",
     "Study",
+    "begin_record",
+    "check_export",
+    "check_files",
     "check_imported",
+    "check_names",
     "check_settings",
+    "check_source",
     "chosen_settings",
     "fingerprint_of",
     "has_ages",
@@ -253,10 +267,85 @@ def read_record(record: Path) -> dict[str, Any]:
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    write_atomic(path, text.encode("utf-8"))
+
+
+def begin_record(study: Study, name: str) -> dict[str, Any]:
+    """Take back that a stage is finished, and return what its record told.
+
+    The record of the ingest keeps the settings that the grid of the store was made with, whatever
+    comes of the stage.
+    """
+    record = record_of(study, name)
+    kept = read_record(record)
+    made = kept.get("settings") if _has_grid(study) else ingest_settings(study)
+    if name == "ingest" and made is not None:
+        write_record(record, {"settings": made})
+    else:
+        record.unlink(missing_ok=True)
+    return kept
+
+
+def _has_grid(study: Study) -> bool:
+    """Whether the voxels of the store are given, be it finished or not."""
+    return "shape" in store_attributes(study.store)
+
+
+def check_files(study: Study) -> None:
+    """Refuse a study of which a file that its configuration names is not there."""
+    ages, decisions = study.config.ages, study.config.qc_decisions
+    wanted = [(study.truth, "truth.json of the simulation")] if study.truth is not None else []
+    wanted += [(Path(ages["table"]), "table of ages")] if ages else []
+    wanted += [(Path(decisions), "table of decisions")] if decisions else []
+    for path, what in wanted:
+        if not path.is_file():
+            place = "" if path.is_absolute() else f" in {Path.cwd()}, where relative paths start"
+            raise ConfigError(f"{path}: no such file{place}. Give the {what}.")
+
+
+def check_export(study: Study) -> None:
+    """Refuse a folder of results whose place of the export is taken by something else."""
+    from scalebrain.outputs.bids import check_export_folder
+
+    if study.level != "participant":
+        check_export_folder(study.derivatives, study=study.out)
+
+
+def check_names(study: Study) -> None:
+    """Refuse formulas and models that name what neither the store has nor scalebrain makes."""
+    from scalebrain.stats.design import check_formula
+    from scalebrain.stats.sem_model import parse_model
+    from scalebrain.stats.sem_variables import DEFAULT_VARIABLES
+
+    ds = open_store(study.store)
+    later = [name for name in REGISTRY if name not in ds.variables and name not in ds.dims]
+    ds = ds.assign(dict.fromkeys(later, 0.0))  # ages are predicted later; a cohort may lack others
+    failures = []
+    for key in ("formula", "load_formula"):
+        try:
+            check_formula(getattr(study.config, key), ds, groups="cohort", dim="region")
+        except (MissingVariableError, StatisticsError) as error:
+            failures.append(f"{key}: {error.args[0]}")
+    if study.config.sem_model:
+        named = parse_model(study.config.sem_model).observed
+        unknown = [n for n in named if n not in DEFAULT_VARIABLES and n not in ds.variables]
+        failures += [
+            f"sem_model: '{name}' is not a variable of the store, nor one of "
+            f"{', '.join(DEFAULT_VARIABLES)}. Correct the name."
+            for name in unknown
+        ]
+    check_all(failures, ConfigError, f"{study.store}: lacks what the models name")
+
+
+def check_source(study: Study) -> None:
+    """Refuse a store of another dataset."""
+    held = store_attributes(study.store).get("sources", {})
+    name = dataset_name(study.bids_dir)
+    if held and name not in held:
+        raise StoreError(
+            f"{study.store}: holds {', '.join(held)}, not '{name}'. Give a new folder for results."
+        )
 
 
 def check_settings(study: Study) -> None:
@@ -269,7 +358,7 @@ def check_settings(study: Study) -> None:
         failures.append("keeps the whole head, and ingest.whole_head is false")
     if made.get("resolution") is not None and asked.get("resolution") is None:
         failures.append(f"was made at {made['resolution']:g} mm, and ingest.resolution is null")
-    if failures and ingested_from(study):
+    if failures and _has_grid(study):
         raise StoreError(
             f"{study.store}: {'; it '.join(failures)}. Give the settings that it was made with, or "
             "a new folder for results."

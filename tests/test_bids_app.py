@@ -117,9 +117,20 @@ def test_bids_app__dry_run_writes_nothing(capsys, bids_tree, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "labels", [("001", "002"), ("001,002",), ("001,", "002"), ("sub-001, sub-002",)]
+)
+def test_bids_app__labels_are_separated_by_spaces_or_commas(capsys, bids_tree, tmp_path, labels):
+    call = (bids_tree, tmp_path / "out", "participant", "--participant_label", *labels)
+    code, told, err = run(capsys, cli.bids_main, *call, "--dry-run")
+    assert code == 0, err
+    assert "scans: 2, 2 of them new" in told
+
+
+@pytest.mark.parametrize(
     ("level", "more", "code", "words"),
     [
         ("participant", ("--participant-label", "0O1"), 1, "'0O1' is not in the dataset"),
+        ("participant", ("--participant-label", ","), 1, "'' is not in the dataset"),
         ("group", (), 1, "participant"),
         ("group", ("--participant-label", "001"), 2, "everyone in the store"),
         ("session", (), 2, "participant"),

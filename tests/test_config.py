@@ -102,6 +102,45 @@ def test_read_config__refuses(tmp_path, text):
         read_config(path)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"formula": "brain_pad_corrected ~ scale(log10(lesion_volume) + age"},
+        {"formula": "brain_pad_corrected"},
+        {"load_formula": "brain_pad_corrected ~ age + (1 | site)"},
+        {"sem_model": "motor ~~~ x"},
+        {"sem_model": "motor"},
+    ],
+)
+def test_read_config__refuses_a_model_that_cannot_be_parsed(tmp_path, settings):
+    (key,) = settings
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"seed": 1, **settings}, sort_keys=False))
+    with pytest.raises(ConfigError, match=rf"study\.yaml:2:1: {key}: "):
+        read_config(path)
+    for source in (settings, StudyConfig(**settings)):
+        with pytest.raises(ConfigError, match=f"^configuration: {key}: "):
+            read_config(source)
+
+
+def test_read_config__tells_every_model_that_cannot_be_parsed():
+    with pytest.raises(ConfigError, match=r"2 problems") as error:
+        read_config({"formula": "age ~ (sex", "sem_model": "motor ~~~ x"})
+    assert "configuration: formula: " in str(error.value)
+    assert "configuration: sem_model: SEM: " in str(error.value)
+
+
+def test_read_config__keeps_models_that_name_what_a_store_may_have():
+    config = read_config(
+        {
+            "formula": "brain_pad_corrected ~ scale(log10(Total.Volume)) + `my age` + (1 | cohort)",
+            "load_formula": "brain_pad ~ np.sqrt(lesion_load) * handedness",
+            "sem_model": "motor ~ cst + mine\nindirect := 1",
+        }
+    )
+    assert "Total.Volume" in config.formula
+
+
 def test_read_config__keeps_what_is_right(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"seed": 3, "min_days_post_stroke": 90, "ingest": {}}))

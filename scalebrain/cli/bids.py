@@ -29,7 +29,6 @@ __all__ = ["bids", "bids_main"]
 _LEVELS = ("participant", "group")
 _LABELS = ("--participant-label", "--participant_label")
 
-
 _HELP = """Run scalebrain on BIDS_DIR as a BIDS App.
 
 The level participant reads scans into OUTPUT_DIR/cohort.zarr and computes features, loads and
@@ -51,7 +50,8 @@ predicts, fits the statistics and writes the report, on everyone who is in the s
     "labels",
     multiple=True,
     metavar="LABEL...",
-    help="People to take, with or without 'sub-'; default: everyone. Whom the store holds stays.",
+    help="People to take, with or without 'sub-', separated by spaces or commas; default: "
+    "everyone. Whom the store holds stays.",
 )
 @click.option(
     "--session-label",
@@ -79,6 +79,7 @@ def bids(
         raise click.UsageError(
             "The level group takes everyone in the store: it has no labels of people or sessions."
         )
+    labels = _labels(labels)
     settings = read_config(config)
     if session:
         settings = replace(settings, ingest={**settings.ingest, "session": session})
@@ -121,3 +122,10 @@ def _one_label_each(arguments: Sequence[str]) -> list[str]:
         behind_level = behind_level or word in _LEVELS
         out.append(word)
     return out
+
+
+def _labels(words: Sequence[str]) -> tuple[str, ...]:
+    """Labels of words such as ``01``, ``01,02`` or ``01,``."""
+    split = [[part.strip() for part in word.split(",")] for word in words]
+    kept = [[part for part in parts if part] or [""] for parts in split]  # '' is refused later
+    return tuple(label for labels in kept for label in labels)

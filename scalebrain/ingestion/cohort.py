@@ -20,6 +20,7 @@ from scalebrain.ingestion.decisions import put_aside, put_back
 from scalebrain.ingestion.geometry import Geometry
 from scalebrain.ingestion.journal import (
     Record,
+    present_subjects,
     read_object,
     read_plan,
     read_record,
@@ -83,6 +84,9 @@ from scalebrain.io.store import (
 from scalebrain.io.tree import PERSON
 
 __all__ = [
+    "check_store",
+    "check_unfinished",
+    "check_withdrawn",
     "held_sessions",
     "holds_rows",
     "ingest",
@@ -244,7 +248,7 @@ def _ingest(asked: _Request) -> bool:
     store, part = asked.store, asked.part
     location = Location.of(store)
     attrs = store_attributes(location)
-    _check_store(location, attrs)
+    check_store(location, attrs)
     check_grid(attrs, resolution=asked.resolution, whole_head=asked.whole_head)
     gone = withdrawn_people(location, asked.withdrawn, asked.prefix)
     plan = read_plan(location)
@@ -266,7 +270,7 @@ def _ingest(asked: _Request) -> bool:
     changed = other_rows = True
     if attrs.get("complete") and plan is not None:
         records = read_records(location, plan)
-        _check_withdrawn(store, records, gone)
+        check_withdrawn(store, records, gone)
         mended = mended_subjects(records, datasets)
         sources = {s: key for s, key in source_hashes(records).items() if s not in mended}
         changed = not all(is_current(location, attrs, sources, d, gone) for d in datasets)
@@ -282,7 +286,7 @@ def _ingest(asked: _Request) -> bool:
                 "Bring the store up to date with --update (update=True), or give a new path."
             )
         check_same(plan, sources, attrs["sources"], datasets)
-    _check_unfinished(attrs, datasets)
+    check_unfinished(attrs, datasets)
     check_modulated(location, datasets)
     static, geometry = static_of(
         attrs, datasets, resolution=asked.resolution, whole_head=asked.whole_head
@@ -309,7 +313,7 @@ def _ingest(asked: _Request) -> bool:
         location.sweep()
         before = read_plan(location)
         records = {} if before is None else read_records(location, before)
-        plan = make_plan(before, datasets, frozenset(_present(records)), store=store)
+        plan = make_plan(before, datasets, frozenset(present_subjects(records)), store=store)
         if not attrs:
             _create(location, datasets)
         harmed: frozenset[int] = frozenset()
@@ -356,7 +360,10 @@ def _is_planned(
         )
         and plan
         == make_plan(
-            plan, datasets, frozenset(_present(read_records(location, plan))), store=location
+            plan,
+            datasets,
+            frozenset(present_subjects(read_records(location, plan))),
+            store=location,
         )
     )
 
@@ -402,7 +409,7 @@ def _damaged_partitions(
         return frozenset(n for n, keys in zip(own, found, strict=True) if keys)
 
 
-def _check_store(location: Location, attrs: Mapping[str, Any]) -> None:
+def check_store(location: Location, attrs: Mapping[str, Any]) -> None:
     """Refuse what is no store, or none that an ingest can go on with."""
     if not attrs:
         if any(not key.startswith(f"{INGEST}/") for key in location.list("")):
@@ -415,11 +422,6 @@ def _check_store(location: Location, attrs: Mapping[str, Any]) -> None:
         raise StoreError(
             f"{location}: a withdrawal was interrupted. Run it again first: it goes on from there."
         )
-
-
-def _present(records: Mapping[int, Record]) -> list[str]:
-    """Subjects that have a row in the store."""
-    return [e["subject"] for r in records.values() for e in r["subjects"] if "values" in e]
 
 
 def mended_subjects(records: Mapping[int, Record], datasets: Sequence[Dataset]) -> frozenset[str]:
@@ -437,7 +439,7 @@ def mended_subjects(records: Mapping[int, Record], datasets: Sequence[Dataset]) 
         return frozenset(subject for (subject, before), now in pairs if before != now)
 
 
-def _check_withdrawn(
+def check_withdrawn(
     store: str | Path, records: Mapping[int, Record], withdrawn: frozenset[str]
 ) -> None:
     """Refuse a list with people whom a finished store still holds."""
@@ -445,7 +447,7 @@ def _check_withdrawn(
         [
             f"{subject} withdrew, and is in the store. Remove everyone of the list first: "
             f"scalebrain store withdraw {store} --list FILE"
-            for subject in _present(records)
+            for subject in present_subjects(records)
             if id_hash(person_of(subject)) in withdrawn
         ],
         StoreError,
@@ -586,7 +588,7 @@ def _is_simulated(dataset: Dataset) -> bool:
     return bool(dataset.cohort.description.get("Simulated"))
 
 
-def _check_unfinished(attrs: Mapping[str, Any], datasets: Sequence[Dataset]) -> None:
+def check_unfinished(attrs: Mapping[str, Any], datasets: Sequence[Dataset]) -> None:
     """Refuse to leave the interrupted ingest of a dataset behind."""
     given = {dataset.name for dataset in datasets}
     left = [n for n, s in attrs.get("sources", {}).items() if not s["complete"] and n not in given]

@@ -13,6 +13,7 @@ from scalebrain.io.store import INGEST
 __all__ = [
     "Record",
     "outdate_record",
+    "present_subjects",
     "read_object",
     "read_plan",
     "read_record",
@@ -90,6 +91,11 @@ def read_records(location: Location, plan: Plan) -> dict[int, Record]:
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(lambda number: read_record(location, number), numbers)
         return {n: record for n, record in zip(numbers, found, strict=True) if record is not None}
+
+
+def present_subjects(records: Mapping[int, Record]) -> list[str]:
+    """Subjects that have a row in the store."""
+    return [e["subject"] for r in records.values() for e in r["subjects"] if "values" in e]
 
 
 def rejected_rows(records: Mapping[int, Record]) -> list[str]:

@@ -8,6 +8,9 @@ import numpy as np
 
 from scalebrain.ingestion.cohort import (
     Sources,
+    check_store,
+    check_unfinished,
+    check_withdrawn,
     held_sessions,
     holds_rows,
     is_current,
@@ -17,12 +20,12 @@ from scalebrain.ingestion.cohort import (
     rejected_people,
     withdrawn_people,
 )
-from scalebrain.ingestion.journal import read_plan, read_records, source_hashes
-from scalebrain.ingestion.layout import ARRAYS, check_grid, static_of
+from scalebrain.ingestion.journal import present_subjects, read_plan, read_records, source_hashes
+from scalebrain.ingestion.layout import ARRAYS, check_grid, check_modulated, static_of
 from scalebrain.ingestion.options import ReadOptions
-from scalebrain.ingestion.plan import Dataset, check_ids
+from scalebrain.ingestion.plan import Dataset, check_ids, check_same, make_plan
 from scalebrain.io.location import Location
-from scalebrain.io.store import check_format, store_attributes
+from scalebrain.io.store import store_attributes
 
 __all__ = ["IngestPreview", "preview_ingest"]
 
@@ -106,8 +109,7 @@ volume, lesion_labels, min_lesion, strict, participants
     options = ReadOptions(assume_space, volume, tuple(lesion_labels), min_lesion)
     options.check()
     attrs = store_attributes(location)
-    if attrs:
-        check_format(location, attrs)
+    check_store(location, attrs)
     check_grid(attrs, resolution=resolution, whole_head=whole_head)
     gone = withdrawn_people(location, withdrawn, prefix)
     plan = read_plan(location)
@@ -122,12 +124,21 @@ volume, lesion_labels, min_lesion, strict, participants
     held = {s: key for s, key in source_hashes(records).items() if s not in mended}
     hashes = {s: key for dataset in datasets for s, key in dataset.hashes.items()}
     complete = bool(attrs.get("complete"))
+    current = complete and all(is_current(location, attrs, held, d, gone) for d in datasets)
+    if complete and plan is not None:
+        check_withdrawn(store, records, gone)
+    if not current:  # what the ingest refuses before it writes
+        if complete and plan is not None:
+            check_same(plan, held, attrs["sources"], datasets)
+        check_unfinished(attrs, datasets)
+        check_modulated(location, datasets)
+        make_plan(plan, datasets, frozenset(present_subjects(records)), store=store)
     return IngestPreview(
         n_scans=len(hashes),
         n_new=sum(s not in held and s not in mended for s in hashes),
         n_changed=len(mended) + sum(s in held and held[s] != key for s, key in hashes.items()),
         n_rejected=len({p.subject for dataset in datasets for p in dataset.rejected}),
-        is_current=complete and all(is_current(location, attrs, held, d, gone) for d in datasets),
+        is_current=current,
         keeps_results=complete and all(holds_rows(location, attrs, held, d) for d in datasets),
         n_bytes=_size(datasets, _n_voxels(location, datasets, resolution, whole_head)),
     )

@@ -25,7 +25,7 @@ from scalebrain.outputs.texts import BIDSIGNORE, BIDSIGNORE_PAGES, description, 
 from scalebrain.stats.frame import table, tidy_tables
 from scalebrain.variables import validate
 
-__all__ = ["export_bids"]
+__all__ = ["check_export_folder", "export_bids"]
 
 logger = logging.getLogger(__name__)
 
@@ -143,19 +143,45 @@ def _with_dates_as_text(ds: xr.Dataset) -> xr.Dataset:
     return ds.assign(text)
 
 
-def _prepare(folder: Path, ignored: str) -> None:
-    """Make the folder, and take away what an earlier export left."""
+def check_export_folder(folder: Path, *, study: Path | None = None) -> str:
+    """Refuse a folder that holds anything but an export.
+
+    Parameters
+    ----------
+    folder
+        Folder of the export; it need not be there.
+    study
+        Folder of the results of a study, in which it lies, for messages.
+
+    Returns
+    -------
+    str
+        What ``.bidsignore`` says there; empty where there is no export.
+
+    Raises
+    ------
+    ConfigError
+        When the folder holds something else.
+    """
+    start, way_out = f"{folder}:", "Give a new folder."
+    if study is not None:
+        start = f"{study}: a study puts its export into {folder}, which"
+        way_out = "Give a new folder for results."
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     mark = folder / ".bidsignore"
     if held and mark.name not in held:
-        raise ConfigError(
-            f"{folder}: is not empty and holds no export of scalebrain. Give a new folder."
-        )
+        raise ConfigError(f"{start} is not empty and holds no export of scalebrain. {way_out}")
     text = mark.read_text(encoding="utf-8") if held else ""
     # It is the first file of an export: one that a full disk has cut off is all that there is.
     cut_off = held <= {mark.name} and BIDSIGNORE_PAGES.startswith(text)
     if text not in (BIDSIGNORE, BIDSIGNORE_PAGES) and not cut_off:
-        raise ConfigError(f"{folder}: is another BIDS dataset. Give a new folder.")
+        raise ConfigError(f"{start} is another BIDS dataset. {way_out}")
+    return text
+
+
+def _prepare(folder: Path, ignored: str) -> None:
+    """Make the folder, and take away what an earlier export left."""
+    text = check_export_folder(folder)
     patterns = ("*_morph.json", *(_PAGES if text == BIDSIGNORE_PAGES else ()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +192,7 @@ def _prepare(folder: Path, ignored: str) -> None:
             elif path.name in _ROOT or any(fnmatch(path.name, p) for p in patterns):
                 path.unlink()
         if text != ignored:
-            mark.write_text(ignored, encoding="utf-8")
+            (folder / ".bidsignore").write_text(ignored, encoding="utf-8")
     except OSError as error:
         raise explain(str(folder), error) from error
 

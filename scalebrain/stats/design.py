@@ -22,6 +22,7 @@ __all__ = [
     "ParsedFormula",
     "basis_factors",
     "basis_states",
+    "check_formula",
     "design_matrix",
     "factor_levels",
     "outcome_vector",
@@ -115,6 +116,61 @@ def parse_formula(
     MissingVariableError
         If it names something that is neither in `ds` nor a function.
     """
+    parts = _parts(formula, groups)
+    sides = _named(formula, parts, ds, dim)
+    power = _POWER.search(_outside_calls(parts.fixed.partition("~")[2]))
+    if power:
+        logger.warning(
+            "Formula '%s': '%s' is %s alone, as a power of a term is a term. Write I(x**2) for a "
+            "square.",
+            formula,
+            power[0].strip(),
+            power[1],
+        )
+    right = tuple(dict.fromkeys(name for side in sides[1:] for name in side))
+    return ParsedFormula(
+        formula, parts.outcome, parts.predictors, sides[0], right, parts.slope, parts.slope_text
+    )
+
+
+def check_formula(
+    formula: str, ds: xr.Dataset | None = None, *, groups: Hashable, dim: Hashable
+) -> None:
+    """Refuse what :func:`parse_formula` refuses.
+
+    Parameters
+    ----------
+    formula, groups, dim
+        As for :func:`parse_formula`.
+    ds
+        Dataset whose variables may be named; None to look at the form alone.
+
+    Raises
+    ------
+    StatisticsError, MissingVariableError
+        As :func:`parse_formula` does.
+    """
+    parts = _parts(formula, groups)
+    if ds is not None:
+        _named(formula, parts, ds, dim)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A formula taken apart, with names that were not looked up.
+
+    `fixed` is its text without random effects; the others are as in :class:`ParsedFormula`.
+    """
+
+    fixed: str
+    outcome: Any
+    predictors: Any
+    slope: Any
+    slope_text: str
+
+
+def _parts(formula: str, groups: Hashable) -> _Parts:
+    """Take a formula apart by its form."""
     from formulaic import Formula
     from formulaic.errors import FormulaicError
 
@@ -157,9 +213,14 @@ def parse_formula(
                 f"Formula '{formula}': expected one random slope, got {len(list(slope))}. "
                 f"Write e.g. '(1 + age | {groups})'."
             )
+    return _Parts(fixed, parsed.lhs, parsed.rhs, slope, slope_text)
+
+
+def _named(formula: str, parts: _Parts, ds: xr.Dataset, dim: Hashable) -> list[tuple[str, ...]]:
+    """Variables of `ds` that each part names; whatever is no variable is refused."""
     sides = []
     unknown: list[str] = []
-    for side in (parsed.lhs, parsed.rhs, *([slope] if slope_text else [])):
+    for side in (parts.outcome, parts.predictors, *([parts.slope] if parts.slope_text else [])):
         names, bad = _variables(side, ds)
         sides.append(names)
         unknown += [name for name in bad if name not in unknown]
@@ -171,17 +232,7 @@ def parse_formula(
             f"Formula '{formula}': {', '.join(map(repr, unknown))} is neither a variable of the "
             f"Dataset nor a function. Variables over (subject, {dim}): {', '.join(near)}."
         )
-    power = _POWER.search(_outside_calls(fixed.partition("~")[2]))
-    if power:
-        logger.warning(
-            "Formula '%s': '%s' is %s alone, as a power of a term is a term. Write I(x**2) for a "
-            "square.",
-            formula,
-            power[0].strip(),
-            power[1],
-        )
-    right = tuple(dict.fromkeys(name for side in sides[1:] for name in side))
-    return ParsedFormula(formula, parsed.lhs, parsed.rhs, sides[0], right, slope, slope_text)
+    return sides
 
 
 def usable_rows(

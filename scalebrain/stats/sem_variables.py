@@ -18,6 +18,7 @@ from scalebrain.stats.sem_model import SemModel
 
 __all__ = [
     "DEFAULT_MODEL",
+    "DEFAULT_VARIABLES",
     "GLOBAL_MODEL",
     "RIVAL_MODELS",
     "Selector",
@@ -44,7 +45,7 @@ RIVAL_MODELS: Mapping[str, str] = {
 GLOBAL_MODEL = "motor ~ cst + brain\nbrain ~ cst"
 
 #: What a name stands for; ``{pad}`` is the brain-PAD of the store.
-_DEFAULT_VARIABLES: Mapping[str, str] = {
+DEFAULT_VARIABLES: Mapping[str, str] = {
     "motor": "motor_score",
     "cst": "tract_load of CST_ipsilesional (plain overlap)",
     "ipsi": "mean over ipsilesional regions of {pad}",
@@ -107,9 +108,9 @@ def observed_frame(
     for name in model.observed:
         if name in variables:
             values, told = _mapped(ds, name, variables[name], needed)
-        elif name in _DEFAULT_VARIABLES and name not in ds.variables:
+        elif name in DEFAULT_VARIABLES and name not in ds.variables:
             values = _default(ds, name)
-            told = _DEFAULT_VARIABLES[name].format(pad=find_pad(ds).told)
+            told = DEFAULT_VARIABLES[name].format(pad=find_pad(ds).told)
         elif name in ds.variables:
             values, told = _numbers(ds, name), name
         else:
