@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from scalebrain.report.content import StudyResults, Table
-from scalebrain.report.multiverse import multiverse_sections
+from scalebrain.report.multiverse import _window, multiverse_sections
 
 
 def test_multiverse_sections__say_how_many_were_fitted():
@@ -37,3 +37,12 @@ def test_multiverse_sections__say_how_many_were_fitted():
     assert [row[3].text for row in table.rows] == ["3 of 3", "1 of 3"]
     assert "Shares are of those fitted." in table.caption
     assert "each under at most 3 specifications" in section.takeaway
+
+
+def test_window__shows_estimates_and_all_intervals_that_are_not_wild():
+    estimate = np.array([-0.4, -0.3, 0.1, 0.2])
+    low, high = estimate - 0.3, estimate + 0.4
+    assert _window(estimate, low, high) == (low.min(), high.max())
+    high[1], low[2] = 14.0, -9.0
+    assert _window(estimate, low, high) == (-0.7, high[3])
+    assert _window(estimate, low * np.nan, high) == (-np.inf, np.inf)
