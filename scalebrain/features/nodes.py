@@ -180,6 +180,8 @@ def node_features(ds: xr.Dataset, *, policy: LesionPolicy = "mask_nodes") -> xr.
     )
     filled = policy == "as_is" and treatment_of(ds) == "enantiomorphic"  # before
     out["node_features"].attrs["lesion_policy"] = "enantiomorphic" if filled else policy
+    if "nodes_sha256" in ds.attrs:
+        out["node_features"].attrs["nodes_sha256"] = ds.attrs["nodes_sha256"]
     return annotate(out)
 
 

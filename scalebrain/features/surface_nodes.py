@@ -122,6 +122,7 @@ def surface_features(
     out["node_features"].attrs |= {
         "lesion_policy": policy,
         "nodes": f"surface-{level}",
+        "nodes_sha256": parts.fingerprint,
         "space": "fsaverage5",
     }
     return annotate(out)

@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 
-_FORMAT = 2
+_FORMAT = 3
 _MAX_BYTES = 2**31
 
 
@@ -216,6 +216,7 @@ class BrainAgeModel:
             about={
                 "space": _space(ds),
                 "nodes": str(ds["node_features"].attrs.get("nodes", "volume")),
+                "nodes_sha256": _nodes_hash(ds),
                 "simulated": str(ds.attrs.get("simulated", "false")),
                 "age_min": float(age.min()),
                 "age_max": float(age.max()),
@@ -634,6 +635,12 @@ def matching_features(ds: xr.Dataset, model: BrainAgeModel) -> tuple[xr.Dataset,
     same = np.array_equal(model.graph.edges, edges)
     if not same or not np.array_equal(model.graph.parcels, ds["node_parcel"].values):
         raise ModelFileError("The model was trained on another graph of nodes than the store has.")
+    wanted, found = model.about["nodes_sha256"], _nodes_hash(ds)
+    if wanted and found not in ("", wanted):
+        raise ModelFileError(
+            "The model was trained on nodes of the same graph that take in other tissue than those "
+            "of the data. Compute the features of both with one version of scalebrain, and train."
+        )
     space = _space(ds) or model.about["space"]
     if space != model.about["space"]:
         raise ModelFileError(f"The model is for {model.about['space']}, the data are in {space}.")
@@ -642,6 +649,13 @@ def matching_features(ds: xr.Dataset, model: BrainAgeModel) -> tuple[xr.Dataset,
     if (present := present_flag(ds)) in ds:
         features = features.where(xr.DataArray(flags(ds, present), dims="subject"))
     return ds, features
+
+
+def _nodes_hash(ds: xr.Dataset) -> str:
+    """Hash of what the nodes of the features take in; empty where it is not known."""
+    attrs = ds["node_features"].attrs
+    old = "unknown" if str(attrs.get("nodes", "")).startswith("surface") else ""
+    return str(attrs.get("nodes_sha256", old))
 
 
 def brain_age(ds: xr.Dataset, model: BrainAgeModel | str | Path) -> xr.Dataset:

@@ -10,7 +10,7 @@ __all__ = ["check_saved", "read_number"]
 
 _INDICES = ("edges", "parcels", "rows", "region_of_row")
 _SCORES = ("mae", "mae_mean", "r", "n")
-_ABOUT_TEXTS = ("space", "nodes", "simulated")
+_ABOUT_TEXTS = ("space", "nodes", "nodes_sha256", "simulated")
 _ABOUT_NUMBERS = ("age_min", "age_max", "n_training", "coverage")
 _SPECTRAL_FILTERS = 30
 

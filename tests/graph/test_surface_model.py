@@ -121,6 +121,14 @@ def test_surface__other_nodes_than_the_model(store, model_dir):
     other = ds.drop_dims(["node", "edge"]).merge(scalebrain.surface_features(ds, level=4))
     with pytest.raises(ModelFileError, match="another graph of nodes"):
         brain_age(other, model_dir)
+    same = ds.drop_dims(["node", "edge"]).merge(scalebrain.surface_features(ds, level=3))
+    assert len(same["node_features"].attrs["nodes_sha256"]) == 64
+    for made in ("0" * 64, None):  # of vertices beyond the parcel, as before nodes had a hash
+        same["node_features"].attrs |= {"nodes_sha256": made}
+        if made is None:
+            del same["node_features"].attrs["nodes_sha256"]
+        with pytest.raises(ModelFileError, match="take in other tissue"):
+            brain_age(same, model_dir)
     with pytest.raises(MissingVariableError, match="t1w"):
         compute_features(store, nodes="volume")
     assert "node_features" in scalebrain.open_store(store)  # nothing is lost by asking
