@@ -65,11 +65,13 @@ def check_masks(ds: xr.Dataset) -> None:
 def known_masks(
     ds: xr.Dataset, values: xr.DataArray, missing: float | xr.DataArray = np.nan
 ) -> xr.DataArray:
-    """Values of the subjects that have a mask; `missing`, not zero, for the others."""
+    """Values of the subjects that have a mask; `missing`, not zero, for the others; as lazy."""
     if "lesion_present" not in ds:
         return values
-    present = xr.DataArray(flags(ds, "lesion_present"), dims="subject")
-    return values.where(present, missing)
+    present: Any = ds["lesion_present"].variable.data
+    if values.chunks is None or present.dtype != np.bool_:
+        present = flags(ds, "lesion_present")
+    return values.where(xr.DataArray(present, dims="subject"), missing)
 
 
 def lesion_volume(ds: xr.Dataset) -> xr.Dataset:

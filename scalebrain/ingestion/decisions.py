@@ -99,17 +99,24 @@ def _tell_own(location: Location, group: zarr.Group, saved: Sequence[str]) -> No
         name
         for name, array in sorted(group.arrays())
         if name in saved
-        and name not in REGISTRY
+        and (name not in REGISTRY or _is_of_user(name, array))
         and tuple(array.metadata.dimension_names or ()) != (name,)  # type: ignore[union-attr]
     ]
     if own:
+        imported = any("tool" in group[name].attrs for name in own)
         more = len(own) - _MOST_NAMED
         logger.warning(
-            "%s: rows change, so that what was saved with save_store is removed, too: %s. Save it "
-            "again, over the people who are there then.",
+            "%s: rows change, so that what was saved with save_store or imported is removed, too: "
+            "%s. Save it again, over the people who are there then.%s",
             location,
             ", ".join(own[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else ""),
+            " Import ages again; a study that names them does so." if imported else "",
         )
+
+
+def _is_of_user(name: str, array: zarr.Array[Any]) -> bool:
+    """Whether a known variable is of imported ages or harmonized, and so not computed again."""
+    return name == "harmonization" or bool({"tool", "harmonized_over"} & set(array.attrs))
 
 
 def _tell(location: Location, n_kept: int, dropped: Sequence[str]) -> None:

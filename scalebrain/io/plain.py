@@ -47,6 +47,8 @@ def plain_arrays(ds: xr.Dataset) -> xr.Dataset:
         kind = variable.dtype
         if isinstance(kind, pd.api.extensions.ExtensionDtype):
             values = np.asarray(variable.data)
+            if values.dtype.kind == "f" and kind.kind != "f":  # beside a missing value: not rounded
+                values = np.asarray(variable.data.astype(object), dtype=object)
         elif kind.kind == "O" or hasattr(kind, "na_object"):
             values = np.asarray(variable.values, dtype=object)
         else:

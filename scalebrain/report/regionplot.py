@@ -132,7 +132,8 @@ def plot_regions(
     subject
         Draw this subject; all of `ds` together when None, also those whom models leave out.
         Choose people first, e.g. ``used = ds.isel(subject=(ds["included"] &
-        ~ds["extrapolated"]).values)`` and ``used.isel(subject=used.group.values == "stroke")``.
+        ~ds["extrapolated"]).values)`` (imported ages have no ``extrapolated``: leave that part
+        out) and ``used.isel(subject=used.group.values == "stroke")``.
     reduce
         What the dots and colors show of several subjects: ``mean`` or ``median``. Thin lines
         are from the 10th to the 90th percentile.

@@ -106,7 +106,9 @@ def added_truths(tree: ast.Expression) -> list[str]:
         if isinstance(node, ast.Compare) and len(node.comparators) == 1:
             sides = (node.left, node.comparators[0])
             if any(isinstance(side, ast.Constant) and side.value == 0 for side in sides):
-                fine |= {side for side in sides if isinstance(side, ast.BinOp)}
+                fine |= {side for side in sides if _is_sum_of_truths(side)}
+        elif isinstance(node, ast.BinOp) and node in fine:  # parents are walked first
+            fine |= {node.left, node.right}
     return [
         ast.unparse(node)
         for node in ast.walk(tree)
@@ -116,6 +118,13 @@ def added_truths(tree: ast.Expression) -> list[str]:
         and isinstance(node.right, ast.Compare)
         and node not in fine
     ]
+
+
+def _is_sum_of_truths(node: ast.AST) -> bool:
+    """Whether comparisons alone are added, however many; one by itself is so, too."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _is_sum_of_truths(node.left) and _is_sum_of_truths(node.right)
+    return isinstance(node, ast.Compare)
 
 
 @dataclass(frozen=True)

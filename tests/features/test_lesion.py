@@ -336,6 +336,29 @@ def flags_with_missing(ds: xr.Dataset, name: str, kind: str) -> xr.Dataset:
     return ds.assign({name: ("subject", made)})
 
 
+def test_lesion_loads__of_a_lazy_flag_read_nothing_yet(ds):
+    read = []
+
+    def told(block):
+        read.append(len(block))
+        return block
+
+    masks = ds["lesion_mask"].compute().chunk(subject=5)
+    lazy = masks.copy(data=masks.data.map_blocks(told, dtype=bool, meta=np.empty((0, 0), bool)))
+    given = ds.assign(lesion_mask=lazy, lesion_present=lazy.any("voxel"))
+    for function, name in (
+        (scalebrain.lesion_load, "lesion_load"),
+        (scalebrain.network_load, "network_load"),
+        (scalebrain.tract_load, "tract_load"),
+        (scalebrain.lesion_measures, "tract_distance"),
+    ):
+        found = function(given)[name]
+        assert not read
+        present = masks.any("voxel").values
+        np.testing.assert_array_equal(found, function(ds)[name].where(present[:, None]))
+        read.clear()
+
+
 @pytest.mark.parametrize("kind", ["float64", "object", "boolean"])
 def test_lesion_loads__a_missing_flag_is_not_a_mask(ds, kind):
     given = flags_with_missing(ds, "lesion_present", kind)

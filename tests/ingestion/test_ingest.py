@@ -16,7 +16,7 @@ from numcodecs import blosc
 import scalebrain
 from scalebrain.atlas.parcels import parcel_image
 from scalebrain.atlas.space import Grid, resample, template_grid
-from scalebrain.errors import ConfigError, ImageError, StoreError, TableError
+from scalebrain.errors import ConfigError, DataWarning, ImageError, StoreError, TableError
 from scalebrain.ingestion import cohort, layout, partition
 from scalebrain.ingestion.lesion import lesion_side
 from scalebrain.io import nifti
@@ -244,6 +244,36 @@ def test_ingest__update_reads_what_changed_and_drops_what_was_computed(tree, tmp
     changed = (ds["t1w"].values != before).any(axis=1)
     assert ds["subject"].values[changed].tolist() == ["sub-002"]
     assert tree_bytes(store) == tree_bytes(scalebrain.ingest(tree, tmp_path / "fresh.zarr"))
+
+
+def test_ingest__update_names_imported_ages_and_what_was_harmonized(tree, tmp_path, caplog):
+    store = scalebrain.ingest(tree, tmp_path / "c.zarr")
+    ds = scalebrain.open_store(store)
+    table = tmp_path / "ages.tsv"
+    rows = "".join(f"{subject}\t60\n" for subject in ds["subject"].values)
+    table.write_text(f"subject\tbrain_age\n{rows}")
+    with pytest.warns(DataWarning, match="age bias"):
+        scalebrain.import_ages(store, table, tool="brainageR")
+    made = xr.Dataset(
+        {
+            "harmonization": ("subject", ["harmonized"] * len(ds["subject"])),
+            "brain_pad_corrected_harmonized": (
+                ("subject", "region"),
+                np.zeros((len(ds["subject"]), 1)),
+                {"harmonized_over": "cohort"},
+            ),
+        },
+        coords={"region": ["SMN_L"]},
+    )
+    scalebrain.save_store(made, store)
+    caplog.clear()
+    add_noise(tree, "sub-002")
+    scalebrain.ingest(tree, store, update=True)
+    (told,) = [line for line in caplog.messages if "saved with save_store" in line]
+    assert told.partition("too: ")[2].startswith(
+        "brain_age_global, brain_pad_corrected_harmonized, brain_pad_global, harmonization. Save"
+    )
+    assert "Import ages again" in told
 
 
 def test_ingest__keeps_the_scale_of_each_motor_score(tree, tmp_path):

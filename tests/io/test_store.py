@@ -132,11 +132,13 @@ def test_save_store__columns_of_pandas_and_of_objects(small, tmp_path, given, ex
         (["a", 1, None, 2], "int .1. and str .'a'."),
         ([date(2020, 1, 1)] * 4, "date"),
         ([1, None, 2**53 + 1, 3], f"{2**53 + 1}, which has more digits.*astype.str."),
+        (pd.array([1, None, 2**53 + 1, 3], dtype="Int64"), f"{2**53 + 1}, which has more digits"),
+        (pd.Categorical([1, None, 2**53 + 1, 3]), f"{2**53 + 1}, which has more digits"),
     ],
 )
 def test_save_store__refuses_what_is_neither_numbers_nor_text(small, tmp_path, given, found):
     ds = scalebrain.open_store(small)
-    ds["extra"] = ("subject", np.array(given, dtype=object))
+    ds["extra"] = ("subject", np.array(given, dtype=object) if isinstance(given, list) else given)
     before = tree_bytes(small)
     with pytest.raises(StoreError, match=f"'extra' holds {found}"):
         scalebrain.save_store(ds[["extra"]], small)

@@ -374,6 +374,24 @@ def test_export_bids__opens_in_r_as_the_docs_say(exported, repository):
     assert float(age) == pytest.approx(people["age"].mean(), rel=1e-5)
 
 
+def test_export_bids__of_imported_ages_opens_in_r_as_the_docs_say(tmp_path, repository):
+    ds = xr.Dataset(
+        {
+            "sex": ("subject", ["F", "M", "F"]),
+            "cohort": ("subject", ["01", "01", "02"]),
+            "included": ("subject", [True, False, True]),
+            "brain_pad_corrected": (("subject", "region"), [[1.0], [2.0], [3.0]]),
+        },
+        coords={"subject": ["sub-a", "sub-b", "sub-c"], "region": ["SMN_L"]},
+    )
+    ds["brain_pad_corrected"].attrs["units"] = "years"
+    out = export_bids(ds, tmp_path / "out")
+    (out / "group").mkdir(exist_ok=True)
+    (out / "group" / "mixed_region_term.tsv").write_text("term\testimate\nage\t1\n")
+    told = in_r(out, r_of_the_docs(repository)[0] + "cat(used$participant_id)\n")
+    assert told.splitlines()[-1] == "sub-a sub-c"
+
+
 def test_export_bids__parquet_opens_in_r_where_r_can(exported, repository):
     has = "cat(c('nanoparquet', 'arrow')[sapply(c('nanoparquet', 'arrow'), requireNamespace)])"
     found = in_r(exported, f"suppressWarnings(suppressMessages({{{has}}}))").split()

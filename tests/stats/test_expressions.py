@@ -149,9 +149,24 @@ def test_formula__flags_are_counted() -> None:
 def test_formula__sums_of_comparisons_are_refused(ds: xr.Dataset) -> None:
     with pytest.raises(StatisticsError, match=r"Count with '1 \* \(x > 1\) \+ 1 \* \(x > 2\)'"):
         mixed_model(ds, "y ~ I((x > 1) + (x > 2))")
+    for right in (
+        "(x > 1) + (x > 2) + (x > 3) > 1",
+        "(x > 1) + (x > 2) + x > 0",
+        "((x > 1) + (x > 2) > 1) + (x > 3) > 0",
+    ):
+        with pytest.raises(StatisticsError, match="True \\+ True is True"):
+            mixed_model(ds, f"y ~ I({right})")
 
 
-@pytest.mark.parametrize("right", ["I(((a > 1) + (b > 1)) > 0)", "I(0 < (a > 1) + (b > 1))"])
+@pytest.mark.parametrize(
+    "right",
+    [
+        "I(((a > 1) + (b > 1)) > 0)",
+        "I(0 < (a > 1) + (b > 1))",
+        "I((a > 1) + (b > 1) + (a > 2) > 0)",
+        "I(0 < (a > 1) + ((b > 2) + (b > 1) + (a > 2)))",
+    ],
+)
 def test_formula__a_sum_of_comparisons_beside_zero_is_any_of_them(right: str) -> None:
     rng = np.random.default_rng(7)
     ds = study(a=rng.integers(0, 3, 120), b=rng.integers(0, 3, 120))
