@@ -113,8 +113,10 @@ def inclusion(
     _, first = np.unique(people[rows], return_index=True)
     others = np.delete(rows, first)
     reason[others] = ANOTHER_SCAN
-    if "motor_score" in ds.variables:
-        scored = np.isfinite(ds["motor_score"].values.astype(np.float64))
+    if "motor_score" in ds.variables and ds["motor_score"].dims == ("subject",):
+        scores = pd.Series(ds["motor_score"].values.astype(object))
+        scores = pd.to_numeric(scores, errors="coerce")
+        scored = np.isfinite(scores.to_numpy(np.float64, na_value=np.nan))
         used = rows[first][scored[rows[first]]]
         reason[others[scored[others] & ~np.isin(people[others], people[used])]] = _SCORED_SCAN
     reason = reason.astype(str)

@@ -1,5 +1,6 @@
 """Brain ages of another tool: read from a table, put in the place of our model's."""
 
+import hashlib
 import logging
 import re
 import warnings
@@ -234,19 +235,25 @@ def tell_stale(ds: xr.Dataset, chosen: xr.Dataset) -> None:
     chosen
         What :func:`~scalebrain.inclusion` says now.
     """
-    aged = np.zeros(ds.sizes["subject"], dtype=np.bool_)
+    now = ds.assign(included=("subject", flags(chosen, "included")))
+    aged, as_then = np.zeros(ds.sizes["subject"], dtype=np.bool_), True
     for name in ("brain_pad", "brain_pad_global"):
         if name in ds.variables and ds[name].attrs.get("age_bias_correction") == "references":
-            aged |= np.isfinite(ds[name].values).reshape(len(aged), -1).any(axis=1)
-    others = flags(chosen, "included") != included_people(ds) if aged.any() else aged
+            pad = ds[name].values.reshape(len(aged), -1)
+            then = ds[name].attrs.get("references_sha256")
+            if then != _sha256(ds, _references(now, pad)[0]):
+                aged |= np.isfinite(pad).any(axis=1)
+            as_then &= then == _sha256(ds, _references(ds, pad)[0])
+    if not aged.any() or not imported_from(ds):
+        return
+    others = now["included"].values != included_people(ds)
     n = int((aged & others & (ds["group"].values.astype(str) == "reference")).sum())
-    if n and imported_from(ds):
-        logger.warning(
-            "the age bias of the brain ages of %s was corrected by other references than are "
-            "included now (%d differ). Import them again; a study that names them does so.",
-            imported_from(ds),
-            n,
-        )
+    logger.warning(
+        "the age bias of the brain ages of %s was corrected by other references than are "
+        "included now%s. Import them again; a study that names them does so.",
+        imported_from(ds),
+        f" ({n} differ)" if n and as_then else "",
+    )
 
 
 def _places(ds: xr.Dataset, store: str | Path) -> Places:
@@ -310,6 +317,12 @@ def _references(ds: xr.Dataset, pad: Array) -> tuple[npt.NDArray[np.bool_], dict
     return used, {r: len(np.unique(people[used[:, r]])) for r in tested}
 
 
+def _sha256(ds: xr.Dataset, used: npt.NDArray[np.bool_]) -> str:
+    """Mark of the labels of references (subject, region), in whatever order a store has them."""
+    labels = sorted(ds["subject"].values[used.any(axis=1)].astype(str).tolist())
+    return hashlib.sha256("\n".join(labels).encode()).hexdigest()
+
+
 def _uncorrected(ds: xr.Dataset, pad: xr.DataArray) -> str:
     """Say that the age bias is not corrected, and where references lack."""
     _, counts = _references(ds, pad.values.reshape(pad.shape[0], -1))
@@ -336,7 +349,15 @@ def _corrected(
             a, b = fit_bias(age[at, 0], (pad + age)[at][:, [r]])
             corrected[:, r] = pad[:, r] - (a[0] + b[0] * age[:, 0])
             slope[r] = 1 + b[0]
-        return corrected, slope, {"age_bias_correction": "references", "n_references": int(n)}
+        return (
+            corrected,
+            slope,
+            {
+                "age_bias_correction": "references",
+                "n_references": int(n),
+                "references_sha256": _sha256(ds, used),
+            },
+        )
     for name, shift in (("brain_pad_corrected", 0.0), ("brain_age_corrected", age)):
         if name in ages.values:
             return ages.values[name] - shift, None, {"age_bias_correction": "tool"}

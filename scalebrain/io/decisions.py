@@ -1,6 +1,7 @@
 """Tables of the decisions of a quality control: one row a subject."""
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from scalebrain.io.cells import is_missing, quote
 from scalebrain.io.delimited import IDS, SESSIONS, listed, read_delimited
 
 __all__ = ["DECISIONS", "Decision", "read_decisions"]
+
+logger = logging.getLogger(__name__)
 
 #: What a rater can decide of a subject; an empty text is no decision.
 DECISIONS = ("accept", "exclude", "unsure")
@@ -57,7 +60,9 @@ def read_decisions(
         Labels of the store.
     sessions
         Session of each of them, empty where it has none; without them no session of a row is
-        compared with that of a label that names none.
+        compared with that of a label that names none. Case and leading zeros make no other
+        session (``ses-01`` is ``ses-1``), unless the store has both. Rows of other sessions of
+        someone who is there are left aside, which is logged.
     absent
         Other labels that may be in the table, and are left aside; any label when None.
 
@@ -89,17 +94,22 @@ def read_decisions(
     noted: dict[str, list[str]] = {}
     signed: dict[str, tuple[list[str], list[str]]] = {}
     unknown: dict[str, None] = {}
-    known = dict(zip(subjects, sessions or [""] * len(subjects), strict=True))
+    aside: dict[str, None] = {}
+    known = _Labels(subjects, sessions or [""] * len(subjects))
     rows = zip(lines, ids, visits, cells["decision"], notes, raters, dates, strict=True)
     for line, who, visit, cell, note, *signature in rows:
         if is_missing(who):
             failures.append(f"no participant_id in line {line}. Write the subject.")
             continue
-        person = who if who in known or who.startswith("sub-") else f"sub-{who}"
-        subject = _label(person, "" if is_missing(visit) else visit, known)
-        if subject not in known:
-            if absent is not None and not {subject, person} & {*absent}:
-                unknown[subject] = None
+        person = who if who in known.sessions or who.startswith("sub-") else f"sub-{who}"
+        visit = "" if is_missing(visit) else visit
+        subject = known.find(person, visit)
+        if subject not in known.sessions:
+            if {subject, person}.isdisjoint(absent or ()):
+                if visit and person in known.people:
+                    aside[subject] = None
+                elif absent is not None:
+                    unknown[subject] = None
             continue
         word = "" if is_missing(cell) else cell.lower()
         if word and word not in DECISIONS:
@@ -125,6 +135,13 @@ def read_decisions(
             f"{listed(list(subjects)[:3])}, ... Correct them, or take their rows out."
         )
     check_all([f"{path}: {one}" for one in failures], TableError, f"{path}: not read")
+    if aside:
+        logger.warning(
+            "%s: decisions about sessions that are not in the store are left aside (%d): %s",
+            path,
+            len(aside),
+            listed(list(aside)),
+        )
     return {
         subject: Decision(
             decided.get(subject, (0, ""))[1],
@@ -136,13 +153,43 @@ def read_decisions(
     }
 
 
-def _label(person: str, session: str, known: Mapping[str, str]) -> str:
-    """Label of a row that may name a session; a scan whose session is not known has any."""
-    if not session:
-        return person
-    session = f"ses-{session.removeprefix('ses-')}"
-    full = f"{person}_{session}"
-    return person if full not in known and known.get(person) in ("", session) else full
+class _Labels:
+    """Labels of a store, by person and session.
+
+    Parameters
+    ----------
+    subjects, sessions
+        Labels, and session of each of them, empty where it is not known.
+    """
+
+    def __init__(self, subjects: Sequence[str], sessions: Sequence[str]) -> None:
+        self.sessions = dict(zip(subjects, sessions, strict=True))
+        self.people: set[str] = set()
+        self._visits: dict[tuple[str, str], set[str]] = {}
+        for label, session in self.sessions.items():
+            person, _, named = label.partition("_ses-")
+            self.people.add(person)
+            for one in {person, label}:
+                visit = (one, _plain(session or named))
+                self._visits.setdefault(visit, set()).add(label)
+
+    def find(self, person: str, session: str) -> str:
+        """Label of a row that may name a session; a scan whose session is not known has any."""
+        if not session:
+            return person
+        session = "ses-" + (session[4:] if session.lower().startswith("ses-") else session)
+        full = f"{person}_{session}"
+        if full in self.sessions:
+            return full
+        if self.sessions.get(person) in ("", session):
+            return person
+        alike = self._visits.get((person, _plain(session)), set())
+        return next(iter(alike)) if len(alike) == 1 else full
+
+
+def _plain(session: str) -> str:
+    """Session without case, ``ses-`` and leading zeros."""
+    return session.lower().removeprefix("ses-").lstrip("0")
 
 
 def _add(told: list[str], text: str) -> None:

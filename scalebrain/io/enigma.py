@@ -1,6 +1,7 @@
 """Participants tables of BIDS, ENIGMA Stroke and UK Biobank: columns, codes, text, sidecar."""
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ __all__ = [
     "DAYS",
     "DECLARATION",
     "ENIGMA_SIDES",
+    "ENIGMA_SIGNS",
     "GROUPS",
     "HANDS",
     "ICV",
+    "IMPAIRED",
     "KNOWN",
     "LESIONED",
     "NORMED",
@@ -55,6 +58,8 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 DAYS = Quantity("days_post_stroke", "days", 0, 120 * 365.25, units=("d", "day", "days"))
+#: A score of `NORMED` that tells of a stroke: 1 is unimpaired.
+IMPAIRED = Quantity("motor_score", "", 0, math.nextafter(1, 0))
 ICV = Quantity("icv", "mL", 500, 3000, units=("ml", "milliliter", "milliliters", "cm3", "cm^3"))
 #: Field 26521 is in mm3 by its definition.
 UKB_ICV = Quantity("icv", "mL", 500, 3000, divisor=1000, units=("mm3", "mm^3"))
@@ -93,6 +98,8 @@ ENIGMA_SIDES = SIDES | {
     "5": "midline",
     "6": "",
 }
+#: The code for mixed says no side, and yet that there is a lesion.
+ENIGMA_SIGNS = ENIGMA_SIDES | {"6": "mixed"}
 
 #: Names of every column that is read, in lower case.
 KNOWN = {name for names in _COLUMNS.values() for name in names}
@@ -175,12 +182,13 @@ def undeclared_scales(scales: Sequence[str], beyond: str, sidecar: str) -> str:
         What is wrong and the way out.
     """
     found = f"scales {listed([quote(name) for name in scales])}" if scales else "no scale named"
+    way = (
+        f"Declare each scale in {sidecar}, as in {DECLARATION}, and name it in a column motor_scale"
+    )
     if beyond:
         found += f", a score of {quote(beyond)}"
-    return (
-        f"motor scores beyond one scale of 0 to 1: {found}. Declare each scale in "
-        f"{sidecar}, as in {DECLARATION}, and name it in a column motor_scale."
-    )
+        way += "; or correct the cell"
+    return f"motor scores beyond one scale of 0 to 1: {found}. {way}."
 
 
 def names_of(variable: str) -> tuple[str, ...]:

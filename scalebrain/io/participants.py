@@ -33,9 +33,11 @@ from scalebrain.io.enigma import (
     DAYS,
     DECLARATION,
     ENIGMA_SIDES,
+    ENIGMA_SIGNS,
     GROUPS,
     HANDS,
     ICV,
+    IMPAIRED,
     KNOWN,
     LESIONED,
     NORMED,
@@ -54,10 +56,6 @@ from scalebrain.io.tree import PERSON, SESSION
 __all__ = ["Participants", "read_groups", "read_participants"]
 
 logger = logging.getLogger(__name__)
-
-_NORMED = "normed_motor"
-#: The code for mixed says no side, and yet that there is a lesion.
-_ENIGMA_SIGNS = ENIGMA_SIDES | {"6": "mixed"}
 
 T = TypeVar("T", float, str)
 
@@ -369,15 +367,15 @@ def _groups(source: Source, rows: _Rows) -> list[str]:
     if source.column("lesion_side") != LESIONED:
         return [""] * len(source.lines)
     strokes: set[str] = set()
-    for variable, words in (("lesion_side", _ENIGMA_SIGNS), ("paresis_side", HANDS)):
+    for variable, words in (("lesion_side", ENIGMA_SIGNS), ("paresis_side", HANDS)):
         levels = source.levels(variable)
         told = partial(parse_word, name=variable, words=words, levels=levels, expected="")
         signs = {text for text in set(source.cells(variable)) if told(text).value}
         cells = zip(rows.subjects, source.cells(variable), strict=True)
         strokes.update(subject for subject, text in cells if text in signs)
     numbers = [DAYS]
-    if source.column("motor_score") == _NORMED:
-        numbers.append(Quantity("motor_score", "", 0, np.nextafter(1, 0)))  # 1 is unimpaired
+    if source.column("motor_score") == NORMED:
+        numbers.append(IMPAIRED)
     for quantity in numbers:  # a code for missing is no sign
         signs = {
             text

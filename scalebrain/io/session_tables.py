@@ -25,9 +25,11 @@ from scalebrain.io.delimited import SESSIONS, listed, read_delimited
 from scalebrain.io.enigma import (
     DAYS,
     ENIGMA_SIDES,
+    ENIGMA_SIGNS,
     GROUPS,
     HANDS,
     ICV,
+    IMPAIRED,
     LESIONED,
     NORMED,
     SIDES,
@@ -72,7 +74,8 @@ class SessionValues:
         By subject, then by column of :class:`~scalebrain.io.participants.Participants`.
     signs
         By person, what any row has a value in, also one of another visit: the columns that tell
-        of a stroke, ``motor_score``, and ``group`` where it is stroke.
+        of a stroke, ``motor_score``, ``normed_motor`` of ENIGMA Stroke where it is below 1, and
+        ``group`` where it is stroke.
     rejected, warnings
         What is wrong with these tables, or odd.
     """
@@ -122,7 +125,6 @@ def read_session_values(
             tables[scan.person] = told = _read_table(tree, scan.person)
             if isinstance(told, _Table) and told.rows:
                 result.signs[scan.person] = told.signs()
-                motor.look(told.source)
         told = tables[scan.person]
         if isinstance(told, Problem):
             result.rejected.append(replace(told, subject=scan.subject))
@@ -131,6 +133,7 @@ def read_session_values(
         values: dict[str, _Value] = {}
         if session is not None:
             row = told.rows[session]
+            motor.look(told.source, row)
             values, problems = told.read(row, motor, scan.row)
             for cell in problems:
                 message = f"{scan.subject} in line {told.source.lines[row]}: {cell.message}"
@@ -138,8 +141,11 @@ def read_session_values(
                 (result.warnings if cell.kept else result.rejected).append(problem)
             result.values[scan.subject] = values
         named = sorted(found.visits.get(scan.person, {}).keys() - {""})
-        doubts = [told.lacks(scan.session) if session is None else ""]
-        if not sessions[scan.row] and (len(named) > 1 or told.rows):
+        doubts = []
+        if session is None and (told.unread or not sessions[scan.row]):
+            doubts.append(told.lacks(scan.session))
+        several = told.has_values or len(told.rows) > 1 or len(named) > 1
+        if several and not sessions[scan.row]:
             doubts.append(_of_another_visit(scan, people, named, values))
         if scan.visit != Visit() and any(doubts):
             message = " ".join((f"{scan.subject}:", *filter(None, doubts)))
@@ -185,11 +191,16 @@ class _Motor:
         self._texts: dict[Scale, list[str]] = {}
         self._beyond: tuple[Path, str] | None = None
 
-    def look(self, source: Source) -> None:
-        """Note a score beyond 1 of any visit that no declared scale explains."""
+    def look(self, source: Source, row: int) -> None:
+        """Note a score beyond 1 that no declared scale explains, in the row of a scan.
+
+        Beside a score of 0 or 1, which may be points, one of any visit is noted.
+        """
         if source.scales() or source.column("motor_score") == NORMED or self._beyond:
             return
-        for text in source.cells("motor_score"):
+        cells = source.cells("motor_score")
+        own = plain_number(cells[row])
+        for text in cells if own is not None and own.is_integer() else (cells[row],):
             if (plain_number(text) or 0) > 1:
                 self._beyond = source.path, text
 
@@ -305,11 +316,13 @@ class _Table:
     """
 
     def __init__(self, source: _SessionSource | None, file: str, unread: str = "") -> None:
-        self.file, self._unread = file, unread
+        self.file, self.unread = file, unread
         self.rows: dict[str, int] = {}
+        self.has_values = False
         if source is None:
             return
         self.source = source
+        self.has_values = any(map(source.column, (*_OF_A_VISIT, *_OF_A_PERSON)))
         names = source.cells("session")
         sessions = ["" if is_missing(n) else f"ses-{n.removeprefix('ses-')}" for n in names]
         for line, session in zip(source.lines, sessions, strict=True):
@@ -321,10 +334,10 @@ class _Table:
         self.rows = {session: row for row, session in enumerate(sessions)}
 
     def lacks(self, session: str) -> str:
-        """Say what there is instead of a row of a session; empty without any table."""
-        if self._unread:
-            return f"{self._unread} is not read. Save it with tabs, as {self.file}."
-        if not self.rows:
+        """Say what there is instead of a row of a session; empty without a table of values."""
+        if self.unread:
+            return f"{self.unread} is not read. Save it with tabs, as {self.file}."
+        if not self.has_values:
             return ""
         rows = listed(list(self.rows))
         if not session:
@@ -339,10 +352,15 @@ class _Table:
                 if name == "motor_score":
                     told |= {name} if plain_number(text) is not None else set()
                     continue
-                value = _parse(self.source, name, text).value
+                value = _parse(self.source, name, text, ENIGMA_SIGNS).value
                 unknown = math.isnan(value) if isinstance(value, float) else not value
                 if not unknown and (name != "group" or value == "stroke"):
                     told.add(name)
+        columns = [self.source.column(name) for name in ("motor_score", "lesion_side", "group")]
+        if columns == [NORMED, LESIONED, ""]:
+            scores = self.source.cells("motor_score")
+            values = [parse_number(text, quantity=IMPAIRED).value for text in scores]
+            told |= set() if all(map(math.isnan, values)) else {NORMED}
         return told
 
     def differences(self, people: Participants, at: int) -> str:
@@ -398,8 +416,8 @@ def _read_table(tree: Tree, person: str) -> _Table | Problem:
         return Problem(person, error.code or "unreadable", message, shown)
 
 
-def _parse(source: Source, name: str, text: str) -> _Cell:
-    """Parse a cell by the rules of the participants table."""
+def _parse(source: Source, name: str, text: str, codes: Mapping[str, str] = ENIGMA_SIDES) -> _Cell:
+    """Parse a cell by the rules of the participants table; `codes` are sides of ENIGMA Stroke."""
     units, levels = source.units(name), source.levels(name)
     if name == "age":
         return parse_age(text, units=units)
@@ -411,6 +429,6 @@ def _parse(source: Source, name: str, text: str) -> _Cell:
         return parse_number(text, quantity=_NUMBERS[name], units=units)
     words, expected = _WORDS[name]
     if source.column(name) == LESIONED:
-        words = ENIGMA_SIDES
+        words = codes
     shown = name.replace("_", " ")
     return parse_word(text, name=shown, words=words, levels=levels, expected=expected)

@@ -12,6 +12,7 @@ from scalebrain.errors import ConfigError, ImageError, Problem, TableError
 from scalebrain.io.bids_tree import find_tree
 from scalebrain.io.biobank import find_biobank, read_withdrawn
 from scalebrain.io.cells import AGE_MISSING
+from scalebrain.io.enigma import NORMED
 from scalebrain.io.files import SourceFile
 from scalebrain.io.manifest import COLUMNS, find_manifest
 from scalebrain.io.mask_names import ACCEPTED
@@ -302,7 +303,7 @@ def _signs_of_stroke(people: Participants, found: Findings, told: SessionValues)
         for person in people.table["subject"][column.notna() & (column != "")]:
             signs.setdefault(person, set()).add(name)
     for person, names in told.signs.items():
-        own = names.intersection(_STROKE_COLUMNS)
+        own = names.intersection((*_STROKE_COLUMNS, NORMED))
         own |= {"the group of another session"} if "group" in names else set()
         if own:
             signs.setdefault(person, set()).update(own)

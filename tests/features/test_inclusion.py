@@ -1,6 +1,7 @@
 """Who takes part, and which rows are one person."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -71,6 +72,28 @@ def test_inclusion__a_score_that_only_another_scan_has_is_told(people):
     score[33] = 0.5
     reason = inclusion(ds.assign(motor_score=("subject", score)))["exclusion_reason"].values
     assert reason[[25, 33, 40]].tolist() == [ANOTHER_SCAN, "", ANOTHER_SCAN]
+
+
+def test_inclusion__a_score_of_any_form_leaves_nobody_out(people):
+    ds = days(named(people, [25, 33]), {25: 900.0, 33: 200.0})
+    n = ds.sizes["subject"]
+    score = np.full(n, 0.5, dtype=object)
+    for missing in (None, pd.NA, "", "good"):
+        score[33] = missing
+        reason = inclusion(ds.assign(motor_score=("subject", score)))["exclusion_reason"].values
+        assert reason[25] == f"{ANOTHER_SCAN}, which has no motor score; this one has"
+    text = np.where(np.arange(n) == 33, "", "0.5")
+    other = np.full((n, 2), 0.5)
+    scores = {
+        "text": ("subject", text),
+        "nullable": ("subject", pd.array(pd.to_numeric(text), dtype="Float64")),
+        "visits": (("subject", "visit"), other),
+    }
+    for form, values in scores.items():
+        reason = inclusion(ds.assign(motor_score=values))["exclusion_reason"].values
+        assert reason[25].startswith(ANOTHER_SCAN)
+        assert ("which has no motor score" in reason[25]) == (form != "visits")
+        assert (reason != "").sum() == 1
 
 
 def test_inclusion__equal_days_keep_the_first_row_that_meets_the_criteria(people):

@@ -83,6 +83,16 @@ def test_tell_stale__other_references_than_those_of_the_correction(
     tell_stale(ds, chosen)
     assert "brain ages of brainageR 2.1 was corrected by other references" in caplog.text
     assert "(2 differ). Import them again" in caplog.text
+    scalebrain.save_store(chosen, store)
+    caplog.clear()
+    tell_stale(scalebrain.open_store(store), chosen)  # a later run
+    assert "other references than are included now. Import them again" in caplog.text
+    caplog.clear()
+    tell_stale(scalebrain.open_store(store), ds[["included"]])  # they are included again
+    assert not caplog.text
+    chosen["included"][4] = False
+    tell_stale(scalebrain.open_store(store), chosen)  # 3 since the import, 1 since a run
+    assert "included now. Import them again" in caplog.text
 
 
 def test_import_ages__corrects_on_included_references(make_store, tmp_path):

@@ -70,12 +70,47 @@ def test_read_decisions__finds_rows_by_person_and_session(tmp_path):
     path = written(tmp_path, rows + "sub-003_ses-2\tses-2\taccept\n", header)
     found = read_decisions(path, subjects, sessions=sessions)
     assert [found[one].word for one in subjects] == ["accept", "unsure", "exclude", "accept"]
-    path = written(tmp_path, "002\tses-2\texclude\nsub-003\tses-3\taccept\n", header)
-    with pytest.raises(TableError, match=r"\(2\): sub-002_ses-2, sub-003_ses-3\. It has"):
+    rows = "008\tses-2\texclude\nsub-009\tses-3\taccept\nsub-003_ses-2\tses-3\taccept\n"
+    path = written(tmp_path, rows, header)
+    words = r"\(3\): sub-008_ses-2, sub-009_ses-3, sub-003_ses-2_ses-3\. It has"
+    with pytest.raises(TableError, match=words):
         read_decisions(path, subjects, sessions=sessions)
-    assert not read_decisions(path, subjects, sessions=sessions, absent={"sub-002", "sub-003"})
+    absent = {"sub-008", "sub-009", "sub-003_ses-2"}
+    assert not read_decisions(path, subjects, sessions=sessions, absent=absent)
     path = written(tmp_path, "001\tn/a\taccept\n", header)
     assert list(read_decisions(path, subjects, sessions=sessions)) == ["sub-001"]
+
+
+@pytest.mark.parametrize("absent", [(), None])
+def test_read_decisions__leaves_other_sessions_of_someone_aside(tmp_path, caplog, absent):
+    header = "participant_id\tsession_id\tdecision\n"
+    rows = "002\t1\tunsure\n002\tses-2\texclude\n003\tses-3\tgood\n003\tses-1\taccept\n"
+    sessions = ("", "ses-1", "ses-1")
+    path = written(tmp_path, rows, header)
+    found = read_decisions(path, SUBJECTS, sessions=sessions, absent=absent)
+    assert {one: found[one].word for one in found} == {
+        "sub-002": "unsure",
+        "sub-003_ses-1": "accept",
+    }
+    assert "not in the store are left aside (2): sub-002_ses-2, sub-003_ses-3" in caplog.text
+    caplog.clear()
+    absent = {"sub-002_ses-2", "sub-003_ses-3"}  # these were rejected
+    assert read_decisions(path, SUBJECTS, sessions=sessions, absent=absent) == found
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("session", ["01", "ses-01", "SES-1", "1"])
+def test_read_decisions__case_and_zeros_make_no_other_session(tmp_path, session):
+    header = "participant_id\tsession_id\tdecision\n"
+    rows = "".join(f"{who}\t{session}\tunsure\n" for who in ("002", "sub-003"))
+    path = written(tmp_path, rows + "sub-004\tbl\taccept\n", header)
+    subjects = (*SUBJECTS[1:], "sub-003_ses-2", "sub-004")
+    found = read_decisions(path, subjects, sessions=("ses-1", "ses-1", "ses-2", "ses-BL"))
+    assert list(found) == ["sub-002", "sub-003_ses-1", "sub-004"]
+    both = ("sub-003_ses-1", "sub-003_ses-01")
+    path = written(tmp_path, "003\t01\taccept\n003\t1\tunsure\n", header)
+    found = read_decisions(path, both, sessions=("ses-1", "ses-01"))
+    assert [found[one].word for one in both] == ["unsure", "accept"]
 
 
 def test_read_decisions__leaves_those_aside_who_may_be_absent(tmp_path):

@@ -287,6 +287,25 @@ def test_read_session_values__a_motor_score_of_another_visit_is_told_of_a_refere
     assert ("sub-01", "taken-as-reference") in codes(cohort.warnings)
 
 
+@pytest.mark.parametrize("session", ["1", "2", "all"])
+def test_read_session_values__signs_of_enigma_are_those_of_the_table_of_people(root, session):
+    rows = {"01": "6 n/a", "02": "n/a .5", "03": "n/a 1", "04": "n/a -9", "05": "n/a .5 n/a"}
+    for label, row in rows.items():
+        for name in ("ses-1", "ses-2"):
+            image(root, f"sub-{label}", T1W, session=name)
+        columns = "session_id LESIONED_HEMISPHERE NORMED_MOTOR" + " group" * (label == "05")
+        write(root, f"ses-1 {row}", columns=columns, subject=f"sub-{label}")
+    table(root, [f"{label} 60 F" for label in rows], columns="participant_id age sex")
+    cohort = find_cohort(root, session=session)
+    strokes = cohort.table["person"][cohort.table["group"] == "stroke"]
+    assert set(strokes) == {"sub-01", "sub-02"}
+    told = {p.subject[:6]: p.message for p in cohort.warnings if p.code == "group-mismatch"}
+    assert told.keys() == {"sub-01", "sub-02"}
+    assert "taken as stroke by lesion_side." in told["sub-01"]
+    assert "taken as stroke by normed_motor." in told["sub-02"]
+    assert set(cohort.table["lesion_side"]) == {""}  # mixed is no side
+
+
 @pytest.mark.parametrize("label", ["ses-01", "SES-1"])
 def test_read_session_values__a_scan_without_a_row_of_its_session_is_told(visits, label):
     table(visits, ["01 n/a F n/a n/a", "02 70 M 200 .5"], columns=COLUMNS)
@@ -298,6 +317,24 @@ def test_read_session_values__a_scan_without_a_row_of_its_session_is_told(visits
         f"sub-01: sub-01/sub-01_sessions.tsv has no row of ses-1; it has {label}, ses-2. Correct "
         "its session_id."
     )
+
+
+@pytest.mark.parametrize("columns", ["session_id age", "session_id acq_time"])
+def test_read_session_values__a_row_a_session_needs_no_table_of_sessions(visits, columns):
+    rows = ["01 ses-1 60 F", "01 ses-2 62 F", "02 ses-1 70 M"]
+    table(visits, rows, columns="participant_id session_id age sex")
+    write(visits, "ses-1 60", columns=columns)
+    cohort = find_cohort(visits, session="all")
+    assert not [p for p in cohort.warnings if p.code == "visit-values"]
+    assert cohort.table["age"].tolist() == [60, 62, 70]
+
+
+def test_read_session_values__tables_without_values_are_not_missed(visits):
+    write(visits, "ses-01 noon scanner", columns="session_id acq_time site_name", subject="sub-02")
+    write(visits, "ses-01 1", "ses-2 1", columns="session_id acq_time")
+    cohort = find_cohort(visits, session="1")
+    (found,) = (p for p in cohort.warnings if p.code == "visit-values")
+    assert found.message.startswith("sub-01: age, days_post_stroke, motor_score by a row")
 
 
 def test_read_session_values__a_scan_without_a_session_and_rows_of_several_are_told(root):
@@ -333,6 +370,19 @@ def test_read_session_values__points_without_a_declared_scale_stop(visits, sessi
     (visits / "sessions.json").write_text(json.dumps({"motor_score": {"Scales": scales}}))
     score = find_cohort(visits, session=session).table["motor_score"].iloc[0]
     assert score == (45 if session == "1" else 1) / 66
+
+
+def test_read_session_values__a_score_beyond_1_of_a_visit_without_a_scan(visits):
+    columns = "session_id motor_score"
+    for own, other in ((".4", "1.2"), ("n/a", "45")):
+        write(visits, f"ses-1 {own}", f"ses-3 {other}", columns=columns, subject="sub-02")
+        assert "sub-02" in subjects(find_cohort(visits, session="1"))
+    write(visits, "ses-1 1.2", "ses-3 .4", columns=columns, subject="sub-02")
+    with pytest.raises(TableError, match=r"score of '1\.2'.* motor_scale; or correct the cell\."):
+        find_cohort(visits, session="1")
+    write(visits, "ses-1 0", "ses-3 45", columns=columns, subject="sub-02")  # points, maybe
+    with pytest.raises(TableError, match="a score of '45'"):
+        find_cohort(visits, session="1")
 
 
 def test_find_cohort__rows_that_contradict_each_other(visits):
