@@ -272,15 +272,11 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def begin_record(study: Study, name: str) -> dict[str, Any]:
-    """Take back that a stage is finished, and return what its record told.
-
-    The record of the ingest keeps the settings that the grid of the store was made with, whatever
-    comes of the stage.
-    """
+    """Take back that a stage is finished, and return what its record told."""
     record = record_of(study, name)
     kept = read_record(record)
     made = kept.get("settings") if _has_grid(study) else ingest_settings(study)
-    if name == "ingest" and made is not None:
+    if name == "ingest" and made is not None:  # of the grid of the store, whatever comes now
         write_record(record, {"settings": made})
     else:
         record.unlink(missing_ok=True)

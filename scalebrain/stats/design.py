@@ -140,10 +140,12 @@ def check_formula(
 
     Parameters
     ----------
-    formula, groups, dim
+    formula
         As for :func:`parse_formula`.
     ds
         Dataset whose variables may be named; None to look at the form alone.
+    groups, dim
+        As for :func:`parse_formula`.
 
     Raises
     ------
