@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from scalebrain.errors import TableError
 from scalebrain.features.inclusion import inclusion
 from scalebrain.features.quality import EXCLUDED, count_decisions, quality_decisions
 from tests.report.conftest import make_study
