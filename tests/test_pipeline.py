@@ -733,7 +733,8 @@ def test_statistics__the_lesion_model_of_whole_brain_ages_is_of_strokes_alone(
         },
         coords={"subject": [f"s{i}" for i in range(n)], "region": ["SMN_L", "SMN_R"]},
     )
-    monkeypatch.setattr(pipeline, "open_store", lambda _: people)
+    for module in ("pipeline", "study"):
+        monkeypatch.setattr(f"scalebrain.{module}.open_store", lambda _: people)
     formula = "brain_pad_corrected ~ scale(log10(lesion_volume + 1)) + age"
     config = read_config({"formula": formula, "n_boot": 2, "n_permutations": 0})
     study = Study(tmp_path / "bids", tmp_path, config, None, "all", ())
