@@ -15,7 +15,7 @@ from numcodecs import blosc
 
 import scalebrain
 from scalebrain.errors import StoreError
-from scalebrain.io import shards
+from scalebrain.io import shards, shards_numba_fns
 from scalebrain.io.location import Location, Parts
 from scalebrain.io.rows import row_blocks, row_source
 from scalebrain.io.shards import (
@@ -179,6 +179,21 @@ def test_encode_row__copies_streams_that_hardly_shrink(n):
             copied += size == 16_384
             at += 4 + size
     assert copied == 7  # the upper bits of the mantissa
+
+
+@needs_decoder
+def test_decode_row__knows_a_stream_of_zeros_as_lz4_writes_it():
+    row = np.zeros(16_384 * 3, dtype=np.float32)
+    row[:: 16_384 // 8] = 512.0  # the lowest bits of every block are zero, the others are not
+    encoded = encode_row(row)
+    known = encoded_row(memoryview(encoded), row.size, 0, "x")
+    assert known is not None
+    at = int(known.bounds[0])
+    size = int.from_bytes(encoded[at : at + 4], "little")
+    assert encoded[at + 4 : at + 4 + size] == shards_numba_fns._OF_ZEROS.tobytes()
+    out = np.full(row.size, np.nan, dtype=np.float32)
+    decode_row(memoryview(encoded), out, "x")
+    np.testing.assert_array_equal(out, row)
 
 
 def test_encode_row__of_noise_is_not_longer_than_its_numbers():
